@@ -1,0 +1,161 @@
+"""The configuration: typed sections, each field with its bounds and a line of help.
+
+`adamctl init` writes these lines as comments; `config_file` reads and checks a file against them.
+"""
+
+from typing import Annotated, Literal
+
+import msgspec
+from adam.contract.model import ModelConfig
+from msgspec import Meta
+
+SCHEMA = 1
+
+
+class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A table of the configuration file."""
+
+
+class Source(Section):
+    kind: Annotated[
+        Literal["files", "stdlib"],
+        Meta(
+            description="files: a file or folder of yours; stdlib: the Python that Adam runs on, as text to try things with"
+        ),
+    ] = "files"
+    path: Annotated[
+        str, Meta(description="the file or folder (kind files); a relative one is seen from the run directory")
+    ] = ""
+    name: Annotated[str, Meta(description="how records and reports call this source; empty: the folder's name")] = ""
+    licence: Annotated[
+        str, Meta(description="written into the manifest, for whoever asks later what the model was trained on")
+    ] = ""
+
+
+class Forge(Section):
+    sources: Annotated[tuple[Source, ...], Meta(min_length=1, description="where documents come from")] = (
+        Source(kind="stdlib"),
+    )
+    val_fraction: Annotated[
+        float,
+        Meta(gt=0, lt=0.5, description="share of documents held out for validation, chosen by the hash of their text"),
+    ] = 0.01
+    min_chars: Annotated[int, Meta(ge=1, description="shorter documents are dropped (and counted)")] = 64
+    max_chars: Annotated[int, Meta(ge=1, description="longer documents are dropped (and counted)")] = 4_000_000
+    shard_mb: Annotated[
+        int, Meta(ge=1, description="a shard file is closed when it has reached this many megabytes")
+    ] = 256
+    tokenizer: Annotated[
+        str,
+        Meta(
+            min_length=1,
+            description="train: a byte-level BPE learnt from the train split; else a tokenizer.json or the name of one on the Hub",
+        ),
+    ] = "train"
+    vocab_size: Annotated[
+        int,
+        Meta(
+            ge=257,
+            le=1_000_000,
+            description="of the tokenizer that is trained (256 bytes and the document mark are part of it)",
+        ),
+    ] = 4096
+
+
+class Trainer(Section):
+    steps: Annotated[
+        int, Meta(ge=1, description="optimizer updates in all; raise it later to go on with a finished run")
+    ] = 150_000
+    seq_len: Annotated[int, Meta(ge=8, description="tokens of one sample")] = 2048
+    batch_size: Annotated[int, Meta(ge=1, description="samples of one update (on all GPUs together)")] = 32
+    micro_batch: Annotated[
+        int, Meta(ge=1, description="samples that are computed at once; batch_size is a multiple of it")
+    ] = 8
+    lr: Annotated[float, Meta(gt=0, description="peak learning rate")] = 3e-4
+    min_lr: Annotated[float, Meta(ge=0, description="learning rate after the cosine")] = 1e-5
+    warmup_steps: Annotated[int, Meta(ge=0, description="updates of linear warm-up")] = 1500
+    decay_steps: Annotated[
+        int, Meta(ge=0, description="update at which the cosine reaches min_lr; 0: steps, as it was at the first start")
+    ] = 0
+    weight_decay: Annotated[float, Meta(ge=0, description="not applied to norms, biases, A_log, D and dt_bias")] = 0.05
+    beta1: Annotated[float, Meta(ge=0, lt=1, description="AdamW's first moment")] = 0.9
+    beta2: Annotated[float, Meta(ge=0, lt=1, description="AdamW's second moment")] = 0.95
+    eps: Annotated[float, Meta(gt=0, description="AdamW's epsilon")] = 1e-8
+    clip: Annotated[float, Meta(gt=0, description="largest norm of the gradient")] = 1.0
+    seed: Annotated[int, Meta(ge=0, le=2**63 - 1, description="of the weights and of the order of the data")] = 0
+    device: Annotated[Literal["auto", "cpu", "cuda"], Meta(description="auto: a GPU where there is one")] = "auto"
+    backend: Annotated[
+        Literal["auto", "torch"], Meta(description="who computes scan, convolution and norm; torch is the reference")
+    ] = "auto"
+    precision: Annotated[
+        Literal["auto", "fp32", "bf16"], Meta(description="auto: bf16 autocast over fp32 weights on GPUs, fp32 on CPUs")
+    ] = "auto"
+    threads: Annotated[int, Meta(ge=0, description="CPU threads; 0: the cores this process may use")] = 0
+    log_every: Annotated[int, Meta(ge=1, description="updates between two rows of metrics.csv")] = 1
+    eval_every: Annotated[int, Meta(ge=0, description="updates between two validations; 0: only at the end")] = 1000
+    eval_tokens: Annotated[
+        int,
+        Meta(ge=1, description="validation tokens that are used, the same each time (rounded down to whole samples)"),
+    ] = 1_000_000
+
+
+class Checkpoint(Section):
+    every_steps: Annotated[int, Meta(ge=0, description="updates between two checkpoints; 0: by time only")] = 0
+    every_minutes: Annotated[float, Meta(ge=0, description="minutes between two checkpoints; 0: by steps only")] = 30.0
+    keep_last: Annotated[int, Meta(ge=1, description="newest checkpoints that are kept")] = 3
+    milestone_every: Annotated[
+        int, Meta(ge=0, description="checkpoints at multiples of this step are kept for ever; 0: none")
+    ] = 0
+
+
+class Watchdog(Section):
+    telemetry_seconds: Annotated[float, Meta(ge=0.5, description="how often host and GPUs are read")] = 5.0
+    hang_seconds: Annotated[
+        float, Meta(ge=2, description="shortest time without progress that counts as a hang while training")
+    ] = 8.0
+    start_seconds: Annotated[float, Meta(ge=10, description="longest time from start to the first micro-step")] = 300.0
+    save_seconds: Annotated[
+        float, Meta(ge=10, description="longest time that a save, or one long call of the forge, may take")
+    ] = 1800.0
+    backoff_seconds: Annotated[
+        float, Meta(gt=0, description="wait before the first restart; doubles with each failure in a row")
+    ] = 0.5
+    backoff_cap_seconds: Annotated[float, Meta(gt=0, description="longest wait before a restart")] = 300.0
+    same_failures: Annotated[
+        int, Meta(ge=1, description="equal failures without progress after which the plan changes")
+    ] = 3
+    stop_seconds: Annotated[
+        float, Meta(ge=1, description="how long a program may take to save and end when it is asked to")
+    ] = 180.0
+
+
+class Config(Section):
+    """A whole configuration. `model.vocab_size = 0` is filled in from the tokenizer when training starts."""
+
+    schema: Annotated[int, Meta(ge=1, description="of this file")] = SCHEMA
+    name: Annotated[str, Meta(description="of the run, in reports; empty: the directory's name")] = ""
+    model: ModelConfig = ModelConfig()
+    forge: Forge = Forge()
+    trainer: Trainer = Trainer()
+    checkpoint: Checkpoint = Checkpoint()
+    watchdog: Watchdog = Watchdog()
+
+
+def contradictions(config: Config) -> list[str]:
+    """What is wrong between fields that are right one by one: lines of `key = value: what is allowed`."""
+    trainer, forge, checkpoint = config.trainer, config.forge, config.checkpoint
+    found = []
+    if trainer.batch_size % trainer.micro_batch:
+        found.append(
+            f"trainer.micro_batch = {trainer.micro_batch}: must divide trainer.batch_size = {trainer.batch_size}"
+        )
+    if trainer.min_lr > trainer.lr:
+        found.append(f"trainer.min_lr = {trainer.min_lr}: must not exceed trainer.lr = {trainer.lr}")
+    if forge.min_chars > forge.max_chars:
+        found.append(f"forge.min_chars = {forge.min_chars}: must not exceed forge.max_chars = {forge.max_chars}")
+    if not checkpoint.every_steps and not checkpoint.every_minutes:
+        found.append("checkpoint.every_minutes = 0: must be above 0 where checkpoint.every_steps is 0")
+    for number, source in enumerate(forge.sources):
+        if source.kind == "files" and not source.path:
+            found.append(f"forge.sources[{number}].path is empty: must name a file or folder")
+    return found

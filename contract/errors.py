@@ -1,0 +1,92 @@
+"""Errors that people read: one line that says what was wrong, where, and what to do."""
+
+import sys
+from collections.abc import Callable
+
+from adam.contract.states import Exit
+
+
+class AdamError(Exception):
+    """An error whose text is for the user.
+
+    Args:
+        what: what was wrong, with the value, and where.
+        todo: what to do about it; joined to the line after a semicolon.
+    """
+
+    exit_code = Exit.CODE
+
+    def __init__(self, what: str, todo: str = "") -> None:
+        super().__init__(f"{what}; {todo}" if todo else what)
+
+
+class UsageError(AdamError):
+    exit_code = Exit.USAGE
+
+
+class ConfigError(AdamError):
+    exit_code = Exit.CONFIG
+
+
+class DataError(AdamError):
+    exit_code = Exit.DATA
+
+
+class CheckpointError(AdamError):
+    exit_code = Exit.CHECKPOINT
+
+
+class DiskError(AdamError):
+    exit_code = Exit.DISK
+
+
+class NumericError(AdamError):
+    exit_code = Exit.NUMERIC
+
+
+class BusyError(AdamError):
+    exit_code = Exit.BUSY
+
+
+class StoppedError(AdamError):
+    exit_code = Exit.STOPPED
+
+
+class SchemaError(AdamError):
+    exit_code = Exit.SCHEMA
+
+
+class NotRunningError(AdamError):
+    exit_code = Exit.NOT_RUNNING
+
+
+class TimeoutExpired(AdamError):
+    exit_code = Exit.TIMEOUT
+
+
+def run_main(program: str, main: Callable[[], int]) -> int:
+    """Run `main` and turn what it raises into one line on stderr and a documented exit code.
+
+    Only errors meant for people are shortened: anything else keeps its traceback, because then the code is wrong.
+    """
+    try:
+        return main()
+    except AdamError as error:
+        print(f"{program}: {error}", file=sys.stderr, flush=True)
+        return int(error.exit_code)
+    except OSError as error:
+        if error.errno is None or (error.filename is None and error.errno not in _DISK_ERRNOS):
+            raise
+        where = f" ({error.filename})" if error.filename else ""
+        print(f"{program}: {error.strerror}{where}{_todo(error.errno)}", file=sys.stderr, flush=True)
+        return int(Exit.DISK)
+    except KeyboardInterrupt:
+        print(f"{program}: interrupted", file=sys.stderr, flush=True)
+        return int(Exit.INTERRUPTED)
+
+
+def _todo(number: int) -> str:
+    return "; free some space or choose another disk" if number in _DISK_ERRNOS else ""
+
+
+_DISK_ERRNOS = frozenset({28, 122})  # ENOSPC, EDQUOT

@@ -1,0 +1,55 @@
+"""Lines of `events.jsonl`: what happened and why, for people and for scripts (writer: the watchdog alone)."""
+
+from typing import Any
+
+import msgspec
+
+from adam.contract.clock import Stamp, iso
+
+
+class Event(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One event. `kind` is one of KINDS; `text` is a sentence for people; `facts` are for scripts."""
+
+    time: str
+    kind: str
+    text: str
+    boottime: float
+    boot_id: str
+    schema: int = 1
+    facts: dict[str, Any] = {}
+
+
+KINDS = frozenset(
+    {
+        "watchdog_started",
+        "started",  # a program
+        "ended",  # a program, as it should
+        "crashed",
+        "hung",
+        "signalled",
+        "checkpoint",
+        "quarantined",
+        "dropped",  # a snapshot that must not be committed
+        "pruned",
+        "paused",
+        "resumed",
+        "waiting",  # a back-off
+        "plan_changed",
+        "numerics_changed",
+        "source_changed",
+        "disk_full",
+        "disk_freed",
+        "sensors",
+        "keeper_restarted",
+        "finished",
+        "failed",
+        "stopped",
+    }
+)
+
+
+def event(kind: str, text: str, now: Stamp, **facts: Any) -> Event:
+    """An event of `kind` at `now`. Raises ValueError for a kind that is not in KINDS."""
+    if kind not in KINDS:
+        raise ValueError(f"no such kind of event: {kind}")
+    return Event(iso(now.wall), kind, text, now.boottime, now.boot_id, facts=facts)

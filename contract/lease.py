@@ -1,0 +1,78 @@
+"""The lease: one holder of a run at a time, by a flock that its holder's children inherit."""
+
+import fcntl
+import os
+
+from adam.contract import schema
+from adam.contract.clock import stamp
+from adam.contract.errors import BusyError
+from adam.contract.paths import RunPaths
+from adam.contract.process import start_ticks
+from adam.contract.records import Lease
+
+
+def take_lease(paths: RunPaths, program: str, token: int, attempt: int) -> tuple[int, Lease]:
+    """Take the lease for this process: (the locked file descriptor, what was written into the file).
+
+    The lock lasts until every process that has the descriptor has closed it or died.
+    Raises BusyError naming the holder, or where a newer token was seen (a process that slept through its own replacement).
+    """
+    fd = os.open(paths.lease, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = read_lease(paths)
+            who = f"{holder.program} (process {holder.launcher_pid})" if holder else "another process"
+            raise BusyError(f"{who} holds the lease of {paths.root}", "stop it first with `adamctl down`") from None
+        previous = read_lease(paths)
+        if previous is not None and previous.token > token:
+            raise BusyError(
+                f"the lease of {paths.root} was given out with token {previous.token}, this process has {token}"
+            )
+        pid = os.getpid()
+        lease = Lease(
+            program=program,
+            token=token,
+            attempt=attempt,
+            launcher_pid=pid,
+            launcher_ticks=start_ticks(pid) or 0,
+            stamp=stamp(),
+        )
+        write_lease(fd, lease)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd, lease
+
+
+def write_lease(fd: int, lease: Lease) -> None:
+    """Write into the locked file itself: a replacement would have another inode, which nobody has locked.
+
+    Padded to a fixed size and written by one call, so that a reader never meets half of it.
+    """
+    os.pwrite(fd, schema.encode(lease).ljust(1024), 0)
+
+
+def read_lease(paths: RunPaths) -> Lease | None:
+    """What the last holder wrote, None where nobody ever held it. Says nothing about whether it is still held."""
+    try:
+        data = paths.lease.read_bytes()
+    except FileNotFoundError:
+        return None
+    return schema.decode(data, Lease, str(paths.lease)) if data.strip() else None
+
+
+def lease_is_held(paths: RunPaths) -> bool:
+    """True while any process holds the lease."""
+    try:
+        fd = os.open(paths.lease, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False

@@ -1,0 +1,60 @@
+"""Processes by identity, and children that die with their parents (Linux)."""
+
+import ctypes
+import os
+import signal
+from pathlib import Path
+
+PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def die_with_parent(parent: int | None = None) -> None:
+    """Have the kernel SIGKILL this process when its parent dies; end at once where `parent` is already gone.
+
+    Safe between fork and exec of a single-threaded parent: it only makes two system calls.
+    """
+    _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if parent is not None and os.getppid() != parent:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def start_ticks(pid: int) -> int | None:
+    """When `pid` started, in clock ticks since boot: with the pid, its identity. None where there is no such process, or a zombie."""
+    fields = _stat(pid)
+    return None if fields is None or fields[0] == "Z" else int(fields[19])
+
+
+def state_letter(pid: int) -> str | None:
+    """`R`, `S`, `D`, `T`, `Z`, … as in proc(5); None where there is no such process."""
+    fields = _stat(pid)
+    return None if fields is None else fields[0]
+
+
+def alive(pid: int, ticks: int) -> bool:
+    """True while the very process that had this pid and start time lives."""
+    return pid > 0 and start_ticks(pid) == ticks
+
+
+def _stat(pid: int) -> list[str] | None:
+    """The fields of /proc/PID/stat behind the command's name, which may hold blanks and brackets."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+
+
+def processes_with(variable: str, value: str) -> list[int]:
+    """Pids of the processes whose environment, as they were started, has `variable=value`. Zombies and other users' are left out."""
+    wanted = os.fsencode(f"{variable}={value}")
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            environment = (entry / "environ").read_bytes().split(b"\0")
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            continue
+        if wanted in environment:
+            found.append(int(entry.name))
+    return found

@@ -1,0 +1,153 @@
+"""The JSON files of `run/`. Each has one writer, named in its docstring."""
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from adam.contract.clock import Stamp
+from adam.contract.schema import Record, decode
+from adam.contract.states import RunState
+
+
+class Desired(Record, frozen=True, kw_only=True):
+    """What people want (writer: adamctl). Training goes on when `pauses` is empty; `saves` counts requests to save."""
+
+    running: bool = True
+    pauses: tuple[str, ...] = ()
+    saves: int = 0
+    stamp: Stamp | None = None
+
+
+class Resume(msgspec.Struct, frozen=True):
+    """Where an attempt starts from."""
+
+    checkpoint: str  # the directory's name in checkpoints/
+    step: int
+
+
+class Plan(Record, frozen=True, kw_only=True):
+    """What the next or present attempt is to do (writer: watchdog, by its policy)."""
+
+    program: str  # forge or trainer
+    attempt: int
+    token: int  # fencing: grows with every plan
+    resume: Resume | None = None
+    skip: tuple[tuple[int, int], ...] = ()  # half-open ranges of data positions that are not trained on
+    micro_batch: int = 0  # 0: as configured
+    lr_factor: float = 1.0
+    backend: str = ""  # empty: as configured
+    why: str = ""
+    stamp: Stamp | None = None
+
+
+class Lease(Record, frozen=True, kw_only=True):
+    """Who holds the run (writer: the launcher that holds the flock on this file)."""
+
+    program: str
+    token: int
+    attempt: int
+    launcher_pid: int
+    launcher_ticks: int
+    child_pid: int = 0
+    child_ticks: int = 0
+    stamp: Stamp
+
+
+class ExitReport(Record, frozen=True, kw_only=True):
+    """How an attempt ended (writer: launcher). Exactly one of `code` and `signal` is set."""
+
+    program: str
+    attempt: int
+    token: int
+    pid: int
+    code: int | None
+    signal: int | None
+    core: bool
+    oom_killed: bool
+    max_rss_bytes: int
+    cpu_s: float
+    started: Stamp
+    ended: Stamp
+    tail: tuple[str, ...]  # the last lines of its log
+
+
+class StepRow(Record, frozen=True, kw_only=True):
+    """A line of `steps.jsonl` (writer: trainer rank 0): one optimizer update. None stands for a number that is not finite."""
+
+    attempt: int
+    step: int
+    tokens: int  # trained on since the start of the run, this step included
+    first_sample: int  # data positions of this update: first_sample <= position < end_sample
+    end_sample: int
+    loss: float | None  # nats per token
+    grad_norm: float | None
+    lr: float
+    step_s: float  # wall-clock seconds of the update, without validation and saving
+    data_wait_s: float
+    val_loss: float | None = None  # nats per token
+    val_bits_per_byte: float | None = None
+    wall: float
+    boottime: float
+
+
+class Numerics(Record, frozen=True, kw_only=True):
+    """What decides the bits of an attempt (`run/numerics.json`; writer: trainer, at its start)."""
+
+    attempt: int
+    step: int
+    fingerprint: str  # a digest of `parts`
+    parts: dict[str, str]  # backend, device, precision, threads, micro_batch, torch, …
+
+
+class CheckpointSeen(msgspec.Struct, frozen=True):
+    """A checkpoint as the keeper last knew it."""
+
+    name: str
+    step: int
+    verified: bool
+    stamp: Stamp
+
+
+class Gpu(msgspec.Struct, frozen=True):
+    """A GPU as NVML reports it; None where it does not."""
+
+    index: int
+    name: str = ""
+    temperature_c: int | None = None
+    margin_c: int | None = None  # degrees left to the chip's own limit (T.Limit)
+    power_w: float | None = None
+    utilisation: int | None = None  # per cent
+    memory_used_bytes: int | None = None
+    memory_total_bytes: int | None = None
+
+
+class Status(Record, frozen=True, kw_only=True):
+    """What the watchdog knows and remembers: read by `adamctl status`, and by the watchdog after its own death."""
+
+    state: RunState
+    reason: str
+    since: Stamp
+    stamp: Stamp
+    attempt: int = 0
+    restarts: int = 0
+    watchdog_pid: int = 0
+    watchdog_ticks: int = 0
+    checkpoint: CheckpointSeen | None = None
+    gpus: tuple[Gpu, ...] = ()
+    sensors: str = "unknown"  # ok, none (no NVIDIA driver), or unknown
+    saves_done: int = 0  # the last save request (Desired.saves) that is a verified checkpoint
+    fingerprint: str = ""  # of the numerics of the present attempt
+    breaks: tuple[str, ...] = ()  # where the numerics changed: "step 1200: threads 2 -> 4"
+    notes: tuple[str, ...] = ()  # what is wrong while training goes on (disk full, …)
+    memory: dict[str, Any] = {}  # the policy's own
+
+
+def encode_line(record: msgspec.Struct) -> bytes:
+    """`record` as one line of JSON; floats read back exactly."""
+    return msgspec.json.encode(record)
+
+
+def decode_step(line: bytes, path: Path) -> StepRow:
+    """The row in a line of `path`; errors as `schema.decode`."""
+    return decode(line, StepRow, str(path))

@@ -1,0 +1,159 @@
+"""The forge's output: manifests of `shards/` and `tokens/`, their verification, and whether the sources have changed since.
+
+shards/train-00000.jsonl …  val-00000.jsonl …  sources.jsonl   manifest.json (written last)
+tokens/train.bin  train.docs  val.bin  val.docs  tokenizer.json  manifest.json (written last)
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from adam.contract.clock import Stamp
+from adam.contract.durable import sha256_file, whole_lines
+from adam.contract.errors import DataError
+from adam.contract.paths import RunPaths
+from adam.contract.schema import Record, load
+
+SPLITS = ("train", "val")
+SOURCES = "sources.jsonl"
+
+
+class DataFile(msgspec.Struct, frozen=True):
+    """A file of the forge; `name` is relative to the manifest's directory."""
+
+    name: str
+    size: int
+    sha256: str
+    split: str = ""
+    documents: int = 0
+
+
+class SourceFile(msgspec.Struct, frozen=True):
+    """A file that was read: a line of `sources.jsonl`. `skipped` says why it gave no document (empty: it was read)."""
+
+    source: str
+    path: str
+    size: int
+    mtime_ns: int
+    sha256: str
+    skipped: str = ""
+
+
+class SourceSummary(msgspec.Struct, frozen=True):
+    """What came of a source. read = written + the sum of `dropped`; files that were skipped are counted apart."""
+
+    name: str
+    kind: str
+    path: str
+    revision: str  # what pins it: a version, or a digest over its files
+    licence: str
+    files: int
+    documents_read: int
+    documents_written: int
+    characters_written: int
+    dropped: dict[str, int]  # reason -> documents
+    files_skipped: dict[str, int]  # reason -> files
+
+
+class ShardManifest(Record, frozen=True, kw_only=True):
+    """`shards/manifest.json` (writer: forge)."""
+
+    config_digest: str  # of the configuration's [forge] that shards depend on
+    sources: tuple[SourceSummary, ...]
+    skipped: tuple[SourceFile, ...]  # files that could not be used, the first thousand of them
+    files: tuple[DataFile, ...]
+    val_fraction: float
+    stamp: Stamp
+
+
+class TokenSplit(msgspec.Struct, frozen=True):
+    """`tokens`: uint16 or uint32, little endian. `starts`: uint64 offsets of the documents' first tokens.
+
+    Each document is its mark (`end_of_text`) and then its tokens; one more mark ends the file, outside every document.
+    """
+
+    tokens: DataFile
+    starts: DataFile
+    dtype: str
+    count: int
+    documents: int
+    text_bytes: int
+
+
+class TokensManifest(Record, frozen=True, kw_only=True):
+    """`tokens/manifest.json` (writer: forge)."""
+
+    shards_sha256: str  # of shards/manifest.json
+    tokenizer: DataFile
+    tokenizer_origin: str  # trained, a path, or a Hub name with its revision
+    vocab_size: int
+    end_of_text: int  # the id of the mark before each document
+    token_bytes: DataFile  # uint16 per id: the bytes of text it stands for
+    splits: dict[str, TokenSplit]
+    order2_bits_per_byte: float  # of an order-2 byte model counted on train, over val: a floor for any model
+    stamp: Stamp
+
+
+def load_shards(paths: RunPaths) -> ShardManifest | None:
+    """The shards' manifest, None where the shards are not (yet) complete."""
+    return load(paths.shards_manifest, ShardManifest)
+
+
+def load_tokens(paths: RunPaths) -> TokensManifest | None:
+    """The tokens' manifest, None where the tokens are not (yet) complete."""
+    return load(paths.tokens_manifest, TokensManifest)
+
+
+def data_ready(paths: RunPaths) -> bool:
+    """True where training can start: both manifests are there and belong together. Reads no data."""
+    tokens = load_tokens(paths)
+    return (
+        tokens is not None
+        and paths.shards_manifest.exists()
+        and sha256_file(paths.shards_manifest) == tokens.shards_sha256
+    )
+
+
+def check_files(directory: Path, files: tuple[DataFile, ...], *, digests: bool) -> None:
+    """Raise DataError naming the first file that is missing, has another size or (where `digests`) other bytes."""
+    for entry in files:
+        path = directory / entry.name
+        try:
+            size = path.stat().st_size
+        except FileNotFoundError:
+            raise DataError(f"{path} is missing", "build the data again with `adamctl forge --rebuild`") from None
+        if size != entry.size:
+            raise DataError(
+                f"{path} has {size} bytes, its manifest says {entry.size}",
+                "build the data again with `adamctl forge --rebuild`",
+            )
+        if digests and sha256_file(path) != entry.sha256:
+            raise DataError(
+                f"{path} has other bytes than its manifest says", "build the data again with `adamctl forge --rebuild`"
+            )
+
+
+def token_files(manifest: TokensManifest) -> tuple[DataFile, ...]:
+    """Every file of `tokens/`."""
+    splits = [file for split in manifest.splits.values() for file in (split.tokens, split.starts)]
+    return (manifest.tokenizer, manifest.token_bytes, *splits)
+
+
+def changed_sources(paths: RunPaths) -> Iterator[str]:
+    """Lines that name what has changed in the sources since the shards were made: files gone, or with other bytes.
+
+    Reads only those files whose size or time of change differs. New files are seen by the forge, which lists the sources.
+    """
+    for _, line in whole_lines(paths.shards / SOURCES):
+        known = msgspec.json.decode(line, type=SourceFile)
+        path = Path(known.path)
+        try:
+            status = path.stat()
+        except OSError:
+            yield f"{known.source}: {known.path} is gone"
+            continue
+        if (status.st_size, status.st_mtime_ns) == (known.size, known.mtime_ns):
+            continue
+        if sha256_file(path) != known.sha256:
+            yield f"{known.source}: {known.path} has changed"

@@ -1,0 +1,198 @@
+"""Snapshot slots: safetensors files that a trainer writes and the keeper commits.
+
+The file's first eight bytes (the length of the safetensors header) are zero while the slot is being written, and are set last:
+a slot is complete or it is not. The header's `__metadata__` has `adam`: JSON of `SlotHead`, with a CRC-32 of every tensor.
+
+A slot is flocked exclusively by its writer while it is written and shared by the keeper while it is copied.
+"""
+
+import fcntl
+import json
+import math
+import mmap
+import os
+import struct
+import zlib
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from adam.contract.errors import CheckpointError, DiskError
+
+SLOT_SCHEMA = 1
+ITEM_BYTES = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2, "I64": 8, "I32": 4, "U8": 1, "BOOL": 1}
+_CRC_BLOCK = 1 << 24
+
+
+class TensorEntry(msgspec.Struct, frozen=True):
+    """A tensor of a slot: `dtype` is a safetensors name, as in ITEM_BYTES."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * ITEM_BYTES[self.dtype]
+
+
+class SlotHead(msgspec.Struct, frozen=True, kw_only=True):
+    """What a snapshot says of itself. `state` is the trainer's own (integers and strings only)."""
+
+    schema: int = SLOT_SCHEMA
+    run: str  # the run directory's identity
+    attempt: int
+    token: int
+    sequence: int  # counts the snapshots of an attempt
+    step: int
+    tokens: int
+    samples: int  # data position: the first sample that is not yet trained on
+    saves: int  # the last save request that this snapshot answers
+    why: str  # interval, request, stop, final
+    parent: str  # the checkpoint that this attempt started from; empty: none
+    fingerprint: str  # of the numerics: equal fingerprints give equal bits
+    config_digest: str
+    state: dict[str, Any]
+    crc32: dict[str, int] = {}
+
+
+class SlotWriter:
+    """A slot of a fixed list of tensors, mapped into memory and written again and again.
+
+    Args:
+        path: the slot's file; made, and its blocks allocated, on first use.
+        entries: the tensors, in file order.
+
+    Raises DiskError where there is no room for it; nothing is then left behind.
+    """
+
+    def __init__(self, path: Path, entries: list[TensorEntry]) -> None:
+        self.path = path
+        self._entries = {entry.name: entry for entry in entries}
+        self._offsets, offset = {}, 0
+        for entry in entries:
+            self._offsets[entry.name] = offset
+            offset += entry.nbytes
+        self._payload = offset
+        # Room for the metadata: the state and a CRC for each tensor; the rest of it stays blank, as safetensors allows.
+        reserve = len(self._header({})) + 80 * len(entries) + 16384
+        self._header_bytes = (reserve + 7) // 8 * 8
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self._allocate()
+        self._map = mmap.mmap(self._fd, self.size)
+
+    @property
+    def size(self) -> int:
+        return 8 + self._header_bytes + self._payload
+
+    def _allocate(self) -> None:
+        existing = os.fstat(self._fd).st_size
+        try:
+            os.posix_fallocate(self._fd, 0, self.size)
+        except OSError as error:
+            if existing == 0:
+                self.path.unlink(missing_ok=True)
+            os.close(self._fd)
+            raise DiskError(
+                f"no room for a snapshot of {self.size} bytes at {self.path}: {error.strerror}", "free some space"
+            ) from None
+        if existing > self.size:
+            os.ftruncate(self._fd, self.size)
+
+    def begin(self) -> bool:
+        """Take the slot and mark it incomplete. False where the keeper is copying it: the slot is then as it was."""
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        self._map[:8] = bytes(8)
+        return True
+
+    def buffer(self, name: str) -> memoryview:
+        """The bytes of a tensor, to be written in place."""
+        start = 8 + self._header_bytes + self._offsets[name]
+        return memoryview(self._map)[start : start + self._entries[name].nbytes]
+
+    def complete(self, head: SlotHead) -> None:
+        """Write the header with the tensors' checksums, then the length that makes the slot valid, and let it go."""
+        sums = {name: zlib.crc32(self.buffer(name)) for name in self._entries}
+        metadata = msgspec.json.encode(msgspec.structs.replace(head, crc32=sums)).decode()
+        header = self._header({"adam": metadata})
+        if len(header) > self._header_bytes:
+            raise ValueError(
+                f"slot header of {len(header)} bytes, {self._header_bytes} reserved: the state is too large"
+            )
+        self._map[8 : 8 + self._header_bytes] = header.ljust(self._header_bytes)
+        self._map[:8] = struct.pack("<Q", self._header_bytes)
+        fcntl.flock(self._fd, fcntl.LOCK_UN)
+
+    def _header(self, metadata: dict[str, str]) -> bytes:
+        table: dict[str, Any] = {"__metadata__": metadata}
+        for name, entry in self._entries.items():
+            start = self._offsets[name]
+            table[name] = {
+                "dtype": entry.dtype,
+                "shape": list(entry.shape),
+                "data_offsets": [start, start + entry.nbytes],
+            }
+        return json.dumps(table, separators=(",", ":")).encode()
+
+    def close(self) -> None:
+        self._map.close()
+        os.close(self._fd)
+
+
+class TensorPlace(msgspec.Struct, frozen=True):
+    """Where a tensor lies: bytes `start` to `end` of its file."""
+
+    entry: TensorEntry
+    start: int
+    end: int
+
+
+def read_head(path: Path) -> tuple[SlotHead, dict[str, TensorPlace]] | None:
+    """The head and the tensors' places of a complete slot or committed file; None where it is missing or incomplete.
+
+    Raises CheckpointError where the header is there but makes no sense.
+    """
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            length = int.from_bytes(file.read(8), "little")
+            if length == 0:
+                return None
+            if 8 + length > size:
+                raise CheckpointError(f"{path} is truncated: header of {length} bytes in a file of {size}")
+            header = file.read(length)
+    except FileNotFoundError:
+        return None
+    try:
+        table = json.loads(header)
+        head = msgspec.json.decode(table.pop("__metadata__")["adam"], type=SlotHead)
+        places = {name: _place(name, item, 8 + length) for name, item in table.items()}
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} has no readable header ({error})") from None
+    if any(place.end > size or place.end - place.start != place.entry.nbytes for place in places.values()):
+        raise CheckpointError(f"{path} is truncated: its tensors do not fit into {size} bytes")
+    return head, places
+
+
+def _place(name: str, item: dict[str, Any], base: int) -> TensorPlace:
+    start, end = item["data_offsets"]
+    return TensorPlace(TensorEntry(name, item["dtype"], tuple(item["shape"])), base + start, base + end)
+
+
+def check_sums(path: Path, head: SlotHead, places: dict[str, TensorPlace]) -> None:
+    """Raise CheckpointError naming the first tensor whose bytes are not those that the trainer wrote."""
+    if set(head.crc32) != set(places):
+        raise CheckpointError(f"{path}: its list of checksums does not match its tensors")
+    with path.open("rb") as file:
+        for name, place in places.items():
+            file.seek(place.start)
+            left, crc = place.end - place.start, 0
+            while left > 0 and (block := file.read(min(left, _CRC_BLOCK))):
+                crc = zlib.crc32(block, crc)
+                left -= len(block)
+            if left or crc != head.crc32[name]:
+                raise CheckpointError(f"{path}: the bytes of {name} are not those that were written")
