@@ -19,6 +19,7 @@ from adam.contract.slots import SlotHead
 
 MANIFEST = "MANIFEST.json"
 STATE = "state.json"
+SEAL = re.compile(rb'"self_sha256": "([0-9a-f]{64})"')
 NAME = re.compile(r"step-(\d{8,})-a(\d{2,})")
 
 
@@ -80,9 +81,15 @@ def manifest_of(head: SlotHead, files: tuple[FileEntry, ...], stamp: Stamp) -> M
 
 
 def seal(manifest: Manifest) -> bytes:
-    """The manifest's bytes, its own digest filled in."""
+    """The manifest's bytes, its own digest filled in: that of the same bytes with an empty digest."""
     blank = msgspec.structs.replace(manifest, self_sha256="")
     return encode(msgspec.structs.replace(blank, self_sha256=hashlib.sha256(encode(blank)).hexdigest()))
+
+
+def is_sealed(data: bytes) -> bool:
+    """True where a manifest's bytes, of this schema or any other, are those that were sealed."""
+    found = SEAL.search(data)
+    return found is not None and hashlib.sha256(data[: found.start(1)] + data[found.end(1) :]).hexdigest() == found[1].decode()
 
 
 def read_manifest(directory: Path) -> Manifest:
@@ -95,13 +102,13 @@ def read_manifest(directory: Path) -> Manifest:
         data = path.read_bytes()
     except FileNotFoundError:
         raise CheckpointError(f"{directory} has no {MANIFEST}: it was never completed") from None
+    # Before anything in it is believed, its schema number included.
+    if not is_sealed(data):
+        raise CheckpointError(f"{path} was changed after it was written")
     try:
-        manifest = decode(data, Manifest, str(path))
+        return decode(data, Manifest, str(path))
     except DataError as error:
         raise CheckpointError(str(error)) from None
-    if seal(manifest) != data:
-        raise CheckpointError(f"{path} was changed after it was written")
-    return manifest
 
 
 def verify(directory: Path) -> Manifest:

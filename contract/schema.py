@@ -30,7 +30,7 @@ def decode(data: bytes, kind: type[T], where: str) -> T:
         raw = msgspec.json.decode(data)
         check_schema(raw, next(f.default for f in msgspec.structs.fields(kind) if f.name == "schema"), where)
         return msgspec.convert(raw, kind)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise DataError(f"{where} can't be read: {error}") from None
 
 

@@ -171,7 +171,7 @@ def read_head(path: Path) -> tuple[SlotHead, dict[str, TensorPlace]] | None:
         table = json.loads(header)
         head = msgspec.json.decode(table.pop("__metadata__")["adam"], type=SlotHead)
         places = {name: _place(name, item, 8 + length) for name, item in table.items()}
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{path} has no readable header ({error})") from None
     if any(place.end > size or place.end - place.start != place.entry.nbytes for place in places.values()):
         raise CheckpointError(f"{path} is truncated: its tensors do not fit into {size} bytes")

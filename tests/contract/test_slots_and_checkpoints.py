@@ -1,0 +1,153 @@
+"""Slots are complete or not; a checkpoint's every bit counts."""
+
+import fcntl
+import os
+import random
+from pathlib import Path
+
+import pytest
+from adam.contract import checkpoints
+from adam.contract.checkpoints import FileEntry, checkpoint_name, list_checkpoints, manifest_of, parse_name, seal, verify
+from adam.contract.clock import stamp
+from adam.contract.durable import sha256_file
+from adam.contract.errors import CheckpointError, DiskError
+from adam.contract.slots import SlotHead, SlotWriter, TensorEntry, check_sums, read_head
+from safetensors.numpy import load_file
+
+ENTRIES = [TensorEntry("a", "F32", (3, 4)), TensorEntry("b", "U8", (5,)), TensorEntry("empty", "F32", (0,))]
+
+
+def head(**changes) -> SlotHead:
+    values = {
+        "run": "r", "attempt": 1, "token": 1, "sequence": 1, "step": 12, "tokens": 5, "samples": 6, "saves": 0,
+        "why": "interval", "parent": "", "fingerprint": "f", "config_digest": "c", "state": {},
+    }  # fmt: skip
+    return SlotHead(**{**values, **changes})
+
+
+def write_slot(path: Path, fill: int = 7) -> SlotWriter:
+    slot = SlotWriter(path, ENTRIES)
+    assert slot.begin()
+    for entry in ENTRIES:
+        slot.buffer(entry.name)[:] = bytes([fill]) * entry.nbytes
+    slot.complete(head())
+    return slot
+
+
+def test_a_slot_is_a_safetensors_file_with_sums_that_hold(tmp_path) -> None:
+    write_slot(tmp_path / "slot")
+    found = read_head(tmp_path / "slot")
+    assert found is not None
+    assert found[0].step == 12
+    check_sums(tmp_path / "slot", *found)
+    tensors = load_file(tmp_path / "slot")
+    assert tensors["a"].shape == (3, 4)
+    assert tensors["b"].tolist() == [7] * 5
+
+
+def test_a_slot_that_is_being_written_is_incomplete(tmp_path) -> None:
+    slot = write_slot(tmp_path / "slot")
+    assert slot.begin()
+    assert read_head(tmp_path / "slot") is None
+    assert read_head(tmp_path / "missing") is None
+
+
+def test_a_slot_that_is_being_copied_is_left_alone(tmp_path) -> None:
+    slot = write_slot(tmp_path / "slot")
+    with (tmp_path / "slot").open("rb") as reader:
+        fcntl.flock(reader, fcntl.LOCK_SH)
+        assert not slot.begin()
+        assert read_head(tmp_path / "slot") is not None
+    assert slot.begin()
+
+
+def test_every_flipped_bit_of_the_tensors_is_seen(tmp_path) -> None:
+    write_slot(tmp_path / "slot")
+    whole = (tmp_path / "slot").read_bytes()
+    found = read_head(tmp_path / "slot")
+    assert found is not None
+    first = min(place.start for place in found[1].values())
+    for position in range(first, len(whole)):
+        flipped = bytearray(whole)
+        flipped[position] ^= 1 << random.Random(position).randrange(8)
+        (tmp_path / "slot").write_bytes(flipped)
+        with pytest.raises(CheckpointError, match="not those that were written"):
+            check_sums(tmp_path / "slot", *found)
+
+
+def test_a_truncated_or_senseless_slot_is_an_error_not_a_crash(tmp_path) -> None:
+    write_slot(tmp_path / "slot")
+    whole = (tmp_path / "slot").read_bytes()
+    for length in (9, 100, len(whole) - 1):
+        (tmp_path / "slot").write_bytes(whole[:length])
+        with pytest.raises(CheckpointError):
+            read_head(tmp_path / "slot")
+    (tmp_path / "slot").write_bytes(whole[:8] + b"[" * (len(whole) - 8))
+    with pytest.raises(CheckpointError, match="no readable header"):
+        read_head(tmp_path / "slot")
+
+
+def test_no_room_for_a_slot_leaves_nothing_behind(tmp_path, monkeypatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(DiskError, match="no room for a snapshot"):
+        SlotWriter(tmp_path / "slot", ENTRIES)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def checkpoint(tmp_path) -> Path:
+    directory = tmp_path / checkpoint_name(12, 1)
+    directory.mkdir()
+    write_slot(directory / "rank-00000.safetensors")
+    (directory / "state.json").write_bytes(b'{"step": 12}\n')
+    files = tuple(
+        FileEntry(path.name, path.stat().st_size, sha256_file(path)) for path in sorted(directory.iterdir())
+    )
+    (directory / checkpoints.MANIFEST).write_bytes(seal(manifest_of(head(), files, stamp())))
+    return directory
+
+
+def test_a_whole_checkpoint_verifies(checkpoint: Path) -> None:
+    assert verify(checkpoint).step == 12
+    assert list_checkpoints(checkpoint.parent) == [checkpoint]
+
+
+def test_every_bit_of_every_file_counts(checkpoint: Path) -> None:
+    for path in sorted(checkpoint.iterdir()):
+        whole = path.read_bytes()
+        positions = range(len(whole)) if len(whole) < 3000 else sorted(random.Random(1).sample(range(len(whole)), 300))
+        for position in positions:
+            flipped = bytearray(whole)
+            flipped[position] ^= 1 << random.Random(position).randrange(8)
+            path.write_bytes(flipped)
+            with pytest.raises(CheckpointError):
+                verify(checkpoint)
+        path.write_bytes(whole)
+    verify(checkpoint)
+
+
+def test_a_cut_missing_or_torn_file_is_named(checkpoint: Path) -> None:
+    path = checkpoint / "rank-00000.safetensors"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1])
+    with pytest.raises(CheckpointError, match=r"rank-00000.safetensors has \d+ bytes, the manifest says"):
+        verify(checkpoint)
+    path.unlink()
+    with pytest.raises(CheckpointError, match=r"rank-00000.safetensors is missing"):
+        verify(checkpoint)
+    (checkpoint / checkpoints.MANIFEST).unlink()
+    with pytest.raises(CheckpointError, match="never completed"):
+        verify(checkpoint)
+    assert list_checkpoints(checkpoint.parent) == []
+
+
+def test_names_sort_by_step_then_attempt(tmp_path) -> None:
+    for name in ("step-00000100-a02", "step-00000020-a10", "step-00000100-a10", ".tmp-step-00000300-a01", "step-9-a1"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / checkpoints.MANIFEST).touch()
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["step-00000020-a10", "step-00000100-a02", "step-00000100-a10"]
+    assert parse_name(checkpoint_name(123456789, 100)) == (123456789, 100)
+    assert parse_name("latest") is None

@@ -1,0 +1,157 @@
+"""A real run of all of Adam's processes, driven through its command line."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import sysconfig
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from adam.contract.lease import read_lease
+from adam.contract.paths import RunPaths
+from adam.contract.process import processes_with
+from adam.contract.records import Status
+from adam.contract.schema import load
+
+POLL_S = 0.02
+
+CONFIG = """
+[[forge.sources]]
+path = "{text}"
+
+[forge]
+vocab_size = 512
+val_fraction = 0.1
+
+[model]
+d_model = 32
+n_layer = 2
+d_state = 4
+
+[trainer]
+steps = {steps}
+seq_len = 64
+batch_size = 4
+micro_batch = 2
+lr = 5e-3
+warmup_steps = 10
+eval_every = 50
+eval_tokens = 4096
+threads = 1
+
+[checkpoint]
+every_steps = 20
+
+[watchdog]
+hang_seconds = 3
+backoff_seconds = 0.1
+telemetry_seconds = 1
+"""
+
+
+def wait_for(what: str, condition: Callable[[], Any], timeout: float = 60.0) -> Any:
+    """The first true answer of `condition`, asked again and again; fails with `what` after `timeout` seconds."""
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        if answer := condition():
+            return answer
+        time.sleep(POLL_S)
+    raise AssertionError(f"not within {timeout:g} s: {what}")
+
+
+class RealRun:
+    """A run directory and what a person would do with it."""
+
+    def __init__(self, root: Path, steps: int = 200, config: str = CONFIG) -> None:
+        root.mkdir(parents=True, exist_ok=True)
+        self.paths = RunPaths(root)
+        text = Path(sysconfig.get_paths()["stdlib"]) / "email"
+        self.paths.config.write_text(config.format(text=text, steps=steps))
+
+    def adamctl(self, *arguments: str, timeout: float = 120, expect: int | None = 0) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-P", "-m", "adam.daemon", *arguments]
+        environment = {**os.environ, "ADAM_RUN": str(self.paths.root), "PYTHONSAFEPATH": "1"}
+        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=environment, cwd="/", check=False)
+        if expect is not None and done.returncode != expect:
+            raise AssertionError(f"adamctl {arguments}: exit {done.returncode}\n{done.stdout}\n{done.stderr}\n{self.logs()}")
+        return done
+
+    def status(self) -> dict[str, Any]:
+        return json.loads(self.adamctl("status", "--json").stdout)
+
+    def state(self) -> str:
+        """The state that the watchdog wrote last; empty before its first word."""
+        status = load(self.paths.status, Status)
+        return status.state if status else ""
+
+    def rows(self) -> list[dict[str, str]]:
+        if not self.paths.metrics.exists():
+            return []
+        with self.paths.metrics.open(newline="") as file:
+            return [row for row in csv.DictReader(file) if None not in row.values()]
+
+    def step(self) -> int:
+        rows = self.rows()
+        return int(rows[-1]["step"]) if rows else 0
+
+    def losses(self) -> list[tuple[int, str]]:
+        """(step, loss as written) of the rows that count: the newest attempt of each step."""
+        return [(step, row["loss"]) for step, row in sorted(self.counting_rows().items())]
+
+    def counting_rows(self) -> dict[int, dict[str, str]]:
+        newest: dict[int, dict[str, str]] = {}
+        for row in self.rows():
+            step = int(row["step"])
+            if step not in newest or int(row["attempt"]) >= int(newest[step]["attempt"]):
+                newest[step] = row
+        return newest
+
+    def trainer_pid(self) -> int:
+        lease = read_lease(self.paths)
+        return lease.child_pid if lease is not None and lease.program == "trainer" else 0
+
+    def pid_of(self, module: str) -> int:
+        """The process of this run that runs `python -m MODULE`; 0 where there is none."""
+        for pid in self.processes():
+            try:
+                command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            if module.encode() in command:
+                return pid
+        return 0
+
+    def processes(self) -> list[int]:
+        return processes_with("ADAM_SUPERVISED", str(self.paths.root))
+
+    def events(self, kind: str) -> list[dict[str, Any]]:
+        if not self.paths.events.exists():
+            return []
+        lines = [json.loads(line) for line in self.paths.events.read_text().splitlines()]
+        return [line for line in lines if line["kind"] == kind]
+
+    def wait_final(self, timeout: float = 180) -> str:
+        final = ("finished", "failed", "stopped")
+        wait_for("a final state and no process left", lambda: self.state() in final and not self.processes(), timeout)
+        return self.state()
+
+    def logs(self) -> str:
+        """The ends of all logs, for a test that failed."""
+        ends = [f"--- {path.name}\n{path.read_text(errors='replace')[-3000:]}" for path in sorted(self.paths.logs.glob("*.log"))]
+        if self.paths.events.exists():
+            ends.append("--- events\n" + self.paths.events.read_text()[-4000:])
+        return "\n".join(ends)
+
+    def end(self) -> None:
+        """Nobody may outlive a test, however it ended."""
+        for pid in self.processes():
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        wait_for("all processes gone", lambda: not self.processes(), 10)

@@ -1,0 +1,236 @@
+"""An attempt of the real trainer, in this process: logs, snapshots, stops, and goes on exactly."""
+
+import hashlib
+import shutil
+import signal
+from pathlib import Path
+
+import msgspec
+import pytest
+import torch
+from adam.contract.checkpoints import MANIFEST, STATE, FileEntry, checkpoint_name, manifest_of, rank_file, seal
+from adam.contract.clock import stamp
+from adam.contract.config_file import write_lock
+from adam.contract.durable import sha256_file, whole_lines
+from adam.contract.errors import BusyError, CheckpointError, ConfigError, DataError, NumericError, UsageError
+from adam.contract.model import ModelConfig
+from adam.contract.paths import RunPaths
+from adam.contract.records import Resume, StepRow, decode_step
+from adam.contract.shared import Control, Pulse, SharedWord, read_once
+from adam.contract.slots import read_head
+from adam.contract.states import Phase
+from adam.trainer.attempt import run_attempt
+from adam.trainer.model.lm import MambaLM
+from small_run import make_run, small_config, write_plan
+
+
+def rows(paths: RunPaths) -> list[StepRow]:
+    return [decode_step(line, paths.steps) for _, line in whole_lines(paths.steps)]
+
+
+def never() -> bool:
+    return False
+
+
+def commit(paths: RunPaths) -> Resume:
+    """What the keeper does with the newest slot, in short."""
+    found = [(head[0].sequence, slot, head[0]) for slot in paths.staging.iterdir() if (head := read_head(slot))]
+    _, slot, head = max(found, key=lambda item: item[0])
+    directory = paths.checkpoints / checkpoint_name(head.step, head.attempt)
+    directory.mkdir()
+    shutil.copy(slot, directory / rank_file(0))
+    (directory / STATE).write_bytes(msgspec.json.encode(head.state))
+    files = tuple(FileEntry(f.name, f.stat().st_size, sha256_file(f)) for f in sorted(directory.iterdir()))
+    (directory / MANIFEST).write_bytes(seal(manifest_of(head, files, stamp())))
+    return Resume(directory.name, head.step)
+
+
+def state_digest(paths: RunPaths) -> str:
+    """Of the last snapshot's tensors, whatever its header says."""
+    found = [(head[0].step, head[0].sequence, slot, head[1]) for slot in paths.staging.iterdir() if (head := read_head(slot))]
+    _, _, slot, places = max(found, key=lambda item: item[:2])
+    data = slot.read_bytes()
+    return hashlib.sha256(b"".join(data[p.start : p.end] for _, p in sorted(places.items()))).hexdigest()
+
+
+def stop_after(micro_steps: int):
+    asked = iter(range(micro_steps))
+    return lambda: next(asked, None) is None
+
+
+def test_a_run_trains_to_its_last_step_and_logs_each(tmp_path) -> None:
+    paths = make_run(tmp_path / "run", small_config(steps=30))
+    write_plan(paths)
+    assert run_attempt(paths.root, 1, never)
+    log = rows(paths)
+    assert [row.step for row in log] == list(range(1, 31))
+    assert [row.tokens for row in log] == [64 * step for step in range(1, 31)]
+    assert [(row.first_sample, row.end_sample) for row in log] == [(4 * i, 4 * i + 4) for i in range(30)]
+    assert log[-1].loss < log[0].loss - 0.3
+    assert [row.step for row in log if row.val_loss is not None] == list(range(3, 31, 3))
+    assert log[-1].val_bits_per_byte == pytest.approx(log[-1].val_loss / 0.6931, rel=0.2)
+    pulse = read_once(paths.pulse("0"), Pulse)
+    assert pulse is not None
+    assert (pulse.step, pulse.phase, pulse.snapshots) == (30, Phase.ENDING, 15)
+
+
+@pytest.mark.parametrize("arch", ["mamba1", "mamba2"])
+def test_stopped_anywhere_and_resumed_gives_the_same_bits(tmp_path, arch: str) -> None:
+    config = msgspec.structs.replace(small_config(), model=ModelConfig(arch=arch, d_model=16, n_layer=2, d_state=4, headdim=8))
+    whole = make_run(tmp_path / "whole", config)
+    write_plan(whole)
+    run_attempt(whole.root, 1, never)
+    parts = make_run(tmp_path / "parts", config)
+    resume, attempt = None, 0
+    for micro_steps in (3, 1, 4, 0, 5):
+        attempt += 1
+        write_plan(parts, attempt, resume)
+        assert not run_attempt(parts.root, attempt, stop_after(micro_steps))
+        resume = commit(parts)
+    write_plan(parts, attempt + 1, resume)
+    assert run_attempt(parts.root, attempt + 1, never)
+    key = [(row.step, row.loss, row.grad_norm, row.val_loss, row.first_sample) for row in rows(whole)]
+    assert [(row.step, row.loss, row.grad_norm, row.val_loss, row.first_sample) for row in rows(parts)] == key
+    assert state_digest(parts) == state_digest(whole)
+
+
+def test_the_loss_does_not_hang_on_how_a_batch_is_cut(tmp_path) -> None:
+    losses = []
+    for micro_batch in (1, 2, 4):
+        paths = make_run(tmp_path / str(micro_batch), small_config(micro_batch=micro_batch, steps=3))
+        write_plan(paths)
+        run_attempt(paths.root, 1, never)
+        losses.append([row.loss for row in rows(paths)])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    assert losses[2] == pytest.approx(losses[0], rel=1e-5)
+
+
+def test_a_plan_can_skip_data_and_lower_the_rate_and_cut_the_micro_batch(tmp_path) -> None:
+    paths = make_run(tmp_path / "run", small_config(steps=3))
+    write_plan(paths, skip=((4, 10),), lr_factor=0.5, micro_batch=1)
+    run_attempt(paths.root, 1, never)
+    log = rows(paths)
+    assert [(row.step, row.first_sample, row.end_sample) for row in log] == [(1, 0, 10), (2, 10, 14), (3, 14, 18)]
+    assert log[1].lr == pytest.approx(0.5 * 1e-2)
+
+
+def test_a_request_to_save_is_answered_once(tmp_path) -> None:
+    config = msgspec.structs.replace(small_config(), checkpoint=msgspec.structs.replace(small_config().checkpoint, every_steps=100))
+    paths = make_run(tmp_path / "run", config)
+    write_plan(paths)
+    control: SharedWord[Control] = SharedWord(paths.control, Control, write=True)
+    control.write(Control(token=1, saves=3))
+    run_attempt(paths.root, 1, never)
+    pulse = read_once(paths.pulse("0"), Pulse)
+    assert pulse is not None
+    assert (pulse.saves, pulse.snapshots) == (3, 2)  # the one asked for, and the last
+
+
+def test_the_control_word_of_another_attempt_means_nothing(tmp_path) -> None:
+    paths = make_run(tmp_path / "run")
+    write_plan(paths, attempt=2)
+    control: SharedWord[Control] = SharedWord(paths.control, Control, write=True)
+    control.write(Control(token=1, stop=1, pause=1))
+    assert run_attempt(paths.root, 2, never)
+
+
+def test_stop_by_the_control_word(tmp_path) -> None:
+    paths = make_run(tmp_path / "run")
+    write_plan(paths)
+    control: SharedWord[Control] = SharedWord(paths.control, Control, write=True)
+    control.write(Control(token=1, stop=1, pause=1))
+    assert not run_attempt(paths.root, 1, never)
+    assert rows(paths) == []
+
+
+def test_a_loss_that_is_not_finite_ends_the_attempt_and_changes_nothing(tmp_path, monkeypatch) -> None:
+    paths = make_run(tmp_path / "run", small_config())
+    write_plan(paths)
+    real, calls = MambaLM.loss, []
+
+    def poisoned(self, *batch):
+        calls.append(1)
+        return real(self, *batch) * (float("nan") if len(calls) == 6 else 1.0)  # step 3: two of validation excluded
+
+    monkeypatch.setattr(MambaLM, "loss", poisoned)
+    with pytest.raises(NumericError, match="step 3: loss nan"):
+        run_attempt(paths.root, 1, never)
+    assert (rows(paths)[-1].step, rows(paths)[-1].loss) == (3, None)
+    heads = [head[0].step for slot in paths.staging.iterdir() if (head := read_head(slot))]
+    assert heads == [2]
+
+
+def test_out_of_gpu_memory_is_a_memory_error(tmp_path, monkeypatch) -> None:
+    paths = make_run(tmp_path / "run")
+    write_plan(paths)
+
+    def full(*_: object):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    monkeypatch.setattr(MambaLM, "loss", full)
+    with pytest.raises(MemoryError, match="Tried to allocate"):
+        run_attempt(paths.root, 1, never)
+
+
+def test_what_can_not_be_resumed_is_refused_with_the_reason(tmp_path) -> None:
+    paths = make_run(tmp_path / "run")
+    write_plan(paths)
+    run_attempt(paths.root, 1, never)
+    resume = commit(paths)
+    write_plan(paths, 2, resume)
+
+    other = msgspec.structs.replace(small_config(), model=ModelConfig(d_model=24, n_layer=2, d_state=4))
+    write_lock(paths.lock, other)
+    with pytest.raises(ConfigError, match="is of another model"):
+        run_attempt(paths.root, 2, never)
+    write_lock(paths.lock, small_config())
+
+    file = paths.checkpoints / resume.checkpoint / rank_file(0)
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(CheckpointError, match="SHA-256 differs"):
+        run_attempt(paths.root, 2, never)
+
+
+def test_other_data_than_the_checkpoint_was_trained_on_is_refused(tmp_path) -> None:
+    paths = make_run(tmp_path / "run")
+    write_plan(paths)
+    run_attempt(paths.root, 1, never)
+    resume = commit(paths)
+    other = make_run(tmp_path / "other", seed=1)
+    shutil.copytree(paths.checkpoints, other.checkpoints, dirs_exist_ok=True)
+    write_plan(other, 2, resume)
+    with pytest.raises(DataError, match="other tokens"):
+        run_attempt(other.root, 2, never)
+
+
+def test_a_plan_for_another_holder_or_program_is_refused(tmp_path) -> None:
+    paths = make_run(tmp_path / "run")
+    with pytest.raises(UsageError, match="no plan for the trainer"):
+        run_attempt(paths.root, 1, never)
+    write_plan(paths, attempt=2)
+    with pytest.raises(BusyError, match="token 2, this trainer was started with 1"):
+        run_attempt(paths.root, 1, never)
+
+
+def test_a_torn_last_line_of_the_log_is_mended(tmp_path) -> None:
+    paths = make_run(tmp_path / "run")
+    write_plan(paths)
+    paths.steps.write_bytes(b'{"attempt":1,"st')
+    run_attempt(paths.root, 1, never)
+    assert [row.step for row in rows(paths)] == [1, 2, 3, 4, 5, 6]
+
+
+def test_stacks_are_written_on_request_while_training(tmp_path) -> None:
+    paths = make_run(tmp_path / "run")
+    write_plan(paths)
+
+    def ask() -> bool:
+        signal.raise_signal(signal.SIGUSR1)
+        return False
+
+    run_attempt(paths.root, 1, ask)
+    assert "run_attempt" in Path(paths.log("stacks")).read_text()
+
+

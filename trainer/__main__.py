@@ -1,0 +1,53 @@
+"""`python -m adam.trainer --run DIR`: one attempt at training, as `run/plan.json` says. Started by the launcher."""
+
+import argparse
+import faulthandler
+import os
+import signal
+import sys
+from pathlib import Path
+
+from adam.contract.errors import UsageError, run_main
+from adam.contract.process import die_with_parent
+from adam.contract.states import Exit
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="adam.trainer", description="One attempt at training. `adamctl up` starts it.")
+    parser.add_argument("--run", type=Path, required=True, help="the run directory")
+    arguments = parser.parse_args()
+    if "ADAM_TOKEN" not in os.environ:
+        raise UsageError("the trainer needs the lease that a launcher gives it", "start the run with `adamctl up`")
+    die_with_parent()
+    faulthandler.enable()
+    # Read by CUDA and MKL when torch is imported: without them two equal runs may differ in the last bit.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    os.environ.setdefault("MKL_DYNAMIC", "FALSE")
+    stop = StopFlag()
+    from adam.trainer.attempt import run_attempt  # imports torch: seconds
+
+    try:
+        return int(Exit.OK if run_attempt(arguments.run, int(os.environ["ADAM_TOKEN"]), stop.asked) else Exit.STOPPED)
+    except MemoryError as error:
+        print(f"adam.trainer: out of memory: {str(error).splitlines()[0] if str(error) else 'host'}", file=sys.stderr)
+        return int(Exit.MEMORY)
+
+
+class StopFlag:
+    """SIGTERM and SIGINT set a flag; the loop acts on it at the next micro-step boundary."""
+
+    def __init__(self) -> None:
+        self._set = False
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._handle)
+
+    def _handle(self, number: int, frame: object) -> None:
+        del number, frame
+        self._set = True
+
+    def asked(self) -> bool:
+        return self._set
+
+
+if __name__ == "__main__":
+    sys.exit(run_main("adam.trainer", main))

@@ -1,0 +1,110 @@
+"""One attempt, put together: configuration, data, model and snapshots, from the plan that the policy made."""
+
+import faulthandler
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import structlog
+import torch
+
+from adam.contract import schema
+from adam.contract.config import Config
+from adam.contract.config_file import config_digest, load_config
+from adam.contract.durable import LineAppender
+from adam.contract.errors import BusyError, UsageError
+from adam.contract.model import resolved
+from adam.contract.paths import RunPaths
+from adam.contract.records import Numerics, Plan
+from adam.contract.states import Phase
+from adam.trainer.data import Data, open_data
+from adam.trainer.heart import Heart
+from adam.trainer.loop import Loop
+from adam.trainer.model.lm import MambaLM
+from adam.trainer.ops.reference import ReferenceOps
+from adam.trainer.optim import make_optimizer
+from adam.trainer.runtime import Runtime, fingerprint, set_up
+from adam.trainer.snapshot import Identity, Position, Snapshots, restore
+
+log = structlog.get_logger()
+
+
+def run_attempt(run: Path, token: int, stop_requested: Callable[[], bool]) -> bool:
+    """Train as `run/plan.json` says. True when all steps are done, False when somebody asked to stop.
+
+    Raises AdamError of the kind that says what is wrong, MemoryError where host or GPU has too little.
+    """
+    paths = RunPaths(run)
+    plan = _read_plan(paths, token)
+    config = load_config(paths.lock)
+    heart = Heart(paths, plan.attempt, token)
+    stacks = paths.log("stacks").open("a")
+    faulthandler.register(signal.SIGUSR1, file=stacks, all_threads=True)
+    heart.enter(Phase.LOADING)
+    try:
+        return _train(paths, plan, config, heart, stop_requested)
+    except torch.OutOfMemoryError as error:
+        raise MemoryError(str(error)) from error
+    finally:
+        faulthandler.unregister(signal.SIGUSR1)
+        stacks.close()
+
+
+def _read_plan(paths: RunPaths, token: int) -> Plan:
+    plan = schema.load(paths.plan, Plan)
+    if plan is None or plan.program != "trainer":
+        raise UsageError(f"{paths.plan} has no plan for the trainer", "start the run with `adamctl up`")
+    if plan.token != token:
+        raise BusyError(f"the plan has token {plan.token}, this trainer was started with {token}")
+    return plan
+
+
+def _train(paths: RunPaths, plan: Plan, config: Config, heart: Heart, stop_requested: Callable[[], bool]) -> bool:
+    runtime = set_up(config.trainer, plan)
+    data = open_data(paths, config.trainer.seq_len)
+    model, digest = _make_model(config, data, runtime)
+    optimizer = make_optimizer(model, config.trainer)
+    identity = Identity(
+        run=paths.identity,
+        attempt=plan.attempt,
+        token=plan.token,
+        parent=plan.resume.checkpoint if plan.resume else "",
+        fingerprint=fingerprint(runtime.parts()),
+        config_digest=digest,
+        data_digest=data.manifest.splits["train"].tokens.sha256,
+    )
+    heart.beat()
+    position = Position()
+    if plan.resume:
+        position = restore(paths.checkpoints / plan.resume.checkpoint, model, optimizer, identity)
+    _record_numerics(paths, plan, position, runtime, identity.fingerprint)
+    heart.beat(step=position.step)
+    snapshots = Snapshots(paths.staging, model, optimizer, identity)
+    steps = LineAppender(paths.steps)
+    log.info("training", step=position.step, of=config.trainer.steps, attempt=plan.attempt, **runtime.parts())
+    loop = Loop(
+        config=config,
+        plan=plan,
+        runtime=runtime,
+        data=data,
+        model=model,
+        optimizer=optimizer,
+        snapshots=snapshots,
+        steps=steps,
+        heart=heart,
+        stop_requested=stop_requested,
+    )
+    return loop.run(position)
+
+
+def _make_model(config: Config, data: Data, runtime: Runtime) -> tuple[MambaLM, str]:
+    """The model with its first weights, and the digest of its shape."""
+    shape = resolved(config.model, data.manifest.vocab_size)
+    torch.manual_seed(config.trainer.seed)
+    model = MambaLM(shape, ReferenceOps())
+    return model.to(runtime.device), config_digest(shape)
+
+
+def _record_numerics(paths: RunPaths, plan: Plan, position: Position, runtime: Runtime, digest: str) -> None:
+    record = Numerics(attempt=plan.attempt, step=position.step, fingerprint=digest, parts=runtime.parts())
+    schema.save(paths.numerics, record)

@@ -1,0 +1,239 @@
+"""The training loop: update, validate, log, snapshot; stop and pause at micro-step boundaries.
+
+    for each update:   micro-steps (forward, backward) -> clip -> AdamW -> [validate] -> steps.jsonl -> [snapshot]
+
+The order matters for exactness: a step is logged before a snapshot of it is taken, so no checkpoint is ahead of the log.
+"""
+
+import time
+from collections.abc import Callable
+
+import msgspec
+import structlog
+import torch
+
+from adam.contract.clock import boottime_ns
+from adam.contract.config import Config
+from adam.contract.durable import LineAppender
+from adam.contract.errors import NumericError
+from adam.contract.records import Plan, StepRow, encode_line
+from adam.contract.states import Phase
+from adam.trainer.data import Batch, Data
+from adam.trainer.evaluate import Score, evaluate
+from adam.trainer.heart import Heart
+from adam.trainer.model.lm import MambaLM
+from adam.trainer.optim import learning_rate, set_rate
+from adam.trainer.order import DataOrder, take
+from adam.trainer.runtime import Runtime
+from adam.trainer.snapshot import Position, Snapshots
+
+RETRY_SAVE_S = 5.0
+
+log = structlog.get_logger()
+
+
+class Update(msgspec.Struct, frozen=True):
+    """What one optimizer update came to."""
+
+    position: Position
+    first_sample: int
+    loss: float
+    grad_norm: float
+    rate: float
+    seconds: float
+    data_wait: float
+
+
+class Saving:
+    """When a snapshot is due: every N steps, every M minutes, on request. Remembers what was asked and answered."""
+
+    def __init__(self, every_steps: int, every_s: float, clock: Callable[[], float]) -> None:
+        self._every_steps, self._every_s, self._clock = every_steps, every_s, clock
+        self._last = clock()
+        self._blocked_until = 0.0
+        self._wanted = ""
+        self.answered = 0
+
+    def due(self, step: int, requested: int) -> str:
+        """Why a snapshot is to be taken after update `step`; empty: not now."""
+        now = self._clock()
+        if requested > self.answered:
+            self._wanted = "request"
+        elif (self._every_steps and step % self._every_steps == 0) or (self._every_s and now - self._last >= self._every_s):
+            self._wanted = self._wanted or "interval"
+        return self._wanted if now >= self._blocked_until else ""
+
+    def done(self, requested: int) -> None:
+        self._last, self._wanted, self.answered = self._clock(), "", max(self.answered, requested)
+
+    def postponed(self) -> None:
+        """The keeper is still copying: ask again a little later."""
+        self._blocked_until = self._clock() + RETRY_SAVE_S
+
+
+class Loop:
+    """One attempt of training. `stop_requested` is asked at each micro-step boundary."""
+
+    def __init__(
+        self,
+        *,
+        config: Config,
+        plan: Plan,
+        runtime: Runtime,
+        data: Data,
+        model: MambaLM,
+        optimizer: torch.optim.AdamW,
+        snapshots: Snapshots,
+        steps: LineAppender,
+        heart: Heart,
+        stop_requested: Callable[[], bool],
+    ) -> None:
+        self.config, self.plan, self.runtime = config, plan, runtime
+        self.data, self.model, self.optimizer = data, model, optimizer
+        self.snapshots, self.steps, self.heart = snapshots, steps, heart
+        self.order = DataOrder(data.train.count, config.trainer.seed)
+        self.saving = Saving(config.checkpoint.every_steps, config.checkpoint.every_minutes * 60, time.monotonic)
+        self._stop_requested = stop_requested
+
+    def run(self, position: Position) -> bool:
+        """Train from `position` to `trainer.steps`. True when all steps are done, False when somebody asked to stop.
+
+        The last snapshot is written in both cases. Raises NumericError at a loss or gradient that is not finite.
+        """
+        total = self.config.trainer.steps
+        self.heart.enter(Phase.TRAINING)
+        self.heart.beat(step=position.step, micro_step=0, done=position.step, total=total)
+        while position.step < total:
+            update = self._update(position)
+            if update is None:
+                self._save_last(position, "stop")
+                return False
+            position = update.position
+            self._finish_step(update, total)
+        self._save_last(position, "final")
+        return True
+
+    def _update(self, position: Position) -> Update | None:
+        """One optimizer update; None where it was given up because of a request to stop (nothing has changed then)."""
+        trainer = self.config.trainer
+        started, paused_before = time.perf_counter(), self.heart.paused_s
+        positions, behind = take(position.samples, trainer.batch_size, self.plan.skip)
+        losses, data_wait = [], 0.0
+        for micro, begin in enumerate(range(0, trainer.batch_size, self.runtime.micro_batch)):
+            if self._should_stop():
+                self.optimizer.zero_grad(set_to_none=True)
+                return None
+            fetched = time.perf_counter()
+            chosen = positions[begin : begin + self.runtime.micro_batch]
+            batch = self.data.train.batch([self.order.sample_at(p) for p in chosen])
+            data_wait += time.perf_counter() - fetched
+            losses.append(self._backward(batch))
+            self.heart.beat(micro_step=micro + 1)
+        rate = learning_rate(position.step, trainer) * self.plan.lr_factor
+        loss, grad_norm = self._apply(losses, rate)
+        done = Position(
+            step=position.step + 1, samples=behind, tokens=position.tokens + trainer.batch_size * trainer.seq_len
+        )
+        seconds = time.perf_counter() - started - (self.heart.paused_s - paused_before)
+        update = Update(done, position.samples, loss, grad_norm, rate, seconds, data_wait)
+        if not (torch.isfinite(torch.tensor([loss, grad_norm])).all()):
+            self._log(update, None)
+            raise NumericError(f"step {done.step}: loss {loss}, gradient norm {grad_norm}")
+        return update
+
+    def _should_stop(self) -> bool:
+        self.heart.wait_while_paused()
+        return self._stop_requested() or bool(self.heart.control().stop)
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        """Losses of a batch's targets in nats, (B, L) fp32."""
+        device = self.runtime.device
+        tokens, targets, resets = (part.to(device, non_blocking=True) for part in batch)
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=self.runtime.precision == "bf16"):
+            return self.model.loss(tokens, targets, resets)
+
+    def _backward(self, batch: Batch) -> torch.Tensor:
+        """The micro-batch's share of the update's loss (mean over all targets of the update), its gradient added up."""
+        share = self.forward(batch).sum() / (self.config.trainer.batch_size * self.config.trainer.seq_len)
+        share.backward()  # type: ignore[no-untyped-call]
+        return share.detach()
+
+    def _apply(self, losses: list[torch.Tensor], rate: float) -> tuple[float, float]:
+        """(loss, norm of the gradient before clipping); the update is left out where either is not finite."""
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.trainer.clip)
+        loss, grad_norm = float(torch.stack(losses).double().sum()), float(norm)
+        if torch.isfinite(norm) and loss == loss:
+            set_rate(self.optimizer, rate)
+            self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return loss, grad_norm
+
+    def _finish_step(self, update: Update, total: int) -> None:
+        step = update.position.step
+        score = self._evaluate() if self._evaluation_due(step, total) else None
+        if step % self.config.trainer.log_every == 0 or score is not None or step == total:
+            self._log(update, score)
+        self.heart.beat(step=step, micro_step=0, done=step)
+        requested = self.heart.control().saves
+        if step < total and (why := self.saving.due(step, requested)):
+            self._save(update.position, why, requested)
+
+    def _evaluation_due(self, step: int, total: int) -> bool:
+        every = self.config.trainer.eval_every
+        return step == total or (every > 0 and step % every == 0)
+
+    def _evaluate(self) -> Score:
+        with self.heart.during(Phase.EVALUATING):
+            score = evaluate(
+                self.model,
+                self.data,
+                tokens=self.config.trainer.eval_tokens,
+                micro_batch=self.runtime.micro_batch,
+                forward=self.forward,
+                beat=lambda _done, _total: self.heart.beat(),
+            )
+        log.info("validated", val_loss=round(score.loss, 4), bits_per_byte=round(score.bits_per_byte, 4))
+        return score
+
+    def _log(self, update: Update, score: Score | None) -> None:
+        self.steps.append(
+            encode_line(
+                StepRow(
+                    attempt=self.plan.attempt,
+                    step=update.position.step,
+                    tokens=update.position.tokens,
+                    first_sample=update.first_sample,
+                    end_sample=update.position.samples,
+                    loss=_finite(update.loss),
+                    grad_norm=_finite(update.grad_norm),
+                    lr=update.rate,
+                    step_s=update.seconds,
+                    data_wait_s=update.data_wait,
+                    val_loss=score and _finite(score.loss),
+                    val_bits_per_byte=score and _finite(score.bits_per_byte),
+                    wall=time.time(),
+                    boottime=boottime_ns() / 1e9,
+                )
+            )
+        )
+
+    def _save(self, position: Position, why: str, requested: int) -> None:
+        with self.heart.during(Phase.SAVING):
+            if self.snapshots.take(position, why=why, saves=requested):
+                self.saving.done(requested)
+                self.heart.beat(snapshots=self.snapshots.taken, saves=requested)
+            else:
+                self.saving.postponed()
+
+    def _save_last(self, position: Position, why: str) -> None:
+        """The snapshot of an attempt's end; waits for the keeper, which may still copy the one before."""
+        self.heart.enter(Phase.ENDING)
+        requested = self.heart.control().saves
+        while not self.snapshots.take(position, why=why, saves=requested):
+            time.sleep(0.1)
+        self.heart.beat(snapshots=self.snapshots.taken, saves=requested)
+        log.info("ending", step=position.step, why=why)
+
+
+def _finite(value: float) -> float | None:
+    return value if abs(value) != float("inf") and value == value else None

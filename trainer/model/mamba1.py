@@ -1,0 +1,38 @@
+"""The Mamba block (arXiv 2312.00752, figure 3), with mamba_ssm's parameter names."""
+
+import torch
+from torch import Tensor, nn
+
+from adam.contract.model import ModelConfig
+from adam.trainer.model.init import inverse_softplus_of_steps
+from adam.trainer.ops.interface import Ops
+
+
+class Mamba1(nn.Module):
+    """(B, L, d_model) to (B, L, d_model). The shape must be resolved."""
+
+    def __init__(self, config: ModelConfig, ops: Ops) -> None:
+        super().__init__()
+        self.ops, self.rank, self.states = ops, config.dt_rank, config.d_state
+        inner = config.d_inner
+        self.in_proj = nn.Linear(config.d_model, 2 * inner, bias=False)
+        self.conv1d = nn.Conv1d(inner, inner, config.d_conv, groups=inner, padding=config.d_conv - 1)
+        self.x_proj = nn.Linear(inner, config.dt_rank + 2 * config.d_state, bias=False)
+        self.dt_proj = nn.Linear(config.dt_rank, inner)
+        self.A_log = nn.Parameter(torch.arange(1, config.d_state + 1, dtype=torch.float32).log().repeat(inner, 1))
+        self.D = nn.Parameter(torch.ones(inner))
+        self.out_proj = nn.Linear(inner, config.d_model, bias=False)
+        bound = config.dt_rank**-0.5
+        nn.init.uniform_(self.dt_proj.weight, -bound, bound)
+        with torch.no_grad():
+            self.dt_proj.bias.copy_(inverse_softplus_of_steps(inner))
+
+    def forward(self, hidden: Tensor, resets: Tensor | None) -> Tensor:
+        x, z = self.in_proj(hidden).chunk(2, dim=-1)
+        x = self.ops.causal_conv1d(x, self.conv1d.weight.squeeze(1), self.conv1d.bias, resets)
+        low_rank, B, C = self.x_proj(x).split([self.rank, self.states, self.states], dim=-1)
+        # The bias goes into the scan, which adds it in fp32.
+        delta = nn.functional.linear(low_rank, self.dt_proj.weight)
+        A = -self.A_log.exp()
+        out: Tensor = self.out_proj(self.ops.selective_scan(x, delta, A, B, C, self.D, z, self.dt_proj.bias, resets))
+        return out

@@ -1,0 +1,54 @@
+"""The optimizer and its schedule."""
+
+import math
+from collections.abc import Iterator
+
+import torch
+
+from adam.contract.config import Trainer
+from adam.trainer.model.lm import MambaLM, no_weight_decay
+
+
+def learning_rate(step: int, config: Trainer) -> float:
+    """The rate of update `step` (the first is 0): linear warm-up, cosine to `min_lr` at `decay_steps`, then flat.
+
+    The first update already has a rate above 0, the last of the warm-up the peak.
+    """
+    if step < config.warmup_steps:
+        return config.lr * (step + 1) / config.warmup_steps
+    if step >= config.decay_steps:
+        return config.min_lr
+    share = (step - config.warmup_steps) / (config.decay_steps - config.warmup_steps)
+    return config.min_lr + (config.lr - config.min_lr) * 0.5 * (1 + math.cos(math.pi * share))
+
+
+def make_optimizer(model: MambaLM, config: Trainer) -> torch.optim.AdamW:
+    """AdamW (Loshchilov and Hutter, arXiv 1711.05101); norms, biases, A_log, D and dt_bias are not decayed."""
+    decayed, plain = [], []
+    for name, parameter in model.named_parameters():
+        (plain if no_weight_decay(name, parameter) else decayed).append(parameter)
+    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2), eps=config.eps, fused=True)
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+def moments(model: MambaLM, optimizer: torch.optim.AdamW) -> Iterator[tuple[str, torch.Tensor]]:
+    """(`exp_avg.NAME` or `exp_avg_sq.NAME`, tensor) of every parameter; made with zeros before the first update."""
+    for name, parameter in model.named_parameters():
+        state = optimizer.state[parameter]
+        if not state:
+            state["step"] = torch.tensor(0.0, device=parameter.device)
+            state["exp_avg"] = torch.zeros_like(parameter)
+            state["exp_avg_sq"] = torch.zeros_like(parameter)
+        yield f"exp_avg.{name}", state["exp_avg"]
+        yield f"exp_avg_sq.{name}", state["exp_avg_sq"]
+
+
+def set_step(optimizer: torch.optim.AdamW, step: int) -> None:
+    """Tell AdamW how many updates it has done (its bias correction hangs on it)."""
+    for state in optimizer.state.values():
+        state["step"].fill_(float(step))

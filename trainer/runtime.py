@@ -1,0 +1,60 @@
+"""How torch is set up, and the fingerprint of all that decides the bits of a run."""
+
+import hashlib
+import os
+import platform
+
+import msgspec
+import torch
+
+from adam.contract.config import Trainer
+from adam.contract.errors import ConfigError
+from adam.contract.records import Plan
+
+
+class Runtime(msgspec.Struct, frozen=True):
+    """The resolved device and numerics of an attempt."""
+
+    device: str
+    precision: str
+    backend: str
+    threads: int
+    micro_batch: int
+
+    def parts(self) -> dict[str, str]:
+        """What the bits hang on, as text."""
+        name = torch.cuda.get_device_name() if self.device == "cuda" else torch.backends.cpu.get_cpu_capability()
+        return {
+            "torch": str(torch.__version__),
+            "python": platform.python_version(),
+            "machine": platform.machine(),
+            "device": f"{self.device} {name}",
+            "precision": self.precision,
+            "backend": self.backend,
+            "threads": str(self.threads),
+            "micro_batch": str(self.micro_batch),
+        }
+
+
+def fingerprint(parts: dict[str, str]) -> str:
+    return hashlib.sha256(msgspec.json.encode(parts, order="sorted")).hexdigest()[:16]
+
+
+def set_up(config: Trainer, plan: Plan) -> Runtime:
+    """Choose device, precision and threads, and make torch deterministic.
+
+    Raises ConfigError where the configuration asks for what this machine does not have.
+    """
+    cuda = torch.cuda.is_available()
+    if config.device == "cuda" and not cuda:
+        raise ConfigError("trainer.device = 'cuda', but torch sees no GPU", "run `adamctl doctor`, or set it to 'auto' or 'cpu'")
+    device = "cuda" if cuda and config.device != "cpu" else "cpu"
+    precision = config.precision if config.precision != "auto" else ("bf16" if device == "cuda" else "fp32")
+    backend = "torch"  # the only one yet; `plan.backend` and `trainer.backend` choose among more
+    threads = config.threads or len(os.sched_getaffinity(0))
+    micro_batch = plan.micro_batch or config.micro_batch
+    if config.batch_size % micro_batch:
+        raise ConfigError(f"the plan's micro-batch {micro_batch} does not divide trainer.batch_size = {config.batch_size}")
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True)
+    return Runtime(device, precision, backend, threads, micro_batch)
