@@ -34,7 +34,7 @@ def never() -> bool:
 
 def commit(paths: RunPaths) -> Resume:
     """What the keeper does with the newest slot, in short."""
-    found = [(head[0].sequence, slot, head[0]) for slot in paths.staging.iterdir() if (head := read_head(slot))]
+    found = [((head[0].attempt, head[0].sequence), slot, head[0]) for slot in paths.staging.iterdir() if (head := read_head(slot))]
     _, slot, head = max(found, key=lambda item: item[0])
     directory = paths.checkpoints / checkpoint_name(head.step, head.attempt)
     directory.mkdir()
@@ -47,8 +47,8 @@ def commit(paths: RunPaths) -> Resume:
 
 def state_digest(paths: RunPaths) -> str:
     """Of the last snapshot's tensors, whatever its header says."""
-    found = [(head[0].step, head[0].sequence, slot, head[1]) for slot in paths.staging.iterdir() if (head := read_head(slot))]
-    _, _, slot, places = max(found, key=lambda item: item[:2])
+    found = [((head[0].attempt, head[0].sequence), slot, head[1]) for slot in paths.staging.iterdir() if (head := read_head(slot))]
+    _, slot, places = max(found, key=lambda item: item[0])
     data = slot.read_bytes()
     return hashlib.sha256(b"".join(data[p.start : p.end] for _, p in sorted(places.items()))).hexdigest()
 
