@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+
 from adam.contract.config import Trainer
 from adam.contract.model import ModelConfig, resolved
 from adam.trainer.model.lm import MambaLM
@@ -46,7 +47,9 @@ def training_step() -> Callable[[], None]:
     return step
 
 
-def plain_scan(u: torch.Tensor, dt: torch.Tensor, A: torch.Tensor, B: torch.Tensor, C: torch.Tensor, _: None) -> torch.Tensor:
+def plain_scan(
+    u: torch.Tensor, dt: torch.Tensor, A: torch.Tensor, B: torch.Tensor, C: torch.Tensor, _: None
+) -> torch.Tensor:
     """The recurrence as one would first write it: a loop over time that autograd records."""
     h = u.new_zeros(u.shape[0], u.shape[2], A.shape[1])
     out = []
@@ -71,7 +74,9 @@ def scan_round(which: Callable[..., torch.Tensor]) -> Callable[[], None]:
 
 def cpu_name() -> str:
     lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor())
+    return next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor()
+    )
 
 
 def main() -> None:
@@ -90,8 +95,12 @@ def main() -> None:
     median = {name: statistics.median(values) for name, values in times.items()}
     tokens = BATCH * LENGTH
     print(f"{cpu_name()}, {arguments.threads} threads, torch {torch.__version__}, {arguments.rounds} rounds, medians")
-    print(f"training step (hidden 256, 4 layers, batch {BATCH} x {LENGTH}, vocabulary {VOCABULARY}): {tokens / median['step']:,.0f} tokens/s")
-    print(f"scan, forward and backward: {median['scan'] * 1e3:.1f} ms; plain loop through autograd: {median['plain scan'] * 1e3:.1f} ms")
+    print(
+        f"training step (hidden 256, 4 layers, batch {BATCH} x {LENGTH}, vocabulary {VOCABULARY}): {tokens / median['step']:,.0f} tokens/s"
+    )
+    print(
+        f"scan, forward and backward: {median['scan'] * 1e3:.1f} ms; plain loop through autograd: {median['plain scan'] * 1e3:.1f} ms"
+    )
     print(f"ratio: {median['plain scan'] / median['scan']:.1f} x")
 
 

@@ -89,7 +89,10 @@ def seal(manifest: Manifest) -> bytes:
 def is_sealed(data: bytes) -> bool:
     """True where a manifest's bytes, of this schema or any other, are those that were sealed."""
     found = SEAL.search(data)
-    return found is not None and hashlib.sha256(data[: found.start(1)] + data[found.end(1) :]).hexdigest() == found[1].decode()
+    return (
+        found is not None
+        and hashlib.sha256(data[: found.start(1)] + data[found.end(1) :]).hexdigest() == found[1].decode()
+    )
 
 
 def read_manifest(directory: Path) -> Manifest:

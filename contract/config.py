@@ -6,8 +6,9 @@
 from typing import Annotated, Literal
 
 import msgspec
-from adam.contract.model import ModelConfig
 from msgspec import Meta
+
+from adam.contract.model import ModelConfig
 
 SCHEMA = 1
 

@@ -11,12 +11,12 @@ from typing import Any, Union, get_args, get_origin
 
 import msgspec
 import tomli_w
-from adam.contract.model import ModelConfig
 from msgspec import inspect
 
 from adam.contract.config import SCHEMA, Config, Section, contradictions
 from adam.contract.durable import replace_file
 from adam.contract.errors import ConfigError, SchemaError
+from adam.contract.model import ModelConfig
 
 STRUCTS = (Section, ModelConfig)
 

@@ -9,7 +9,9 @@ from msgspec import Meta
 class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The shape of a Mamba language model; the names are mamba_ssm's. A 0 is filled in by `resolved`."""
 
-    arch: Annotated[Literal["mamba1", "mamba2"], Meta(description="Mamba (arXiv 2312.00752) or Mamba-2 (arXiv 2405.21060)")] = "mamba1"
+    arch: Annotated[
+        Literal["mamba1", "mamba2"], Meta(description="Mamba (arXiv 2312.00752) or Mamba-2 (arXiv 2405.21060)")
+    ] = "mamba1"
     d_model: Annotated[int, Meta(ge=1, description="width of the residual stream")] = 256
     n_layer: Annotated[int, Meta(ge=1, description="number of blocks")] = 4
     vocab_size: Annotated[int, Meta(ge=0, description="ids the model knows; 0: the tokenizer's size, padded")] = 0
@@ -17,7 +19,9 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     d_state: Annotated[int, Meta(ge=0, description="state per channel; 0: 16 for mamba1, 128 for mamba2")] = 0
     d_conv: Annotated[int, Meta(ge=2, le=4, description="width of the causal convolution")] = 4
     expand: Annotated[int, Meta(ge=1, description="inner width is expand times d_model")] = 2
-    dt_rank: Annotated[int, Meta(ge=0, description="rank of the step size's projection; 0: d_model / 16, rounded up (mamba1)")] = 0
+    dt_rank: Annotated[
+        int, Meta(ge=0, description="rank of the step size's projection; 0: d_model / 16, rounded up (mamba1)")
+    ] = 0
     headdim: Annotated[int, Meta(ge=1, description="channels of a head (mamba2)")] = 64
     ngroups: Annotated[int, Meta(ge=1, description="groups that share B and C (mamba2)")] = 1
     chunk_size: Annotated[int, Meta(ge=1, description="tokens computed at once by the dual form (mamba2)")] = 256
@@ -81,7 +85,11 @@ def _upstream(arch: Literal["mamba1", "mamba2"], d_model: int, n_layer: int) -> 
     """A size as published: GPT-NeoX's 50,277 ids, padded to a multiple of 8 (Mamba) or 16 (Mamba-2)."""
     multiple = 8 if arch == "mamba1" else 16
     return ModelConfig(
-        arch=arch, d_model=d_model, n_layer=n_layer, vocab_size=-(-50277 // multiple) * multiple, pad_vocab_multiple=multiple
+        arch=arch,
+        d_model=d_model,
+        n_layer=n_layer,
+        vocab_size=-(-50277 // multiple) * multiple,
+        pad_vocab_multiple=multiple,
     )
 
 

@@ -38,7 +38,11 @@ def test_only_the_trainer_imports_torch(part: str) -> None:
 
 def test_every_package_is_listed_for_installation() -> None:
     listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
-    there = {"adam." + ".".join(path.parent.relative_to(ROOT).parts) for part in PARTS for path in (ROOT / part).rglob("__init__.py")}
+    there = {
+        "adam." + ".".join(path.parent.relative_to(ROOT).parts)
+        for part in PARTS
+        for path in (ROOT / part).rglob("__init__.py")
+    }
     assert listed == there
 
 

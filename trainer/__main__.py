@@ -13,7 +13,9 @@ from adam.contract.states import Exit
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="adam.trainer", description="One attempt at training. `adamctl up` starts it.")
+    parser = argparse.ArgumentParser(
+        prog="adam.trainer", description="One attempt at training. `adamctl up` starts it."
+    )
     parser.add_argument("--run", type=Path, required=True, help="the run directory")
     arguments = parser.parse_args()
     if "ADAM_TOKEN" not in os.environ:

@@ -34,7 +34,9 @@ class Windows:
                 f"the {name} split has {split.count} tokens, one sample needs {seq_len + 1}",
                 "add text, raise forge.val_fraction or lower trainer.seq_len",
             )
-        self._tokens = np.memmap(directory / split.tokens.name, dtype=np.dtype(split.dtype), mode="r", shape=(split.count,))
+        self._tokens = np.memmap(
+            directory / split.tokens.name, dtype=np.dtype(split.dtype), mode="r", shape=(split.count,)
+        )
         self._starts = np.memmap(directory / split.starts.name, dtype="<u8", mode="r", shape=(split.documents,))
 
     def batch(self, samples: list[int]) -> Batch:

@@ -19,7 +19,13 @@ class Score(NamedTuple):
 
 @torch.no_grad()
 def evaluate(
-    model: MambaLM, data: Data, *, tokens: int, micro_batch: int, forward: Callable[[Batch], torch.Tensor], beat: Callable[[int, int], None]
+    model: MambaLM,
+    data: Data,
+    *,
+    tokens: int,
+    micro_batch: int,
+    forward: Callable[[Batch], torch.Tensor],
+    beat: Callable[[int, int], None],
 ) -> Score:
     """The score over the first `tokens` validation tokens (whole windows, at least one).
 

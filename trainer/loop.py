@@ -59,7 +59,9 @@ class Saving:
         now = self._clock()
         if requested > self.answered:
             self._wanted = "request"
-        elif (self._every_steps and step % self._every_steps == 0) or (self._every_s and now - self._last >= self._every_s):
+        elif (self._every_steps and step % self._every_steps == 0) or (
+            self._every_s and now - self._last >= self._every_s
+        ):
             self._wanted = self._wanted or "interval"
         return self._wanted if now >= self._blocked_until else ""
 

@@ -47,14 +47,18 @@ def set_up(config: Trainer, plan: Plan) -> Runtime:
     """
     cuda = torch.cuda.is_available()
     if config.device == "cuda" and not cuda:
-        raise ConfigError("trainer.device = 'cuda', but torch sees no GPU", "run `adamctl doctor`, or set it to 'auto' or 'cpu'")
+        raise ConfigError(
+            "trainer.device = 'cuda', but torch sees no GPU", "run `adamctl doctor`, or set it to 'auto' or 'cpu'"
+        )
     device = "cuda" if cuda and config.device != "cpu" else "cpu"
     precision = config.precision if config.precision != "auto" else ("bf16" if device == "cuda" else "fp32")
     backend = "torch"  # the only one yet; `plan.backend` and `trainer.backend` choose among more
     threads = config.threads or len(os.sched_getaffinity(0))
     micro_batch = plan.micro_batch or config.micro_batch
     if config.batch_size % micro_batch:
-        raise ConfigError(f"the plan's micro-batch {micro_batch} does not divide trainer.batch_size = {config.batch_size}")
+        raise ConfigError(
+            f"the plan's micro-batch {micro_batch} does not divide trainer.batch_size = {config.batch_size}"
+        )
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True)
     return Runtime(device, precision, backend, threads, micro_batch)

@@ -6,7 +6,6 @@ The trainer only writes slots; the keeper makes checkpoints of them.
 from collections.abc import Iterator
 from pathlib import Path
 
-
 import msgspec
 import torch
 from safetensors import safe_open
@@ -127,9 +126,14 @@ def restore(directory: Path, model: MambaLM, optimizer: torch.optim.AdamW, expec
 
 def _check_belongs(directory: Path, head: SlotHead, expected: Identity) -> None:
     if head.config_digest != expected.config_digest:
-        raise ConfigError(f"{directory} is of another model than adam.toml describes", "use the [model] that it was trained with")
+        raise ConfigError(
+            f"{directory} is of another model than adam.toml describes", "use the [model] that it was trained with"
+        )
     if head.state.get("data_digest") != expected.data_digest:
-        raise DataError(f"{directory} was trained on other tokens than are in tokens/", "use `adamctl fork` to go on with other data")
+        raise DataError(
+            f"{directory} was trained on other tokens than are in tokens/",
+            "use `adamctl fork` to go on with other data",
+        )
 
 
 def _fill(name: str, target: torch.Tensor, value: torch.Tensor, path: Path) -> None:
@@ -143,5 +147,3 @@ def _fill(name: str, target: torch.Tensor, value: torch.Tensor, path: Path) -> N
         torch.cuda.set_rng_state(value)
     else:
         target.copy_(value)
-
-

@@ -2,6 +2,7 @@
 
 import msgspec
 import pytest
+
 from adam.contract.config import Config
 from adam.contract.config_file import commented_toml, load_config, parse_config, to_toml, write_lock
 from adam.contract.errors import ConfigError, SchemaError

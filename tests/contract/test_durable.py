@@ -4,10 +4,11 @@ import os
 from pathlib import Path
 
 import pytest
-from adam.contract import durable
-from adam.contract.errors import DiskError
 from hypothesis import given
 from hypothesis import strategies as st
+
+from adam.contract import durable
+from adam.contract.errors import DiskError
 
 
 def test_a_replacement_that_fails_leaves_the_old_file(tmp_path, monkeypatch) -> None:
@@ -89,7 +90,9 @@ def test_no_room_is_said_with_figures_before_anything_is_written(tmp_path) -> No
     assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.parametrize(("count", "text"), [(0, "0 B"), (999, "999 B"), (1500, "1.5 kB"), (33.2e9, "33.2 GB"), (4e12, "4.0 TB")])
+@pytest.mark.parametrize(
+    ("count", "text"), [(0, "0 B"), (999, "999 B"), (1500, "1.5 kB"), (33.2e9, "33.2 GB"), (4e12, "4.0 TB")]
+)
 def test_bytes_for_people(count: float, text: str) -> None:
     assert durable.human_bytes(count) == text
 

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+
 from adam.contract import process
 from adam.contract.errors import BusyError
 from adam.contract.lease import lease_is_held, read_lease, take_lease, write_lease
@@ -62,7 +63,9 @@ def test_a_process_is_known_by_pid_and_start() -> None:
 def test_processes_are_found_by_their_environment() -> None:
     mark = f"test-{os.getpid()}"
     environment = {**os.environ, "ADAM_SUPERVISED": mark}
-    with subprocess.Popen([sys.executable, "-c", "print(flush=True); input()"], stdin=-1, stdout=-1, env=environment) as child:
+    with subprocess.Popen(
+        [sys.executable, "-c", "print(flush=True); input()"], stdin=-1, stdout=-1, env=environment
+    ) as child:
         assert child.stdout is not None
         child.stdout.readline()
         assert process.processes_with("ADAM_SUPERVISED", mark) == [child.pid]

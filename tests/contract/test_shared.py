@@ -3,6 +3,7 @@
 import random
 
 import pytest
+
 from adam.contract.errors import SchemaError
 from adam.contract.shared import Control, Pulse, SharedWord, read_once
 

@@ -6,13 +6,22 @@ import random
 from pathlib import Path
 
 import pytest
+from safetensors.numpy import load_file
+
 from adam.contract import checkpoints
-from adam.contract.checkpoints import FileEntry, checkpoint_name, list_checkpoints, manifest_of, parse_name, seal, verify
+from adam.contract.checkpoints import (
+    FileEntry,
+    checkpoint_name,
+    list_checkpoints,
+    manifest_of,
+    parse_name,
+    seal,
+    verify,
+)
 from adam.contract.clock import stamp
 from adam.contract.durable import sha256_file
 from adam.contract.errors import CheckpointError, DiskError
 from adam.contract.slots import SlotHead, SlotWriter, TensorEntry, check_sums, read_head
-from safetensors.numpy import load_file
 
 ENTRIES = [TensorEntry("a", "F32", (3, 4)), TensorEntry("b", "U8", (5,)), TensorEntry("empty", "F32", (0,))]
 
@@ -103,9 +112,7 @@ def checkpoint(tmp_path) -> Path:
     directory.mkdir()
     write_slot(directory / "rank-00000.safetensors")
     (directory / "state.json").write_bytes(b'{"step": 12}\n')
-    files = tuple(
-        FileEntry(path.name, path.stat().st_size, sha256_file(path)) for path in sorted(directory.iterdir())
-    )
+    files = tuple(FileEntry(path.name, path.stat().st_size, sha256_file(path)) for path in sorted(directory.iterdir()))
     (directory / checkpoints.MANIFEST).write_bytes(seal(manifest_of(head(), files, stamp())))
     return directory
 
@@ -148,6 +155,10 @@ def test_names_sort_by_step_then_attempt(tmp_path) -> None:
     for name in ("step-00000100-a02", "step-00000020-a10", "step-00000100-a10", ".tmp-step-00000300-a01", "step-9-a1"):
         (tmp_path / name).mkdir()
         (tmp_path / name / checkpoints.MANIFEST).touch()
-    assert [path.name for path in list_checkpoints(tmp_path)] == ["step-00000020-a10", "step-00000100-a02", "step-00000100-a10"]
+    assert [path.name for path in list_checkpoints(tmp_path)] == [
+        "step-00000020-a10",
+        "step-00000100-a02",
+        "step-00000100-a10",
+    ]
     assert parse_name(checkpoint_name(123456789, 100)) == (123456789, 100)
     assert parse_name("latest") is None

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from adam.contract import schema
 from adam.contract.clock import Stamp, iso, stamp
 from adam.contract.errors import AdamError, ConfigError, DataError, SchemaError, UsageError, run_main
@@ -39,16 +40,32 @@ def test_floats_of_a_step_read_back_exactly(tmp_path) -> None:
 
 
 def test_a_row_of_metrics_has_every_column_and_exact_floats() -> None:
-    cells = dict(zip(header().decode().split(","), row(STEP, 128, {"gpu_temp_c": "40"}).decode().split(","), strict=True))
+    cells = dict(
+        zip(header().decode().split(","), row(STEP, 128, {"gpu_temp_c": "40"}).decode().split(","), strict=True)
+    )
     assert tuple(cells) == COLUMNS
     assert float(cells["loss"]) == 0.1 + 0.2
-    assert (cells["grad_norm"], cells["val_loss"], cells["tokens_per_sec"], cells["gpu_temp_c"]) == ("nan", "", "256.0", "40")
+    assert (cells["grad_norm"], cells["val_loss"], cells["tokens_per_sec"], cells["gpu_temp_c"]) == (
+        "nan",
+        "",
+        "256.0",
+        "40",
+    )
 
 
 def test_the_cells_of_several_gpus_are_the_hottest_and_the_sums() -> None:
-    gpus = (Gpu(0, temperature_c=40, margin_c=50, power_w=100.0), Gpu(1, temperature_c=60, margin_c=20, power_w=200.5), Gpu(2))
+    gpus = (
+        Gpu(0, temperature_c=40, margin_c=50, power_w=100.0),
+        Gpu(1, temperature_c=60, margin_c=20, power_w=200.5),
+        Gpu(2),
+    )
     cells = gpu_cells(gpus)
-    assert (cells["gpu_temp_c"], cells["gpu_margin_c"], cells["gpu_power_w"], cells["vram_gb"]) == ("60", "20", "300.5", "")
+    assert (cells["gpu_temp_c"], cells["gpu_margin_c"], cells["gpu_power_w"], cells["vram_gb"]) == (
+        "60",
+        "20",
+        "300.5",
+        "",
+    )
     assert gpu_cells(()) == {}
 
 

@@ -5,8 +5,9 @@ import random
 import signal
 
 import pytest
-from adam.contract.process import state_letter
 from real_run import RealRun, wait_for
+
+from adam.contract.process import state_letter
 
 STEPS = 200
 
@@ -60,11 +61,17 @@ def test_five_kills_of_the_trainer_and_one_of_the_watchdog_change_no_bit(new_run
     killed: set[int] = set()
     for number in range(5):
         target = 10 + number * 35 + moments.randrange(30)
-        pid = wait_for(f"step {target}", lambda t=target: run.step() >= t and (run.trainer_pid() not in killed) and run.trainer_pid())
+        pid = wait_for(
+            f"step {target}",
+            lambda t=target: run.step() >= t and (run.trainer_pid() not in killed) and run.trainer_pid(),
+        )
         kill(run, pid)
         killed.add(pid)
         if number == 2:
-            trainer = wait_for("the next trainer", lambda: (p := run.trainer_pid()) not in killed and run.pid_of("adam.trainer") == p and p)
+            trainer = wait_for(
+                "the next trainer",
+                lambda: (p := run.trainer_pid()) not in killed and run.pid_of("adam.trainer") == p and p,
+            )
             watchdog = run.pid_of("adam.watchdog")
             kill(run, watchdog)
             wait_for("another watchdog", lambda w=watchdog: run.pid_of("adam.watchdog") not in (0, w))

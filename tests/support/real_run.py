@@ -73,12 +73,18 @@ class RealRun:
         text = Path(sysconfig.get_paths()["stdlib"]) / "email"
         self.paths.config.write_text(config.format(text=text, steps=steps))
 
-    def adamctl(self, *arguments: str, timeout: float = 120, expect: int | None = 0) -> subprocess.CompletedProcess[str]:
+    def adamctl(
+        self, *arguments: str, timeout: float = 120, expect: int | None = 0
+    ) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-P", "-m", "adam.daemon", *arguments]
         environment = {**os.environ, "ADAM_RUN": str(self.paths.root), "PYTHONSAFEPATH": "1"}
-        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=environment, cwd="/", check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=timeout, env=environment, cwd="/", check=False
+        )
         if expect is not None and done.returncode != expect:
-            raise AssertionError(f"adamctl {arguments}: exit {done.returncode}\n{done.stdout}\n{done.stderr}\n{self.logs()}")
+            raise AssertionError(
+                f"adamctl {arguments}: exit {done.returncode}\n{done.stdout}\n{done.stderr}\n{self.logs()}"
+            )
         return done
 
     def status(self) -> dict[str, Any]:
@@ -142,7 +148,10 @@ class RealRun:
 
     def logs(self) -> str:
         """The ends of all logs, for a test that failed."""
-        ends = [f"--- {path.name}\n{path.read_text(errors='replace')[-3000:]}" for path in sorted(self.paths.logs.glob("*.log"))]
+        ends = [
+            f"--- {path.name}\n{path.read_text(errors='replace')[-3000:]}"
+            for path in sorted(self.paths.logs.glob("*.log"))
+        ]
         if self.paths.events.exists():
             ends.append("--- events\n" + self.paths.events.read_text()[-4000:])
         return "\n".join(ends)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+
 from adam.contract import schema
 from adam.contract.clock import stamp
 from adam.contract.config import Checkpoint, Config, Trainer

@@ -8,6 +8,8 @@ from pathlib import Path
 import msgspec
 import pytest
 import torch
+from small_run import make_run, small_config, write_plan
+
 from adam.contract.checkpoints import MANIFEST, STATE, FileEntry, checkpoint_name, manifest_of, rank_file, seal
 from adam.contract.clock import stamp
 from adam.contract.config_file import write_lock
@@ -21,7 +23,6 @@ from adam.contract.slots import read_head
 from adam.contract.states import Phase
 from adam.trainer.attempt import run_attempt
 from adam.trainer.model.lm import MambaLM
-from small_run import make_run, small_config, write_plan
 
 
 def rows(paths: RunPaths) -> list[StepRow]:
@@ -34,7 +35,11 @@ def never() -> bool:
 
 def commit(paths: RunPaths) -> Resume:
     """What the keeper does with the newest slot, in short."""
-    found = [((head[0].attempt, head[0].sequence), slot, head[0]) for slot in paths.staging.iterdir() if (head := read_head(slot))]
+    found = [
+        ((head[0].attempt, head[0].sequence), slot, head[0])
+        for slot in paths.staging.iterdir()
+        if (head := read_head(slot))
+    ]
     _, slot, head = max(found, key=lambda item: item[0])
     directory = paths.checkpoints / checkpoint_name(head.step, head.attempt)
     directory.mkdir()
@@ -47,7 +52,11 @@ def commit(paths: RunPaths) -> Resume:
 
 def state_digest(paths: RunPaths) -> str:
     """Of the last snapshot's tensors, whatever its header says."""
-    found = [((head[0].attempt, head[0].sequence), slot, head[1]) for slot in paths.staging.iterdir() if (head := read_head(slot))]
+    found = [
+        ((head[0].attempt, head[0].sequence), slot, head[1])
+        for slot in paths.staging.iterdir()
+        if (head := read_head(slot))
+    ]
     _, slot, places = max(found, key=lambda item: item[0])
     data = slot.read_bytes()
     return hashlib.sha256(b"".join(data[p.start : p.end] for _, p in sorted(places.items()))).hexdigest()
@@ -76,7 +85,9 @@ def test_a_run_trains_to_its_last_step_and_logs_each(tmp_path) -> None:
 
 @pytest.mark.parametrize("arch", ["mamba1", "mamba2"])
 def test_stopped_anywhere_and_resumed_gives_the_same_bits(tmp_path, arch: str) -> None:
-    config = msgspec.structs.replace(small_config(), model=ModelConfig(arch=arch, d_model=16, n_layer=2, d_state=4, headdim=8))
+    config = msgspec.structs.replace(
+        small_config(), model=ModelConfig(arch=arch, d_model=16, n_layer=2, d_state=4, headdim=8)
+    )
     whole = make_run(tmp_path / "whole", config)
     write_plan(whole)
     run_attempt(whole.root, 1, never)
@@ -115,7 +126,9 @@ def test_a_plan_can_skip_data_and_lower_the_rate_and_cut_the_micro_batch(tmp_pat
 
 
 def test_a_request_to_save_is_answered_once(tmp_path) -> None:
-    config = msgspec.structs.replace(small_config(), checkpoint=msgspec.structs.replace(small_config().checkpoint, every_steps=100))
+    config = msgspec.structs.replace(
+        small_config(), checkpoint=msgspec.structs.replace(small_config().checkpoint, every_steps=100)
+    )
     paths = make_run(tmp_path / "run", config)
     write_plan(paths)
     control: SharedWord[Control] = SharedWord(paths.control, Control, write=True)
@@ -232,5 +245,3 @@ def test_stacks_are_written_on_request_while_training(tmp_path) -> None:
 
     run_attempt(paths.root, 1, ask)
     assert "run_attempt" in Path(paths.log("stacks")).read_text()
-
-

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from small_run import END_OF_TEXT, make_run
+
 from adam.contract.errors import DataError
 from adam.trainer.data import open_data
-
-from small_run import END_OF_TEXT, make_run
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+
 from adam.contract.model import PRESETS, ModelConfig, parameter_count, resolved
 from adam.trainer.model.lm import MambaLM
 from adam.trainer.ops.reference import ReferenceOps
@@ -19,7 +20,12 @@ MIXER = {
 
 
 def small(arch: str, **changes) -> ModelConfig:
-    return resolved(ModelConfig(**{"arch": arch, "d_model": 32, "n_layer": 2, "d_state": 8, "headdim": 16, "chunk_size": 8, **changes}), 50)
+    return resolved(
+        ModelConfig(
+            **{"arch": arch, "d_model": 32, "n_layer": 2, "d_state": 8, "headdim": 16, "chunk_size": 8, **changes}
+        ),
+        50,
+    )
 
 
 def build(config: ModelConfig, seed: int = 0) -> MambaLM:
@@ -32,7 +38,9 @@ def test_names_are_those_of_mamba_ssm(arch: str) -> None:
     model = build(small(arch))
     wanted = {"backbone.embedding.weight", "backbone.norm_f.weight", "lm_head.weight"}
     for layer in range(2):
-        wanted |= {f"backbone.layers.{layer}.norm.weight"} | {f"backbone.layers.{layer}.mixer.{name}" for name in MIXER[arch]}
+        wanted |= {f"backbone.layers.{layer}.norm.weight"} | {
+            f"backbone.layers.{layer}.mixer.{name}" for name in MIXER[arch]
+        }
     assert set(model.state_dict()) == wanted
     assert model.lm_head.weight is model.backbone.embedding.weight
 
@@ -95,13 +103,13 @@ def test_first_weights_are_mamba_ssms(arch: str) -> None:
     mixer = model.backbone.layers[0].mixer
     bias = mixer.dt_proj.bias if arch == "mamba1" else mixer.dt_bias
     steps = torch.nn.functional.softplus(bias.detach())
-    assert 1e-4 <= steps.min() and steps.max() <= 0.1 + 1e-6
+    assert steps.min() >= 1e-4 and steps.max() <= 0.1 + 1e-6
     assert float(model.backbone.embedding.weight.detach().std()) == pytest.approx(0.02, rel=0.1)
     assert mixer.out_proj.weight.abs().max() <= 1 / math.sqrt(128) / math.sqrt(4) + 1e-6
     if arch == "mamba1":
         torch.testing.assert_close(mixer.A_log[3].exp(), torch.arange(1.0, 9.0))
     else:
-        assert 1 <= mixer.A_log.exp().min() and mixer.A_log.exp().max() <= 16
+        assert mixer.A_log.exp().min() >= 1 and mixer.A_log.exp().max() <= 16
     twin = build(small(arch, d_model=64, n_layer=4)).state_dict()
     assert all(torch.equal(value, twin[name]) for name, value in model.state_dict().items())
 
@@ -124,7 +132,11 @@ def test_it_starts_at_ln_of_the_vocabulary_and_learns(arch: str) -> None:
 
 
 def test_shapes_that_can_not_be_are_named() -> None:
-    assert ModelConfig(arch="mamba2", d_model=100, headdim=64).problems() == ["headdim = 64: must divide expand * d_model = 200"]
-    assert ModelConfig(arch="mamba2", d_model=64, headdim=64, ngroups=3).problems() == ["ngroups = 3: must divide the 2 heads"]
+    assert ModelConfig(arch="mamba2", d_model=100, headdim=64).problems() == [
+        "headdim = 64: must divide expand * d_model = 200"
+    ]
+    assert ModelConfig(arch="mamba2", d_model=64, headdim=64, ngroups=3).problems() == [
+        "ngroups = 3: must divide the 2 heads"
+    ]
     with pytest.raises(ValueError, match=r"vocab_size = 100: the tokenizer has 257"):
         resolved(ModelConfig(vocab_size=100), 257)

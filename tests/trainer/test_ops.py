@@ -3,6 +3,7 @@
 import pytest
 import references
 import torch
+
 from adam.trainer.ops import scan as scan_module
 from adam.trainer.ops.reference import ReferenceOps
 
@@ -48,14 +49,18 @@ RESETS = [None, some_resets(), torch.ones(2, 13, dtype=torch.bool), torch.zeros(
 def test_the_scan_equals_the_recurrence(resets, chunk_bytes, monkeypatch) -> None:
     monkeypatch.setattr(scan_module, "CHUNK_BYTES", chunk_bytes)
     inputs = scan_inputs()
-    torch.testing.assert_close(OPS.selective_scan(**inputs, resets=resets), references.selective_scan(**inputs, resets=resets))
+    torch.testing.assert_close(
+        OPS.selective_scan(**inputs, resets=resets), references.selective_scan(**inputs, resets=resets)
+    )
 
 
 @pytest.mark.parametrize("resets", RESETS)
 @pytest.mark.parametrize("chunk_size", [1, 4, 5, 64])
 def test_ssd_equals_the_recurrence(resets, chunk_size) -> None:
     inputs = ssd_inputs()
-    torch.testing.assert_close(OPS.ssd(**inputs, resets=resets, chunk_size=chunk_size), references.ssd(**inputs, resets=resets))
+    torch.testing.assert_close(
+        OPS.ssd(**inputs, resets=resets, chunk_size=chunk_size), references.ssd(**inputs, resets=resets)
+    )
 
 
 @pytest.mark.parametrize("resets", RESETS)
@@ -63,8 +68,12 @@ def test_ssd_equals_the_recurrence(resets, chunk_size) -> None:
 def test_the_convolution_equals_its_definition(resets, taps) -> None:
     g = torch.Generator().manual_seed(0)
     x, weight, bias = (torch.randn(*s, generator=g, dtype=torch.float64) for s in ((2, 13, 5), (5, taps), (5,)))
-    torch.testing.assert_close(OPS.causal_conv1d(x, weight, bias, resets), references.causal_conv1d(x, weight, bias, resets))
-    torch.testing.assert_close(OPS.causal_conv1d(x[:, :1], weight, bias, None), references.causal_conv1d(x[:, :1], weight, bias, None))
+    torch.testing.assert_close(
+        OPS.causal_conv1d(x, weight, bias, resets), references.causal_conv1d(x, weight, bias, resets)
+    )
+    torch.testing.assert_close(
+        OPS.causal_conv1d(x[:, :1], weight, bias, None), references.causal_conv1d(x[:, :1], weight, bias, None)
+    )
 
 
 @pytest.mark.parametrize("resets", [None, some_resets(2, 6, seed=3)])
@@ -77,7 +86,10 @@ def test_gradients_of_the_scan(resets, chunk_bytes, monkeypatch) -> None:
 
 @pytest.mark.parametrize("resets", [None, some_resets(2, 6, seed=3)])
 def test_gradients_of_ssd(resets) -> None:
-    inputs = {name: value.requires_grad_() for name, value in ssd_inputs(length=6, heads=2, width=2, groups=1, states=2).items()}
+    inputs = {
+        name: value.requires_grad_()
+        for name, value in ssd_inputs(length=6, heads=2, width=2, groups=1, states=2).items()
+    }
     assert torch.autograd.gradcheck(lambda *values: OPS.ssd(*values, resets, 4), tuple(inputs.values()))
 
 
@@ -88,7 +100,9 @@ def test_gradients_in_single_precision_equal_those_of_autograd_in_double() -> No
     references.selective_scan(**exact, resets=resets).square().sum().backward()
     OPS.selective_scan(**single, resets=resets).square().sum().backward()
     for name in exact:
-        torch.testing.assert_close(single[name].grad.double(), exact[name].grad, rtol=1e-3, atol=1e-4 * float(exact[name].grad.abs().max()))
+        torch.testing.assert_close(
+            single[name].grad.double(), exact[name].grad, rtol=1e-3, atol=1e-4 * float(exact[name].grad.abs().max())
+        )
 
 
 def test_mamba_1_and_mamba_2_agree_where_they_overlap() -> None:

@@ -3,6 +3,7 @@
 import msgspec
 import pytest
 import torch
+
 from adam.contract.config import Trainer
 from adam.contract.model import ModelConfig, resolved
 from adam.trainer.model.lm import MambaLM

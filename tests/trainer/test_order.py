@@ -3,9 +3,10 @@
 import collections
 
 import pytest
-from adam.trainer.order import DataOrder, Permutation, take
 from hypothesis import given
 from hypothesis import strategies as st
+
+from adam.trainer.order import DataOrder, Permutation, take
 
 
 @given(size=st.integers(1, 3000), seed=st.integers(0, 2**64 - 1))
@@ -24,7 +25,11 @@ GOLDEN = [467, 103, 168, 228, 71, 101, 219, 966]
 
 
 def test_seeds_and_epochs_give_other_orders() -> None:
-    orders = {tuple(DataOrder(50, seed).sample_at(epoch * 50 + i) for i in range(50)) for seed in range(5) for epoch in range(4)}
+    orders = {
+        tuple(DataOrder(50, seed).sample_at(epoch * 50 + i) for i in range(50))
+        for seed in range(5)
+        for epoch in range(4)
+    }
     assert len(orders) == 20
 
 
@@ -57,7 +62,9 @@ ranges = st.lists(st.tuples(st.integers(0, 60), st.integers(0, 20)).map(lambda r
 
 
 @given(start=st.integers(0, 50), count=st.integers(0, 40), skip=ranges)
-def test_skipped_positions_are_never_taken_and_all_others_once(start: int, count: int, skip: list[tuple[int, int]]) -> None:
+def test_skipped_positions_are_never_taken_and_all_others_once(
+    start: int, count: int, skip: list[tuple[int, int]]
+) -> None:
     forbidden = {position for begin, end in skip for position in range(begin, end)}
     taken, behind = take(start, count, skip)
     wanted = [position for position in range(start, start + count + 200) if position not in forbidden]

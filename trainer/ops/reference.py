@@ -73,7 +73,9 @@ class ReferenceOps:
 
     def cross_entropy(self, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
         logits = F.linear(hidden, weight)
-        return F.cross_entropy(logits.to(_wide(logits)).flatten(0, 1), targets.flatten(), reduction="none").view_as(targets)
+        return F.cross_entropy(logits.to(_wide(logits)).flatten(0, 1), targets.flatten(), reduction="none").view_as(
+            targets
+        )
 
 
 def _wide(tensor: Tensor) -> torch.dtype:

@@ -1,0 +1,40 @@
+"""Where a forge stands, on disk: so that a killed one goes on, and ends with the very bytes of one that was not."""
+
+import msgspec
+
+from adam.contract.schema import Record
+from adam.contract.shards import DataFile, SourceFile
+
+
+class Counts(msgspec.Struct):
+    """What came of a source so far."""
+
+    files: int = 0
+    documents_read: int = 0
+    documents_written: int = 0
+    characters_written: int = 0
+    dropped: dict[str, int] = {}
+    files_skipped: dict[str, int] = {}
+
+
+class OpenShard(msgspec.Struct):
+    """A shard that is being written: its number, bytes and documents."""
+
+    number: int = 0
+    size: int = 0
+    documents: int = 0
+
+
+class Journal(Record, frozen=True, kw_only=True):
+    """`shards/.work/journal.json`: everything up to `source`, `file` is on disk, whole files only."""
+
+    config_digest: str
+    listing_digest: str
+    source: int = 0
+    file: int = 0
+    bytes_read: int = 0
+    listed: int = 0  # bytes of sources.jsonl
+    shards: dict[str, OpenShard] = {}
+    closed: tuple[DataFile, ...] = ()
+    counts: tuple[Counts, ...] = ()
+    skipped: tuple[SourceFile, ...] = ()

@@ -1,0 +1,91 @@
+"""Sources: generators of documents, in an order that is the same each time."""
+
+import ast
+import hashlib
+import os
+import sys
+import sysconfig
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from adam.contract.config import Source
+from adam.contract.errors import DataError
+from adam.forge.readers import READERS, SkippedError, read_text
+
+LARGEST_FILE = 512 * 1024 * 1024  # read whole; JSON lines are streamed and may be of any size
+LEFT_OUT = frozenset({"__pycache__", "node_modules", "site-packages", "dist-packages"})
+
+
+class Document(NamedTuple):
+    """A text and where it is from. `text` None: a record that could not be used, for the reason in `dropped`."""
+
+    text: str | None
+    dropped: str = ""
+
+
+class Origin(NamedTuple):
+    """A configured source with its files, in the order in which they are read."""
+
+    name: str
+    kind: str
+    path: str
+    licence: str
+    files: list[Path]
+
+
+def open_source(source: Source, run: Path) -> Origin:
+    """List the files of a source. Raises DataError where it is not there or has no file that could be read."""
+    if source.kind == "stdlib":
+        root = Path(sysconfig.get_paths()["stdlib"])
+        version = "{}.{}.{}".format(*sys.version_info)
+        return Origin(
+            source.name or "stdlib",
+            "stdlib",
+            f"python-{version}",
+            source.licence or "PSF-2.0",
+            list(_walk(root, {".py"})),
+        )
+    path = Path(os.path.normpath(run / Path(source.path).expanduser()))
+    if not path.exists():
+        raise DataError(f"no such source: {path}", "correct forge.sources in adam.toml")
+    files = [path] if path.is_file() else list(_walk(path, set(READERS)))
+    if not files:
+        raise DataError(f"the source {path} has no text files", f"known endings are {' '.join(sorted(READERS))}")
+    return Origin(source.name or path.stem or str(path), "files", str(path), source.licence, files)
+
+
+def _walk(root: Path, endings: set[str]) -> Iterator[Path]:
+    """Files below `root` with a known ending, sorted by path; hidden ones and links to folders are left out."""
+    for directory, folders, names in os.walk(root):
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in LEFT_OUT)
+        for name in sorted(names):
+            if not name.startswith(".") and Path(name).suffix.lower() in endings:
+                yield Path(directory, name)
+
+
+def documents(path: Path, kind: str) -> Iterable[Document]:
+    """The documents of a file. Raises SkippedError with the reason where the whole file can't be used."""
+    if kind == "stdlib" and path.name == "topics.py" and path.parent.name == "pydoc_data":
+        return _topics(path)
+    reader = READERS.get(path.suffix.lower(), read_text)
+    if path.suffix.lower() != ".jsonl" and path.stat().st_size > LARGEST_FILE:
+        raise SkippedError("too_large")
+    return (Document(text, reason) for text, reason in reader(path))
+
+
+def _topics(path: Path) -> Iterator[Document]:
+    """The language reference, one document a topic: `topics = {name: prose}` in a module that is read, not run."""
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict):
+            yield from (Document(text) for text in ast.literal_eval(node.value).values())
+
+
+def listing_digest(origins: list[Origin]) -> str:
+    """Of all names, sizes and times of change: what a journal of a killed run must agree with."""
+    digest = hashlib.sha256()
+    for origin in origins:
+        for path in origin.files:
+            status = path.stat()
+            digest.update(os.fsencode(f"{origin.name}\0{path}\0{status.st_size}\0{status.st_mtime_ns}\n"))
+    return digest.hexdigest()

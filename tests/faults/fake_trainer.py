@@ -1,0 +1,206 @@
+"""A trainer without torch, a few milliseconds a step: pulse, control word, slots, steps.jsonl and exit codes as the protocol says.
+
+    python fake_trainer.py [--step-ms N] [--do STEP:ACTION[@ATTEMPT]]… --run DIR
+
+Its weights are a chain of hashes, so each loss depends on every step before it: a wrong resume shows at once. ACTION is
+`exit=N`, `signal=N`, `stop` (SIGSTOP itself), `hang` (alive, no progress), `raise`; without @ATTEMPT it is done by every attempt.
+"""
+
+import argparse
+import faulthandler
+import hashlib
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from adam.contract import schema
+from adam.contract.checkpoints import rank_file
+from adam.contract.clock import boottime_ns
+from adam.contract.config_file import load_config
+from adam.contract.durable import LineAppender
+from adam.contract.paths import RunPaths
+from adam.contract.records import Plan, StepRow, encode_line
+from adam.contract.shared import Control, Pulse, SharedWord
+from adam.contract.slots import SlotHead, SlotWriter, TensorEntry, read_head
+from adam.contract.states import Exit, Phase
+
+REPEAT = 2048  # weights: one hash, many times over
+ENTRY = TensorEntry("weights", "U8", (32 * REPEAT,))
+
+
+class FakeTrainer:
+    def __init__(self, paths: RunPaths, step_s: float, mischief: list[str]) -> None:
+        self.paths, self.step_s, self.mischief = paths, step_s, mischief
+        plan = schema.load(paths.plan, Plan)
+        assert plan is not None and plan.program == "trainer"
+        assert plan.token == int(os.environ["ADAM_TOKEN"]) and plan.attempt == int(os.environ["ADAM_ATTEMPT"])
+        self.plan, self.config = plan, load_config(paths.lock)
+        self.stopping = False
+        signal.signal(signal.SIGTERM, self.on_term)
+        faulthandler.register(signal.SIGUSR1, paths.log("stacks").open("a"), all_threads=True)
+        self.pulse = SharedWord(paths.pulse("0"), Pulse, write=True)
+        self.fields: dict[str, int] = {"pid": os.getpid(), "attempt": plan.attempt, "token": plan.token}
+        self.count = 0
+        self.beat(Phase.LOADING)
+        self.steps_log = LineAppender(paths.steps)
+        paths.staging.mkdir(parents=True, exist_ok=True)
+        self.slots = [SlotWriter(paths.staging / f"slot-{number}.safetensors", [ENTRY]) for number in range(2)]
+        self.sequence = self.saves = 0
+        self.control_word: SharedWord[Control] | None = None
+        self.step, self.weights = self.load()
+
+    def on_term(self, number: int, frame: object) -> None:
+        self.stopping = True
+
+    def load(self) -> tuple[int, bytes]:
+        resume = self.plan.resume
+        if resume is None:
+            return 0, hashlib.sha256(b"start").digest()
+        path = self.paths.checkpoints / resume.checkpoint / rank_file(0)
+        found = read_head(path)
+        assert found is not None and found[0].step == resume.step
+        data = path.read_bytes()[found[1]["weights"].start :]
+        return resume.step, data[:32]
+
+    def beat(self, phase: Phase, **fields: int) -> None:
+        if self.fields.get("phase") != phase:
+            self.fields |= {"phase": phase, "phase_entered_ns": boottime_ns()}
+        self.count += 1
+        self.fields |= fields
+        self.pulse.write(Pulse(progress_ns=boottime_ns(), progress=self.count, **self.fields))
+
+    def control(self) -> Control:
+        if self.control_word is None:
+            if not self.paths.control.exists():
+                return Control()
+            self.control_word = SharedWord(self.paths.control, Control, write=False)
+        word = self.control_word.read()
+        return word if word is not None and word.token == self.plan.token else Control()
+
+    def misbehave(self) -> None:
+        for item in self.mischief:
+            place, _, attempt = item.partition("@")
+            step, _, action = place.partition(":")
+            if int(step) != self.step or (attempt and int(attempt) != self.plan.attempt):
+                continue
+            kind, _, value = action.partition("=")
+            if kind == "exit":
+                print(f"fake trainer: ends with {value} at step {step}", file=sys.stderr, flush=True)
+                os._exit(int(value))
+            elif kind == "signal":
+                os.kill(os.getpid(), int(value))
+            elif kind == "stop":
+                os.kill(os.getpid(), signal.SIGSTOP)
+            elif kind == "hang":
+                while True:
+                    time.sleep(1)
+            elif kind == "raise":
+                raise RuntimeError(f"a fault at step {step}")
+
+    def save(self, why: str) -> None:
+        self.beat(Phase.SAVING)
+        slot = next((slot for slot in self.slots if slot.begin()), None)
+        if slot is None:
+            return
+        slot.buffer("weights")[:] = self.weights * REPEAT
+        self.sequence += 1
+        self.slots.reverse()
+        wanted = self.control().saves
+        slot.complete(
+            SlotHead(
+                run=self.paths.identity,
+                attempt=self.plan.attempt,
+                token=self.plan.token,
+                sequence=self.sequence,
+                step=self.step,
+                tokens=self.step * 16,
+                samples=self.step,
+                saves=wanted,
+                why=why,
+                parent=self.plan.resume.checkpoint if self.plan.resume else "",
+                fingerprint="fake",
+                config_digest="fake",
+                state={"step": self.step},
+            )
+        )
+        self.saves = wanted
+        self.beat(Phase.SAVING, snapshots=self.sequence, saves=wanted)
+
+    def train(self) -> int:
+        saved = self.step
+        self.beat(Phase.TRAINING, step=self.step)
+        self.beat(Phase.TRAINING)
+        while self.step < self.config.trainer.steps:
+            self.misbehave()
+            control = self.control()
+            if self.stopping or control.stop:
+                if saved != self.step:
+                    self.save("stop")
+                self.beat(Phase.ENDING)
+                return Exit.STOPPED
+            if control.pause:
+                self.beat(Phase.PAUSED)
+                time.sleep(0.05)
+                continue
+            began = time.monotonic()
+            time.sleep(self.step_s)
+            self.update(began)
+            if control.saves > self.saves or self.step % (self.config.checkpoint.every_steps or 10**9) == 0:
+                self.save("request" if control.saves > self.saves else "interval")
+                saved = self.step
+                self.beat(Phase.TRAINING)
+        if saved != self.step:
+            self.save("final")
+        self.beat(Phase.ENDING)
+        return Exit.OK
+
+    def update(self, began: float) -> None:
+        self.step += 1
+        self.weights = hashlib.sha256(self.weights + str(self.step).encode()).digest()
+        self.steps_log.append(
+            encode_line(
+                StepRow(
+                    attempt=self.plan.attempt,
+                    step=self.step,
+                    tokens=self.step * 16,
+                    first_sample=self.step - 1,
+                    end_sample=self.step,
+                    loss=loss_of(self.weights),
+                    grad_norm=1.0,
+                    lr=1e-3,
+                    step_s=time.monotonic() - began,
+                    data_wait_s=0.0,
+                    wall=time.time(),
+                    boottime=boottime_ns() / 1e9,
+                )
+            )
+        )
+        self.beat(Phase.TRAINING, step=self.step, micro_step=self.step)
+
+
+def loss_of(weights: bytes) -> float:
+    return int.from_bytes(weights[:6], "little") / 2**48
+
+
+def losses(steps: int) -> list[float]:
+    """The losses of an undisturbed run, by step from 1."""
+    weights, found = hashlib.sha256(b"start").digest(), []
+    for step in range(1, steps + 1):
+        weights = hashlib.sha256(weights + str(step).encode()).digest()
+        found.append(loss_of(weights))
+    return found
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--run", type=Path, required=True)
+    parser.add_argument("--step-ms", type=float, default=5.0)
+    parser.add_argument("--do", action="append", default=[])
+    arguments = parser.parse_args()
+    return FakeTrainer(RunPaths(arguments.run), arguments.step_ms / 1000, arguments.do).train()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,108 @@
+"""The keeper as the watchdog sees it: one request at a time, answers when they come, a new keeper when one dies."""
+
+import selectors
+
+import msgspec
+
+from adam.contract.paths import RunPaths
+from adam.contract.records import CheckpointSeen
+from adam.watchdog.child import LineChild
+from adam.watchdog.journal import Journal
+from adam.watchdog.keeper_words import Answer, Commit, Request, Settle
+from adam.watchdog.policy_words import AskSettle, Settled
+from adam.watchdog.retention import Kept
+
+
+def pause_s(deaths: int) -> float:
+    return float(min(30.0, 0.25 * 2 ** (deaths - 1)))
+
+
+class KeeperClient:
+    """Asks, and keeps what the last answers said."""
+
+    def __init__(
+        self, paths: RunPaths, keep: tuple[int, int], selector: selectors.BaseSelector, journal: Journal, stderr: int
+    ) -> None:
+        keep_last, milestone_every = keep
+        arguments = ["adam.watchdog.keeper", "--run", str(paths.root)]
+        arguments += ["--keep-last", str(keep_last), "--milestone-every", str(milestone_every)]
+        self._child = LineChild(arguments, selector, pause_s, stderr)
+        self._journal = journal
+        self._decoder = msgspec.json.Decoder(Answer)
+        self._asked: Request | None = None
+        self._asked_at = 0.0
+        self.settled: Settled | None = None
+        self.commit_trouble = ""
+        self.checkpoints: tuple[Kept, ...] = ()
+        self.newest: CheckpointSeen | None = None
+        self.saves = 0
+
+    @property
+    def pid(self) -> int:
+        return self._child.pid
+
+    @property
+    def idle(self) -> bool:
+        return self._asked is None and self._child.pid > 0
+
+    def busy_s(self, now: float) -> float:
+        """Seconds since the request that it is busy with; 0.0 where it is idle."""
+        return now - self._asked_at if self._asked is not None else 0.0
+
+    def commit(self, now: float) -> None:
+        self._ask(Commit(), now)
+
+    def settle(self, ask: AskSettle, now: float) -> None:
+        self._ask(Settle(ask.id, ask.token, ask.verify, ask.quarantine, ask.reason), now)
+
+    def _ask(self, request: Request, now: float) -> None:
+        self._asked, self._asked_at = request, now
+        self._child.send(msgspec.json.encode(request))
+
+    def attend(self, now: float) -> None:
+        """Hear what it says, and start another one where it has died."""
+        pid = self._child.pid
+        for line in self._child.lines(now):
+            self._hear(self._decoder.decode(line))
+        if pid and not self._child.pid:
+            self._journal.tell("keeper_restarted", f"the keeper (process {pid}) died; another one is started")
+            if isinstance(self._asked, Commit):
+                self.commit_trouble = "the keeper died while it committed a checkpoint"
+            self._asked = None
+        self._child.start_if_due(now)
+
+    def _hear(self, answer: Answer) -> None:
+        self._asked = None
+        self.checkpoints, self.newest = answer.checkpoints, answer.newest
+        self.saves = max(self.saves, answer.saves)
+        self._tell(answer)
+        if answer.request == "settle":
+            self.commit_trouble = ""
+            self.settled = Settled(
+                id=answer.id,
+                checkpoints=answer.checkpoints,
+                in_quarantine=answer.in_quarantine,
+                trouble=answer.trouble,
+                refused=answer.refused,
+            )
+        else:
+            self._note_trouble(answer.trouble)
+
+    def _note_trouble(self, trouble: str) -> None:
+        if trouble and not self.commit_trouble:
+            self._journal.tell("disk_full", trouble)
+        elif self.commit_trouble and not trouble:
+            self._journal.tell("disk_freed", "checkpoints are written again")
+        self.commit_trouble = trouble
+
+    def _tell(self, answer: Answer) -> None:
+        if made := answer.committed:
+            text = f"checkpoint {made.name} is verified on disk"
+            facts = {"step": made.step, "why": made.why, "bytes": made.size, "seconds": round(made.seconds, 3)}
+            self._journal.tell("checkpoint", text, **facts)
+        for item in answer.dropped:
+            self._journal.tell("dropped", f"{item.name} is not committed: {item.reason}", slot=item.name)
+        for item in answer.quarantined:
+            self._journal.tell("quarantined", f"{item.name}: {item.reason}", checkpoint=item.name)
+        if answer.pruned:
+            self._journal.tell("pruned", "deleted by retention: " + ", ".join(answer.pruned))

@@ -1,0 +1,63 @@
+"""What watchdog and keeper say to one another: one line of JSON each way, one answer to each request."""
+
+import msgspec
+
+from adam.contract.records import CheckpointSeen
+from adam.watchdog.retention import Kept
+
+
+class Commit(msgspec.Struct, frozen=True, tag_field="request", tag="commit"):
+    """Look at the slots now and commit the newest snapshot."""
+
+
+class Settle(msgspec.Struct, frozen=True, tag_field="request", tag="settle"):
+    """After an attempt and before the next: commit or drop what the dead one left, and find a checkpoint that verifies.
+
+    `verify`: trust nothing that was verified earlier. `quarantine`: a checkpoint to put away first, for `reason`.
+    """
+
+    id: int
+    token: int
+    verify: bool = False
+    quarantine: str = ""
+    reason: str = ""
+
+
+class Prune(msgspec.Struct, frozen=True, tag_field="request", tag="prune"):
+    """Delete the checkpoints that retention gives free."""
+
+
+Request = Commit | Settle | Prune
+
+
+class Committed(msgspec.Struct, frozen=True):
+    name: str
+    step: int
+    why: str
+    size: int  # bytes
+    seconds: float
+
+
+class PutAway(msgspec.Struct, frozen=True):
+    """A checkpoint in quarantine, or a snapshot that was dropped."""
+
+    name: str
+    reason: str
+
+
+class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What came of a request. `trouble`: could not be done now, ask again later. `refused`: no use in asking again."""
+
+    request: str
+    id: int = 0
+    token: int = 0
+    committed: Committed | None = None
+    saves: int = 0  # the last save request that a verified checkpoint answers
+    dropped: tuple[PutAway, ...] = ()
+    quarantined: tuple[PutAway, ...] = ()
+    pruned: tuple[str, ...] = ()
+    checkpoints: tuple[Kept, ...] = ()  # oldest first
+    newest: CheckpointSeen | None = None  # the newest verified one
+    in_quarantine: int = 0
+    trouble: str = ""
+    refused: str = ""

@@ -1,0 +1,213 @@
+"""The loop: look, decide, act, four times a second and whenever a process ends. One thread; nothing in it waits for anybody."""
+
+import os
+import selectors
+import signal
+from types import FrameType
+
+from structlog.typing import FilteringBoundLogger
+
+from adam.contract import schema
+from adam.contract.clock import boottime_ns
+from adam.contract.config import Config
+from adam.contract.notify import notify
+from adam.contract.paths import RunPaths
+from adam.contract.process import start_ticks
+from adam.contract.records import Numerics
+from adam.contract.states import Phase, RunState
+from adam.contract.supervisor import Supervisor
+from adam.watchdog.act import Hands
+from adam.watchdog.beat import BeatWriter
+from adam.watchdog.journal import Journal
+from adam.watchdog.keeper_client import KeeperClient
+from adam.watchdog.numerics import hear_numerics
+from adam.watchdog.observe import Eyes
+from adam.watchdog.parent import supervised
+from adam.watchdog.policy import decide
+from adam.watchdog.policy_words import Decision, LeaseSeen, Settings, Stage
+from adam.watchdog.sensors import GpuSensors, HostSensors
+from adam.watchdog.status_file import Remembered, StatusFile, recall
+from adam.watchdog.telemetry import Telemetry
+from adam.watchdog.watched import Watched
+
+TICK_S = 0.25
+CALL_S = 2.0  # for supervisord to answer; the loop stands still meanwhile
+LEAVE_S = 20.0  # after SIGTERM, for the keeper to end what it has begun
+NOTIFY_S = 2.0
+
+
+def boottime_s() -> float:
+    return boottime_ns() / 1e9
+
+
+def settings_of(config: Config) -> Settings:
+    watchdog = config.watchdog
+    return Settings(
+        steps=config.trainer.steps,
+        hang_seconds=watchdog.hang_seconds,
+        start_seconds=watchdog.start_seconds,
+        save_seconds=watchdog.save_seconds,
+        backoff_seconds=watchdog.backoff_seconds,
+        backoff_cap_seconds=watchdog.backoff_cap_seconds,
+        same_failures=watchdog.same_failures,
+        stop_seconds=watchdog.stop_seconds,
+        seed=config.trainer.seed,
+    )
+
+
+class Leaving:
+    """SIGTERM and SIGINT set a flag; the loop acts on it."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        del number, frame
+        self.asked = True
+
+
+class Doors:
+    """Wakes the loop when the launcher or the program ends, within milliseconds."""
+
+    def __init__(self, selector: selectors.BaseSelector) -> None:
+        self._selector = selector
+        self._open: dict[int, int] = {}  # pid -> pidfd
+
+    def watch(self, lease: LeaseSeen | None) -> None:
+        wanted = set()
+        if lease is not None:
+            wanted |= {lease.launcher_pid} if lease.launcher_alive else set()
+            wanted |= {lease.child_pid} if lease.child_alive else set()
+        for pid in set(self._open) - wanted:
+            fd = self._open.pop(pid)
+            self._selector.unregister(fd)
+            os.close(fd)
+        for pid in wanted - set(self._open):
+            self._watch_one(pid)
+
+    def _watch_one(self, pid: int) -> None:
+        try:
+            fd = os.pidfd_open(pid)
+        except ProcessLookupError:
+            return  # it has just ended: the next look sees it
+        self._open[pid] = fd
+        self._selector.register(fd, selectors.EVENT_READ)
+
+
+class Watchdog:
+    """One watchdog process of one run."""
+
+    def __init__(self, paths: RunPaths, config: Config, log: FilteringBoundLogger, stderr: int) -> None:
+        self._paths, self._settings = paths, settings_of(config)
+        now = boottime_s()
+        self._selector = selectors.DefaultSelector()
+        self._journal = Journal(paths.events, log)
+        keep = (config.checkpoint.keep_last, config.checkpoint.milestone_every)
+        self._keeper = KeeperClient(paths, keep, self._selector, self._journal, stderr)
+        supervisor = Supervisor(paths.supervisor_socket, timeout=CALL_S)
+        self._eyes = Eyes(paths, supervisor, self._keeper)
+        self._hands = Hands(paths, supervisor, self._keeper, self._journal)
+        seconds = config.watchdog.telemetry_seconds
+        self._gpus = GpuSensors(seconds, self._selector, self._journal, stderr)
+        self._host = HostSensors(seconds, paths.root)
+        self._telemetry = Telemetry(paths, config.trainer.batch_size * config.trainer.seq_len)
+        self._numerics = Watched(lambda: schema.load(paths.numerics, Numerics), paths.numerics)
+        self._status = StatusFile(paths)
+        self._remembered = recall(paths, now)
+        self._keeper.saves = self._remembered.saves
+        self._doors = Doors(self._selector)
+        self._ticks = start_ticks(os.getpid()) or 0
+        self._beat = BeatWriter(paths.beat, self._ticks, replaced=supervised(paths))
+        self._notified_at = 0.0
+        self._journal.tell("watchdog_started", f"the watchdog is process {os.getpid()}", pid=os.getpid())
+
+    def run(self, leaving: Leaving) -> int:
+        """Until SIGTERM, and until then for ever: an exception nobody foresaw ends the process, and another is started."""
+        left_at: float | None = None
+        while True:
+            now = boottime_s()
+            decision = self._turn(now)
+            if leaving.asked:
+                left_at = now if left_at is None else left_at
+                busy = not self._keeper.idle or self._remembered.policy.stage == Stage.SETTLING
+                if not busy or now - left_at > LEAVE_S:
+                    self._leave(decision, now)
+                    return 0
+            self._selector.select(min(TICK_S, max(0.0, decision.wake_at - now)))
+
+    def _turn(self, now: float) -> Decision:
+        """One look, one decision, and what follows from it."""
+        self._beat.beat()
+        self._keeper.attend(now)
+        self._gpus.attend(now)
+        policy = self._remembered.policy
+        seen = self._eyes.look(policy, self._hands.launch_error, now)
+        decision = decide(self._settings, policy, seen, now)
+        self._hands.say(decision.control)
+        self._remember(decision)
+        if decision.actions and decision.memory.stage != policy.stage:
+            self._write_status(decision, now)  # before the deed: a watchdog that dies in it must know of it
+        for action in decision.actions:
+            self._hands.do(action, now)
+        self._doors.watch(seen.lease)
+        self._join(decision, now)
+        self._write_status(decision, now)
+        self._journal.flush()
+        self._notify(decision, now)
+        return decision
+
+    def _remember(self, decision: Decision) -> None:
+        numerics, found = hear_numerics(self._remembered.numerics, self._numerics.get())
+        if found:
+            self._journal.tell("numerics_changed", f"losses are no longer bit for bit those of before: {found}")
+        self._remembered = Remembered(policy=decision.memory, numerics=numerics, saves=self._keeper.saves)
+
+    def _join(self, decision: Decision, now: float) -> None:
+        phase = decision.memory.listening.phase
+        cells = {
+            "phase": Phase(phase).name.lower() if phase >= 0 else "",
+            **self._gpus.cells(),
+            **self._host.cells(now),
+        }
+        self._telemetry.join(cells)
+        if self._telemetry.moved_aside is not None:
+            name, self._telemetry.moved_aside = self._telemetry.moved_aside.name, None
+            self._journal.tell("plan_changed", f"metrics.csv had other columns: it is now {name}, and made again")
+
+    def _notes(self, decision: Decision, now: float) -> tuple[str, ...]:
+        troubles = (self._hands.trouble, self._telemetry.trouble, self._journal.trouble, self._status.trouble)
+        slow = self._keeper.busy_s(now) > self._settings.save_seconds
+        own = ("the keeper has not answered for long: the disk may hang",) if slow else ()
+        return (*decision.notes, *(trouble for trouble in troubles if trouble), *own)
+
+    def _write_status(self, decision: Decision, now: float, state: RunState | None = None) -> None:
+        plan, last = decision.memory.plan, self._remembered.numerics.last
+        self._status.write(
+            state or decision.state,
+            decision.reason,
+            plan.attempt if plan else 0,
+            self._remembered,
+            now,
+            restarts=decision.memory.restarts,
+            watchdog_pid=os.getpid(),
+            watchdog_ticks=self._ticks,
+            checkpoint=self._keeper.newest,
+            gpus=self._gpus.gpus,
+            sensors=self._gpus.state,
+            saves_done=self._keeper.saves,
+            fingerprint=last.fingerprint if last else "",
+            breaks=self._remembered.numerics.breaks,
+            notes=self._notes(decision, now),
+        )
+
+    def _leave(self, decision: Decision, now: float) -> None:
+        """supervisord ends, or replaces us. Where nothing runs any more, the run is stopped until somebody starts it again."""
+        nothing_runs = decision.memory.stage not in (Stage.STARTING, Stage.RUNNING, Stage.DONE)
+        self._write_status(decision, now, RunState.STOPPED if nothing_runs else None)
+
+    def _notify(self, decision: Decision, now: float) -> None:
+        if now - self._notified_at >= NOTIFY_S:
+            self._notified_at = now
+            notify(f"WATCHDOG=1\nSTATUS={decision.state}: {decision.reason}")

@@ -1,0 +1,125 @@
+"""The watchdog's eyes: one look at everything, cheap enough for four times a second."""
+
+from adam.contract import schema
+from adam.contract.checkpoints import list_checkpoints, parse_name
+from adam.contract.durable import last_line
+from adam.contract.errors import AdamError
+from adam.contract.lease import lease_is_held, read_lease
+from adam.contract.paths import RunPaths
+from adam.contract.process import alive, state_letter
+from adam.contract.records import Desired, ExitReport, Plan, decode_step
+from adam.contract.shards import data_ready
+from adam.contract.shared import Pulse, SharedWord
+from adam.contract.supervisor import Supervisor
+from adam.watchdog.keeper_client import KeeperClient
+from adam.watchdog.policy_running import LAUNCHING_S
+from adam.watchdog.policy_words import LeaseSeen, Memory, Observation, Stage
+from adam.watchdog.watched import Watched
+
+ASK_SUPERVISOR_S = 2.0
+PULSE_OF = {"trainer": "0", "forge": "forge"}
+
+
+class Eyes:
+    """Looks; changes nothing."""
+
+    def __init__(self, paths: RunPaths, supervisor: Supervisor, keeper: KeeperClient) -> None:
+        self._paths, self._supervisor, self._keeper = paths, supervisor, keeper
+        self._desired = Watched(lambda: schema.load(paths.desired, Desired) or Desired(), paths.desired)
+        self._ready = Watched(lambda: data_ready(paths), paths.shards_manifest, paths.tokens_manifest)
+        self._exits = {name: self._watch_exit(name) for name in PULSE_OF}
+        self._pulse: SharedWord[Pulse] | None = None
+        self._pulse_token = 0
+        self._last_pulse: Pulse | None = None
+        self._program_state, self._asked_at = "", 0.0
+        self._highest = highest_seen(paths)
+
+    def _watch_exit(self, program: str) -> Watched[ExitReport | None]:
+        path = self._paths.exit_report(program)
+        return Watched(lambda: schema.load(path, ExitReport), path)
+
+    def look(self, memory: Memory, launch_error: str, now: float) -> Observation:
+        """What is to be seen at `now`."""
+        lease = self._lease(memory)
+        return Observation(
+            desired=self._desired.get(),
+            data_ready=self._ready.get(),
+            lease=lease,
+            pulse=self._read_pulse(memory.plan),
+            exit=self._exits[memory.plan.program].get() if memory.plan else None,
+            settled=self._keeper.settled,
+            keeper_idle=self._keeper.idle,
+            commit_trouble=self._keeper.commit_trouble,
+            checkpoints=self._keeper.checkpoints,
+            launch_error=launch_error,
+            program_state=self._state_of(memory, now),
+            child_letter=(state_letter(lease.child_pid) or "") if lease and lease.child_alive else "",
+            highest_token=self._highest[0],
+            highest_attempt=self._highest[1],
+        )
+
+    def _lease(self, memory: Memory) -> LeaseSeen | None:
+        lease = read_lease(self._paths)
+        if lease is None:
+            return None
+        launcher_alive = alive(lease.launcher_pid, lease.launcher_ticks)
+        return LeaseSeen(
+            program=lease.program,
+            attempt=lease.attempt,
+            token=lease.token,
+            launcher_pid=lease.launcher_pid,
+            launcher_ticks=lease.launcher_ticks,
+            child_pid=lease.child_pid,
+            child_ticks=lease.child_ticks,
+            launcher_alive=launcher_alive,
+            child_alive=alive(lease.child_pid, lease.child_ticks),
+            # Trying the lock would get into the way of a launcher that is just taking it.
+            held=not launcher_alive and memory.stage != Stage.STARTING and lease_is_held(self._paths),
+        )
+
+    def _read_pulse(self, plan: Plan | None) -> Pulse | None:
+        """The pulse of the plan's program. Mapped anew until it is the present attempt's: the file may have been replaced."""
+        if plan is None:
+            return None
+        if self._last_pulse is None or self._last_pulse.token != plan.token:
+            self._map_pulse(plan)
+        if self._pulse is None:
+            return None
+        pulse = self._pulse.read()
+        self._last_pulse = pulse if pulse is not None else self._last_pulse
+        return self._last_pulse
+
+    def _map_pulse(self, plan: Plan) -> None:
+        if self._pulse is not None:
+            self._pulse.close()
+        self._last_pulse = None
+        try:
+            self._pulse = SharedWord(self._paths.pulse(PULSE_OF[plan.program]), Pulse, write=False)
+        except FileNotFoundError:
+            self._pulse = None
+
+    def _state_of(self, memory: Memory, now: float) -> str:
+        """supervisord's word for the plan's program, asked only where a launcher does not come up."""
+        if memory.stage != Stage.STARTING or memory.plan is None or now - memory.since < LAUNCHING_S:
+            return ""
+        if now - self._asked_at > ASK_SUPERVISOR_S:
+            self._asked_at = now
+            try:
+                self._program_state = self._supervisor.program(memory.plan.program)[0]
+            except AdamError:
+                self._program_state = ""  # the launch tells what supervisord's trouble is
+        return self._program_state
+
+
+def highest_seen(paths: RunPaths) -> tuple[int, int]:
+    """The highest (token, attempt) that anything in the run mentions: what comes next must be above both."""
+    tokens, attempts = [0], [0]
+    for record in (read_lease(paths), schema.load(paths.plan, Plan)):
+        if record is not None:
+            tokens.append(record.token)
+            attempts.append(record.attempt)
+    for path in list_checkpoints(paths.checkpoints):
+        attempts.append((parse_name(path.name) or (0, 0))[1])
+    if line := last_line(paths.steps):
+        attempts.append(decode_step(line, paths.steps).attempt)
+    return max(tokens), max(attempts)

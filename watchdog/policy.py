@@ -1,0 +1,125 @@
+"""The policy: whether, when and from what to start, pause, stop and end. A pure function of what was seen and the time.
+
+                 ┌──────────────────────────────────────────────────────────┐
+    IDLE ──> SETTLING ──> IDLE ──> STARTING ──> RUNNING ──(ended)──> IDLE ──┘
+      └──> DONE (stopped, finished, failed) ──(a new wish)──> IDLE
+
+`decide` reads no clock and no file and draws no random number: a seed replays a run, and years are simulated in seconds.
+"""
+
+from collections.abc import Callable
+
+from msgspec.structs import replace
+
+from adam.contract.shared import Control
+from adam.contract.states import Phase, RunState
+from adam.watchdog.policy_idle import done, idle, settling
+from adam.watchdog.policy_running import running, starting
+from adam.watchdog.policy_turn import Turn
+from adam.watchdog.policy_words import Decision, Listening, Memory, Observation, Settings, Stage
+
+RESTING_S = 60.0  # between two decisions where nothing is under way
+
+STEPS: dict[Stage, Callable[[Turn], None]] = {
+    Stage.IDLE: idle,
+    Stage.SETTLING: settling,
+    Stage.STARTING: starting,
+    Stage.RUNNING: running,
+    Stage.DONE: done,
+}
+
+
+def decide(settings: Settings, memory: Memory, seen: Observation, now: float) -> Decision:
+    """What to do at `now` (seconds of CLOCK_BOOTTIME), and what to remember."""
+    turn = Turn(settings, memory, seen, now)
+    for _ in range(2 * len(STEPS)):
+        stage = turn.memory.stage
+        STEPS[stage](turn)
+        if turn.memory.stage == stage:
+            break
+    state, reason = describe(turn)
+    tell_pauses(turn, state)
+    return Decision(
+        memory=turn.memory,
+        actions=tuple(turn.actions),
+        control=control(turn),
+        state=state,
+        reason=reason,
+        notes=tuple(turn.notes),
+        wake_at=min([at for at in turn.alarms if at > now], default=now + RESTING_S),
+    )
+
+
+def restored(memory: Memory, now: float, *, same_boot: bool) -> Memory:
+    """What a new watchdog process takes over from the last one: what may have changed meanwhile is asked again.
+
+    After a reboot the times of the old boot mean nothing.
+    """
+    memory = replace(memory, settled=None, listening=replace(memory.listening, tick=now, quiet_s=0.0))
+    if memory.stage == Stage.SETTLING:
+        memory = replace(memory, stage=Stage.IDLE)
+    if same_boot:
+        return memory
+    return replace(
+        memory,
+        since=now,
+        not_before=now,
+        asked=now,
+        commit_at=now,
+        hang=None,
+        child_gone=None,
+        stop_asked=now if memory.stop_asked is not None else None,
+        listening=Listening(gaps=memory.listening.gaps, tick=now),
+    )
+
+
+def control(turn: Turn) -> Control:
+    """The control word for the present attempt."""
+    memory, desired = turn.memory, turn.seen.desired
+    if memory.plan is None:
+        return Control()
+    return Control(
+        token=memory.plan.token,
+        pause=int(bool(desired.pauses)),
+        saves=desired.saves,
+        stop=int(memory.stop_asked is not None),
+    )
+
+
+def describe(turn: Turn) -> tuple[RunState, str]:
+    """The state of the run and the reason, for people."""
+    memory = turn.memory
+    match memory.stage:
+        case Stage.DONE:
+            return memory.final or RunState.FAILED, memory.verdict
+        case Stage.STARTING | Stage.RUNNING:
+            return _describe_program(turn)
+    if memory.plan is None:
+        return RunState.STARTING, "looking at what there is"
+    if memory.failures.in_a_row:
+        return RunState.RESTARTING, memory.failures.text
+    return RunState.RESTARTING, "settling what the last attempt left"
+
+
+def _describe_program(turn: Turn) -> tuple[RunState, str]:
+    memory = turn.memory
+    if memory.hang is not None:
+        return RunState.RESTARTING, f"{turn.plan.program} hangs and is being ended"
+    stopping = "asked to stop" if memory.stop_asked is not None else ""
+    if turn.plan.program == "forge":
+        return RunState.FORGING, stopping or turn.plan.why
+    if not memory.listening.trained:
+        return RunState.STARTING, stopping or turn.plan.why
+    if memory.listening.phase == Phase.PAUSED:
+        return RunState.PAUSED, stopping or "paused by " + ", ".join(turn.seen.desired.pauses)
+    doing = Phase(memory.listening.phase).name.lower()
+    return RunState.TRAINING, stopping or ("" if doing == "training" else doing)
+
+
+def tell_pauses(turn: Turn, state: RunState) -> None:
+    """Events where training has truly come to rest or goes on."""
+    paused = state == RunState.PAUSED
+    if paused != turn.memory.paused:
+        who = ", ".join(turn.seen.desired.pauses if paused else turn.memory.pauses)
+        turn.tell("paused" if paused else "resumed", f"training {'paused' if paused else 'goes on'} ({who})", by=who)
+    turn.set(paused=paused, pauses=turn.seen.desired.pauses if paused else turn.memory.pauses)

@@ -1,0 +1,144 @@
+"""The policy when an attempt has ended: what it was, and what is changed for the next one. Pure.
+
+config, data at the start      failed at once, with the program's last line
+code, numeric, memory, …       the same one `same_failures` times without progress: an older checkpoint once, then failed
+checkpoint                     everything is verified again, the bad one put away
+host (killed, hung), disk      tried again for ever, at growing intervals
+"""
+
+import signal
+
+from adam.contract.records import ExitReport
+from adam.contract.states import FAILURE_OF_EXIT, Exit, FailureClass
+from adam.watchdog.policy_turn import Turn
+from adam.watchdog.policy_words import Failures, Stage
+
+# The same input gives the same failure: trying again for ever would help nobody.
+DETERMINISTIC = {
+    FailureClass.CODE,
+    FailureClass.NUMERIC,
+    FailureClass.MEMORY,
+    FailureClass.DATA,
+    FailureClass.CHECKPOINT,
+}
+WORN_OUT = 3  # times `same_failures`: as many failures in a row without progress, however they differ
+
+
+def classify(report: ExitReport) -> tuple[FailureClass, str, str]:
+    """(class, what tells it from others of its class, a line for people) of an attempt that did not end with 0."""
+    words = report.tail[-1] if report.tail else ""
+    if report.signal is not None:
+        name = signal_name(report.signal)
+        if report.oom_killed:
+            return FailureClass.MEMORY, "oom", "killed by the kernel: the machine is out of memory"
+        return FailureClass.HOST, name, f"ended by {name}" + (" (core dumped)" if report.core else "")
+    code = report.code if report.code is not None else Exit.CODE
+    if code == Exit.STOPPED:
+        return FailureClass.HOST, "stopped", "somebody stopped it, not we"
+    if code == Exit.INTERRUPTED:
+        return FailureClass.HOST, "interrupted", "interrupted from a keyboard"
+    return FAILURE_OF_EXIT.get(code, FailureClass.CODE), f"exit {code}", words or f"exit code {code}"
+
+
+def signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def finish(turn: Turn, report: ExitReport | None) -> None:
+    """The attempt is over: back to IDLE, with what is to be remembered of its end."""
+    memory, program = turn.memory, turn.plan.program
+    turn.enter(Stage.IDLE, settled=None, asked=0.0)
+    if memory.stop_asked is not None:
+        turn.tell("ended", f"{program} ended, as it was asked to", **facts_of(report))
+    elif memory.hang is not None:
+        fail(turn, FailureClass.HOST, "hang", f"{program} hung", report)
+    elif report is None:
+        fail(turn, FailureClass.HOST, "lost", f"{program} ended without a report: its launcher was killed too")
+    elif report.code != Exit.OK:
+        kind, detail, text = classify(report)
+        fail(turn, kind, detail, f"{program}: {text}", report)
+    elif program == "trainer":
+        turn.set(ended_well=True)
+        turn.tell("ended", "the trainer ended by itself", **facts_of(report))
+    elif turn.seen.data_ready:
+        turn.tell("ended", "the forge is done: the data are ready", **facts_of(report))
+    else:
+        fail(turn, FailureClass.DATA, "not ready", "the forge ended well, but the data are not ready", report)
+
+
+def facts_of(report: ExitReport | None) -> dict[str, str | int | float | bool | None]:
+    if report is None:
+        return {}
+    return {
+        "code": report.code,
+        "signal": signal_name(report.signal) if report.signal is not None else None,
+        "core": report.core,
+        "oom_killed": report.oom_killed,
+        "max_rss_bytes": report.max_rss_bytes,
+        "attempt": report.attempt,
+    }
+
+
+def fail(turn: Turn, kind: FailureClass, detail: str, text: str, report: ExitReport | None = None) -> None:
+    """Remember a failure and choose what is changed: nothing but the time, the checkpoint, or that it goes on at all."""
+    memory = turn.memory
+    step = turn.pulse.step if turn.pulse else (turn.plan.resume.step if turn.plan.resume else 0)
+    past = Failures() if progressed(turn) else memory.failures
+    signature = f"{turn.plan.program} {kind} {detail} step {step}"
+    repeated = signature == past.signature
+    failures = Failures(
+        in_a_row=past.in_a_row + 1,
+        signature=signature,
+        same=past.same + 1 if repeated else 1,
+        older_tried=past.older_tried,
+        kind=kind,
+        text=text,
+    )
+    wait = turn.backoff_s(failures.in_a_row)
+    turn.set(failures=failures, not_before=turn.now + wait, restarts=memory.restarts + 1)
+    turn.tell(
+        "crashed", text, kind=kind.value, detail=detail, step=step, in_a_row=failures.in_a_row, **facts_of(report)
+    )
+    if kind == FailureClass.CONFIG or (kind == FailureClass.DATA and not memory.listening.trained):
+        turn.set(verdict=text)
+    elif kind in DETERMINISTIC and worn(turn, failures, repeated):
+        change_or_give_up(turn, failures)
+    elif kind == FailureClass.CHECKPOINT:
+        turn.set(full_verify=True, settled=None)
+    if not turn.memory.verdict:
+        turn.tell("waiting", f"the next attempt is in {wait:.1f} s", seconds=round(wait, 3))
+    turn.wake(turn.memory.not_before)
+
+
+def progressed(turn: Turn) -> bool:
+    """True where the attempt came further than any before it."""
+    memory = turn.memory
+    return memory.best > memory.best_before or memory.forged > memory.forged_before
+
+
+def worn(turn: Turn, failures: Failures, repeated: bool) -> bool:
+    most = turn.settings.same_failures
+    return failures.same >= most or (failures.older_tried and repeated) or failures.in_a_row >= WORN_OUT * most
+
+
+def change_or_give_up(turn: Turn, failures: Failures) -> None:
+    """An older checkpoint, once; then the run has failed."""
+    times = f"{failures.in_a_row} times without progress, last at {failures.signature.rpartition(' step ')[2]}"
+    kept = turn.seen.checkpoints
+    newest = next((item for item in reversed(kept) if item.verified), None)
+    has_older = newest is not None and any(item.step < newest.step for item in kept)
+    if turn.plan.program != "trainer" or failures.older_tried or newest is None or not has_older:
+        also = ", also from an older checkpoint" if failures.older_tried else ""
+        turn.set(verdict=f"{failures.text} ({times}{also})")
+        return
+    reason = f"training failed after it {times}: {failures.text}"
+    turn.set(
+        failures=Failures(failures.in_a_row, failures.signature, failures.same, True, failures.kind, failures.text),
+        quarantine=newest.name,
+        quarantine_reason=reason,
+        settled=None,
+    )
+    turn.tell("plan_changed", f"going back to before {newest.name}: {reason}", checkpoint=newest.name)

@@ -1,0 +1,185 @@
+"""The policy between two attempts: settle, wait, choose what is next, and the states in which a run ends. Pure."""
+
+from msgspec.structs import replace
+
+from adam.contract.records import Plan, Resume
+from adam.contract.states import FailureClass, RunState
+from adam.watchdog.policy_failures import fail
+from adam.watchdog.policy_turn import Turn
+from adam.watchdog.policy_words import (
+    AskSettle,
+    Failures,
+    Launch,
+    LeaseSeen,
+    Listening,
+    Settled,
+    Shutdown,
+    Stage,
+    Sweep,
+    resume_of,
+)
+
+ASK_AGAIN_S = 5.0
+STRANGER_S = 10.0  # patience with a lease that is held by somebody who is not the launcher it names
+
+
+def idle(turn: Turn) -> None:
+    """Nothing of ours runs: what is next?"""
+    if turn.holder is not None:
+        meet_holder(turn, turn.holder)
+    elif turn.memory.settled is None:
+        turn.enter(Stage.SETTLING, settle_id=turn.memory.settle_id + 1, asked=0.0)
+    elif not turn.wanted:
+        end(turn, RunState.STOPPED, "stopped because it was asked for")
+    elif turn.memory.verdict:
+        end(turn, RunState.FAILED, turn.memory.verdict)
+    elif turn.now < turn.memory.not_before:
+        turn.wake(turn.memory.not_before)
+    else:
+        choose(turn, turn.memory.settled)
+
+
+def meet_holder(turn: Turn, lease: LeaseSeen) -> None:
+    """Somebody holds the lease while we thought that nothing runs: take over a living program, never start a twin."""
+    if lease.launcher_alive:
+        adopt(turn, lease)
+        return
+    turn.note("the lease is held by a process that is not the launcher it names; waiting until it is gone")
+    turn.wake(turn.now + ASK_AGAIN_S)
+    if turn.now - turn.memory.since > STRANGER_S and turn.now - turn.memory.asked > ASK_AGAIN_S:
+        turn.set(asked=turn.now)
+        turn.act(Sweep(lease.token))
+
+
+def adopt(turn: Turn, lease: LeaseSeen) -> None:
+    """Go on with an attempt that somebody else (a watchdog before this one) has started."""
+    plan = turn.memory.plan
+    if plan is None or plan.token != lease.token:
+        plan = Plan(program=lease.program, attempt=lease.attempt, token=lease.token, why="found running")
+    turn.enter(Stage.RUNNING, plan=plan, listening=Listening(tick=turn.now), **FRESH)
+    turn.tell("started", f"{lease.program} was found running and is taken over", pid=lease.child_pid, adopted=True)
+
+
+# What an attempt starts without.
+FRESH = {
+    "stop_asked": None,
+    "stop_killed": False,
+    "child_gone": None,
+    "hang": None,
+    "snapshots": 0,
+    "commit_at": 0.0,
+    "commit_failed": False,
+    "settled": None,
+    "ended_well": False,
+}
+
+
+def settling(turn: Turn) -> None:
+    """Ask the keeper until it has answered this very question. A keeper that died is asked again when there is a new one."""
+    memory, answer = turn.memory, turn.seen.settled
+    if turn.holder is not None:
+        turn.enter(Stage.IDLE)
+    elif answer is not None and answer.id == memory.settle_id:
+        take_answer(turn, answer)
+    elif not turn.wanted and turn.now - memory.since > turn.settings.stop_seconds:
+        # A disk that hangs must not keep `down` from ending.
+        end(turn, RunState.STOPPED, "stopped because it was asked for, though the keeper had not answered")
+    elif turn.seen.keeper_idle and turn.now - memory.asked > ASK_AGAIN_S:
+        turn.set(asked=turn.now)
+        turn.act(
+            AskSettle(
+                memory.settle_id,
+                memory.plan.token if memory.plan else turn.seen.highest_token,
+                memory.full_verify,
+                memory.quarantine,
+                memory.quarantine_reason,
+            )
+        )
+    turn.wake(turn.now + ASK_AGAIN_S)
+
+
+def take_answer(turn: Turn, answer: Settled) -> None:
+    settled: Settled | None = answer
+    if answer.trouble:
+        turn.note(answer.trouble)
+        if turn.wanted:
+            # What a dead attempt left can't be written now. Nothing is lost while we wait.
+            settled = None
+    if answer.refused:
+        turn.set(verdict=answer.refused)
+    if settled is None:
+        if turn.now - turn.memory.asked > ASK_AGAIN_S:
+            turn.enter(Stage.SETTLING, settle_id=turn.memory.settle_id + 1, asked=0.0)
+        turn.wake(turn.memory.asked + ASK_AGAIN_S)
+        return
+    turn.enter(Stage.IDLE, settled=settled, quarantine="", quarantine_reason="", full_verify=False)
+
+
+def choose(turn: Turn, settled: Settled) -> None:
+    """Finished, failed, or the next attempt of forge or trainer."""
+    resume, memory = resume_of(settled), turn.memory
+    if resume is not None and resume.step >= turn.settings.steps:
+        end(turn, RunState.FINISHED, f"{resume.step} steps trained")
+    elif memory.ended_well:
+        step = resume.step if resume else 0
+        turn.set(ended_well=False)
+        fail(turn, FailureClass.CODE, "short", f"the trainer ended at step {step} of {turn.settings.steps} by itself")
+    elif resume is None and settled.in_quarantine:
+        end(
+            turn,
+            RunState.FAILED,
+            f"no checkpoint verifies ({settled.in_quarantine} in checkpoints/quarantine); "
+            "put one back, or delete that directory to start from step 0",
+        )
+    elif not turn.seen.data_ready:
+        launch(turn, "forge", None, "the data are not ready")
+    else:
+        launch(turn, "trainer", resume, f"from {resume.checkpoint}" if resume else "from the beginning")
+
+
+def launch(turn: Turn, program: str, resume: Resume | None, why: str) -> None:
+    memory, seen = turn.memory, turn.seen
+    last_token, last_attempt = (memory.plan.token, memory.plan.attempt) if memory.plan else (0, 0)
+    plan = Plan(
+        program=program,
+        attempt=max(last_attempt, seen.highest_attempt) + 1,
+        token=max(last_token, seen.highest_token) + 1,
+        resume=resume,
+        why=why,
+    )
+    turn.enter(
+        Stage.STARTING,
+        plan=plan,
+        asked=turn.now,
+        best_before=memory.best,
+        forged_before=memory.forged,
+        listening=Listening(tick=turn.now, gaps=memory.listening.gaps if program == "trainer" else ()),
+        **FRESH,
+    )
+    turn.act(Launch(plan))
+    turn.tell(
+        "started",
+        f"{program} is started: {why}",
+        program=program,
+        attempt=plan.attempt,
+        token=plan.token,
+        step=resume.step if resume else 0,
+    )
+
+
+def end(turn: Turn, final: RunState, reason: str) -> None:
+    """Nothing is left to do until people want something else."""
+    turn.enter(Stage.DONE, final=final, verdict=reason, decided_for=turn.wish_stamp, asked=turn.now)
+    turn.tell(final.value, reason)
+    turn.act(Shutdown())
+
+
+def done(turn: Turn) -> None:
+    """A final state: left by a new wish; a run that was stopped goes on whenever it is wanted."""
+    memory = turn.memory
+    if turn.wanted and (memory.final == RunState.STOPPED or turn.wish_stamp != memory.decided_for):
+        turn.enter(Stage.IDLE, final=None, verdict="", failures=replace(Failures()), not_before=0.0, settled=None)
+        turn.set(ended_well=False)
+    elif turn.seen.launch_error and turn.now - memory.asked > ASK_AGAIN_S:
+        turn.set(asked=turn.now)
+        turn.act(Shutdown())

@@ -1,0 +1,206 @@
+"""The policy while a program is being started or runs: listen, commit, stop, and end what hangs. Pure."""
+
+import signal
+
+from adam.contract.records import ExitReport
+from adam.contract.states import FailureClass
+from adam.watchdog.policy_failures import fail, finish
+from adam.watchdog.policy_idle import adopt
+from adam.watchdog.policy_pulse import LONGEST_TICK_S, deadline_s, left_s, listen
+from adam.watchdog.policy_turn import Turn
+from adam.watchdog.policy_words import AskCommit, Hang, Launch, LeaseSeen, Signal, Stage, Sweep
+
+ASK_AGAIN_S = 2.0
+LAUNCHING_S = 5.0  # after which supervisord is asked what became of the launcher
+GONE = {"EXITED", "FATAL", "STOPPED", "BACKOFF"}
+REPORT_S = 10.0  # that a launcher has to tell how its program ended
+COMMIT_AGAIN_S = 10.0
+# What is done to a program that hangs, and how many seconds after it was noticed: its stacks, a request, the end, and again.
+BLOWS = ((0.0, signal.SIGUSR1), (1.0, signal.SIGTERM), (4.0, signal.SIGKILL))
+SWEEP_AFTER_S = 14.0
+SWEEP_EVERY_S = 10.0
+
+
+def report_of(turn: Turn) -> ExitReport | None:
+    """The report on the end of the present attempt, where there is one."""
+    report = turn.seen.exit
+    return report if report is not None and report.token == turn.plan.token else None
+
+
+def starting(turn: Turn) -> None:
+    """Until the launcher has the lease, or it is sure that it will not come."""
+    memory, lease = turn.memory, turn.seen.lease
+    waited = turn.now - memory.since
+    if report_of(turn) is not None and turn.holder is None:
+        hear(turn)
+        finish(turn, report_of(turn))
+    elif lease is not None and lease.launcher_alive and lease.token >= turn.plan.token:
+        run_or_adopt(turn, lease)
+    elif turn.seen.launch_error:
+        ask_again(turn)
+    elif waited > LAUNCHING_S and turn.seen.program_state in GONE:
+        turn.enter(Stage.IDLE, settled=None, asked=0.0)
+        fail(turn, FailureClass.HOST, "launcher", f"the launcher of {turn.plan.program} ended before it had the lease")
+    elif waited > turn.settings.start_seconds:
+        turn.act(Sweep(turn.plan.token))
+        turn.enter(Stage.IDLE, settled=None, asked=0.0)
+        fail(turn, FailureClass.HOST, "launch", f"{turn.plan.program} was not launched in {waited:.0f} s")
+    turn.wake(turn.now + LONGEST_TICK_S)
+
+
+def ask_again(turn: Turn) -> None:
+    """The plan could not be written, or supervisord refused or did not answer: nothing has started, as far as is known."""
+    turn.note(turn.seen.launch_error)
+    if not turn.wanted:
+        turn.enter(Stage.IDLE, settled=None, asked=0.0)
+    elif turn.now - turn.memory.asked > ASK_AGAIN_S:
+        turn.set(asked=turn.now)
+        turn.act(Launch(turn.plan))
+
+
+def run_or_adopt(turn: Turn, lease: LeaseSeen) -> None:
+    if lease.token == turn.plan.token:
+        turn.enter(Stage.RUNNING)
+    else:
+        adopt(turn, lease)
+
+
+def running(turn: Turn) -> None:
+    """Listen to the program, and do what is due."""
+    lease = turn.seen.lease
+    hear(turn)
+    if lease is not None and lease.launcher_alive and lease.token != turn.plan.token:
+        adopt(turn, lease)
+    elif lease is None or not lease.launcher_alive:
+        without_launcher(turn, lease)
+    else:
+        if lease.child_pid and not lease.child_alive:
+            await_report(turn, lease)
+        elif lease.child_pid:
+            stop_if_asked(turn, lease)
+            end_if_hung(turn, lease)
+        commit_if_new(turn)
+        turn.wake(turn.now + LONGEST_TICK_S)
+
+
+def hear(turn: Turn) -> None:
+    """Take the pulse: progress, quiet time, and how far the run has ever come."""
+    pulse, memory = turn.pulse, turn.memory
+    turn.set(listening=listen(memory.listening, pulse, turn.now))
+    if pulse is None:
+        return
+    if turn.plan.program == "trainer":
+        turn.set(best=max(memory.best, pulse.step))
+    else:
+        turn.set(forged=max(memory.forged, (pulse.phase << 48) + pulse.done))
+
+
+def without_launcher(turn: Turn, lease: LeaseSeen | None) -> None:
+    """The launcher is dead: the attempt is over as soon as nobody has the lease any more."""
+    if lease is None or not lease.held:
+        finish(turn, report_of(turn))
+        return
+    gone = turn.now if turn.memory.child_gone is None else turn.memory.child_gone
+    turn.set(child_gone=gone)
+    turn.note(f"the launcher is dead, but {turn.plan.program} or a child of it still holds the lease")
+    if turn.now - gone > REPORT_S and turn.now - turn.memory.asked > SWEEP_EVERY_S:
+        turn.set(asked=turn.now)
+        turn.act(Sweep(lease.token))
+    turn.wake(turn.now + LONGEST_TICK_S)
+
+
+def await_report(turn: Turn, lease: LeaseSeen) -> None:
+    """The program has ended and its launcher has not: it is writing the report, or stands on a disk that does not answer."""
+    gone = turn.now if turn.memory.child_gone is None else turn.memory.child_gone
+    turn.set(child_gone=gone)
+    if turn.now - gone > REPORT_S and turn.now - turn.memory.asked > REPORT_S:
+        turn.set(asked=turn.now)
+        turn.act(Signal(lease.launcher_pid, lease.launcher_ticks, signal.SIGKILL))
+
+
+def stop_if_asked(turn: Turn, lease: LeaseSeen) -> None:
+    """Ask once, by control word and by SIGTERM through the launcher; at the deadline, kill."""
+    memory = turn.memory
+    if turn.wanted and memory.stop_asked is None:
+        return
+    if memory.stop_asked is None:
+        turn.set(stop_asked=turn.now)
+        turn.tell("signalled", f"{turn.plan.program} is asked to stop", signal="SIGTERM", pid=lease.child_pid)
+        turn.act(Signal(lease.launcher_pid, lease.launcher_ticks, signal.SIGTERM))
+    elif not memory.stop_killed and turn.now - memory.stop_asked > turn.settings.stop_seconds:
+        turn.set(stop_killed=True)
+        turn.tell(
+            "signalled",
+            f"{turn.plan.program} did not stop in {turn.settings.stop_seconds:g} s and is killed",
+            signal="SIGKILL",
+            pid=lease.child_pid,
+        )
+        turn.act(Signal(lease.child_pid, lease.child_ticks, signal.SIGKILL, group=True))
+
+
+def end_if_hung(turn: Turn, lease: LeaseSeen) -> None:
+    """Notice a hang and end the program by blows of growing force; a sign of life before the second one calls it off."""
+    memory = turn.memory
+    if memory.hang is None:
+        if left_s(turn.settings, memory.listening) > 0:
+            return
+        turn.set(hang=Hang(turn.now, 0, memory.listening.progress))
+        tell_hang(turn, lease)
+    elif memory.hang.sent <= 1 and memory.listening.progress != memory.hang.progress:
+        turn.set(hang=None)
+        turn.tell("resumed", f"{turn.plan.program} moves again and is left alone")
+        return
+    strike(turn, lease)
+
+
+def strike(turn: Turn, lease: LeaseSeen) -> None:
+    hang = turn.memory.hang
+    if hang is None:
+        return
+    while hang.sent < len(BLOWS) and turn.now - hang.since >= BLOWS[hang.sent][0]:
+        number = BLOWS[hang.sent][1]
+        turn.act(Signal(lease.child_pid, lease.child_ticks, number, group=number == signal.SIGKILL))
+        hang = Hang(hang.since, hang.sent + 1, hang.progress)
+    if hang.sent < len(BLOWS):
+        turn.wake(hang.since + BLOWS[hang.sent][0])
+    elif turn.now - hang.since > SWEEP_AFTER_S:
+        turn.note(
+            f"{turn.plan.program} does not die (process state {turn.seen.child_letter or '?'}): the machine may need a restart"
+        )
+        if turn.now - turn.memory.asked > SWEEP_EVERY_S:
+            turn.set(asked=turn.now)
+            turn.act(Sweep(turn.plan.token))
+    turn.set(hang=hang)
+
+
+def tell_hang(turn: Turn, lease: LeaseSeen) -> None:
+    past, pulse = turn.memory.listening, turn.pulse
+    quiet = past.quiet_s if past.trained else max(past.quiet_s, past.unborn_s)
+    step = pulse.step if pulse else 0
+    turn.tell(
+        "hung",
+        f"{turn.plan.program} has made no progress for {quiet:.1f} s at step {step} "
+        f"(process state {turn.seen.child_letter or '?'})",
+        step=step,
+        micro_step=pulse.micro_step if pulse else 0,
+        phase=past.phase,
+        quiet_s=round(quiet, 3),
+        deadline_s=round(deadline_s(turn.settings, past), 3),
+        process_state=turn.seen.child_letter,
+        pid=lease.child_pid,
+    )
+
+
+def commit_if_new(turn: Turn) -> None:
+    """A snapshot was completed: have it committed; where the disk did not take it, again later."""
+    pulse, memory, seen = turn.pulse, turn.memory, turn.seen
+    if memory.commit_failed != bool(seen.commit_trouble):
+        turn.set(commit_failed=bool(seen.commit_trouble), commit_at=turn.now + COMMIT_AGAIN_S)
+    if seen.commit_trouble:
+        turn.note(f"{seen.commit_trouble} (training goes on)")
+    if pulse is None or not pulse.snapshots or not seen.keeper_idle:
+        return
+    again = turn.memory.commit_failed and turn.now >= turn.memory.commit_at
+    if pulse.snapshots != memory.snapshots or again:
+        turn.set(snapshots=pulse.snapshots, commit_at=turn.now + COMMIT_AGAIN_S)
+        turn.act(AskCommit())

@@ -1,0 +1,209 @@
+"""What goes into the policy and what comes out of it. Everything is frozen; times are seconds of CLOCK_BOOTTIME."""
+
+from enum import StrEnum
+
+import msgspec
+
+from adam.contract.records import Desired, ExitReport, Plan, Resume
+from adam.contract.shared import Control, Pulse
+from adam.contract.states import FailureClass, RunState
+from adam.watchdog.retention import Kept
+
+
+class Stage(StrEnum):
+    """Where the policy stands. Every stage but DONE has a way out by time alone."""
+
+    IDLE = "idle"  # nothing runs; deciding what is next, or waiting out a back-off
+    SETTLING = "settling"  # the keeper commits or drops what the last attempt left
+    STARTING = "starting"  # supervisord was asked to start the plan's program
+    RUNNING = "running"  # its launcher holds the lease
+    DONE = "done"  # stopped, finished or failed
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """What the configuration says to the policy; seconds."""
+
+    steps: int
+    hang_seconds: float = 8.0
+    start_seconds: float = 300.0
+    save_seconds: float = 1800.0
+    backoff_seconds: float = 0.5
+    backoff_cap_seconds: float = 300.0
+    same_failures: int = 3
+    stop_seconds: float = 180.0
+    seed: int = 0  # of the jitter
+
+
+class LeaseSeen(msgspec.Struct, frozen=True, kw_only=True):
+    """The lease file, and whether those whom it names live. `held` is asked of the kernel only where the launcher is dead."""
+
+    program: str
+    attempt: int
+    token: int
+    launcher_pid: int
+    launcher_ticks: int
+    child_pid: int = 0
+    child_ticks: int = 0
+    launcher_alive: bool = False
+    child_alive: bool = False
+    held: bool = False
+
+
+class Settled(msgspec.Struct, frozen=True, kw_only=True):
+    """The keeper's answer to a request to settle. `trouble`: ask again later; `refused`: no use in asking again."""
+
+    id: int
+    checkpoints: tuple[Kept, ...] = ()  # oldest first
+    in_quarantine: int = 0
+    trouble: str = ""
+    refused: str = ""
+
+
+class Observation(msgspec.Struct, frozen=True, kw_only=True):
+    """What the shell saw. `pulse` and `exit` may be of any attempt: the policy looks at their tokens."""
+
+    desired: Desired = Desired()
+    data_ready: bool = True
+    lease: LeaseSeen | None = None
+    pulse: Pulse | None = None
+    exit: ExitReport | None = None
+    settled: Settled | None = None
+    keeper_idle: bool = True
+    commit_trouble: str = ""  # of the last commit; empty: it went well
+    checkpoints: tuple[Kept, ...] = ()  # as the keeper last listed them, oldest first
+    launch_error: str = ""  # of the last Launch or Shutdown; empty: it went well
+    program_state: str = ""  # supervisord's word for the plan's program, where it was asked
+    child_letter: str = ""  # state of the program's process as in proc(5), where a hang is looked into
+    highest_token: int = 0  # over lease, plan and snapshots: where the policy's own memory was lost
+    highest_attempt: int = 0
+
+
+class Listening(msgspec.Struct, frozen=True):
+    """What was heard from the pulse of the present attempt. `gaps` counts quiet times while training, by size."""
+
+    progress: int = 0
+    phase: int = -1  # none yet
+    quiet_s: float = 0.0
+    unborn_s: float = 0.0  # spent without having trained anything
+    tick: float = 0.0
+    trained: bool = False
+    gaps: tuple[int, ...] = ()
+
+
+class Hang(msgspec.Struct, frozen=True):
+    """A program that is being ended because it hangs. `sent` counts the blows so far."""
+
+    since: float
+    sent: int
+    progress: int
+
+
+class Failures(msgspec.Struct, frozen=True):
+    """What went wrong lately. `in_a_row` counts attempts without progress beyond the best before."""
+
+    in_a_row: int = 0
+    signature: str = ""
+    same: int = 0
+    older_tried: bool = False
+    kind: FailureClass | None = None
+    text: str = ""
+
+
+class Memory(msgspec.Struct, frozen=True, kw_only=True):
+    """What the policy remembers from one decision to the next; kept in `run/status.json`."""
+
+    stage: Stage = Stage.IDLE
+    since: float = 0.0  # when the stage was entered
+    plan: Plan | None = None  # of the present or last attempt
+    restarts: int = 0
+    best: int = 0  # furthest step ever reached
+    best_before: int = 0  # … before the present attempt
+    forged: int = 0  # furthest mark of the forge
+    forged_before: int = 0
+    failures: Failures = Failures()
+    not_before: float = 0.0
+    asked: float = 0.0  # when something was asked of supervisord, or signalled, last
+    stop_asked: float | None = None
+    stop_killed: bool = False
+    child_gone: float | None = None
+    hang: Hang | None = None
+    listening: Listening = Listening()
+    settle_id: int = 0
+    settled: Settled | None = None  # the answer that counts for the next start
+    quarantine: str = ""  # a checkpoint that the next settling puts away, and why
+    quarantine_reason: str = ""
+    full_verify: bool = False
+    ended_well: bool = False  # the last trainer ended by itself with exit 0
+    snapshots: int = 0  # the pulse's count when a commit was asked for last
+    commit_at: float = 0.0  # a commit that failed is tried again then
+    commit_failed: bool = False
+    verdict: str = ""  # why the run has failed; empty: it has not
+    final: RunState | None = None
+    decided_for: float = 0.0  # wall clock of the wish (Desired) under which the final state was reached
+    pauses: tuple[str, ...] = ()
+    paused: bool = False
+
+
+class Launch(msgspec.Struct, frozen=True):
+    """Write the plan durably, then have supervisord start its program. Repeating it is harmless."""
+
+    plan: Plan
+
+
+class AskSettle(msgspec.Struct, frozen=True):
+    id: int
+    token: int
+    verify: bool
+    quarantine: str
+    reason: str
+
+
+class AskCommit(msgspec.Struct, frozen=True):
+    pass
+
+
+class Signal(msgspec.Struct, frozen=True):
+    """Send `number` to the very process with this pid and start time, and to its process group where `group`."""
+
+    pid: int
+    ticks: int
+    number: int
+    group: bool = False
+
+
+class Sweep(msgspec.Struct, frozen=True):
+    """SIGKILL every process that was started under `token` in this run."""
+
+    token: int
+
+
+class Tell(msgspec.Struct, frozen=True):
+    """An event for `events.jsonl`."""
+
+    kind: str
+    text: str
+    facts: dict[str, str | int | float | bool | None]
+
+
+class Shutdown(msgspec.Struct, frozen=True):
+    """Ask supervisord to end."""
+
+
+Action = Launch | AskSettle | AskCommit | Signal | Sweep | Tell | Shutdown
+
+
+class Decision(msgspec.Struct, frozen=True):
+    """`control` is what the control word is to say from now on; `wake_at` when to decide again at the latest."""
+
+    memory: Memory
+    actions: tuple[Action, ...]
+    control: Control
+    state: RunState
+    reason: str
+    notes: tuple[str, ...]
+    wake_at: float
+
+
+def resume_of(settled: Settled) -> Resume | None:
+    """The newest verified checkpoint of the keeper's answer."""
+    return next((Resume(kept.name, kept.step) for kept in reversed(settled.checkpoints) if kept.verified), None)

@@ -1,0 +1,98 @@
+"""What the machine says of itself: the GPUs through the probe process, the host through psutil. Nothing here can block."""
+
+import selectors
+from pathlib import Path
+
+import msgspec
+import psutil
+
+from adam.contract.durable import free_bytes
+from adam.contract.metrics import gpu_cells
+from adam.contract.records import Gpu
+from adam.watchdog.child import LineChild
+from adam.watchdog.journal import Journal
+from adam.watchdog.probe_words import Reading
+
+STALE_TIMES = 3.0  # intervals without a reading after which the probe is taken to hang
+STALE_LEAST_S = 15.0
+NONE_AGAIN_S = 3600.0
+LONGEST_TICK_S = 1.0
+
+
+def pause_s(deaths: int) -> float:
+    return float(min(300.0, 5.0 * 2 ** (deaths - 1)))
+
+
+class GpuSensors:
+    """The newest readings of the probe. `state` is ok, none (no NVIDIA driver) or unknown."""
+
+    def __init__(self, interval: float, selector: selectors.BaseSelector, journal: Journal, stderr: int) -> None:
+        self._child = LineChild(["adam.watchdog.probe", "--interval", str(interval)], selector, pause_s, stderr)
+        self._stale_s = max(STALE_LEAST_S, STALE_TIMES * interval)
+        self._journal = journal
+        self._quiet_s, self._tick = 0.0, 0.0
+        self.state, self.gpus = "unknown", tuple[Gpu, ...]()
+        self._told = ""
+        self._none_until = 0.0
+
+    @property
+    def pid(self) -> int:
+        return self._child.pid
+
+    def cells(self) -> dict[str, str]:
+        """Cells of a row of `metrics.csv`."""
+        return gpu_cells(self.gpus)
+
+    def attend(self, now: float) -> None:
+        """Hear the probe; end one that hangs; start one where it is time."""
+        self._quiet_s += min(max(0.0, now - self._tick), LONGEST_TICK_S)
+        self._tick = now
+        pid = self._child.pid
+        for line in self._child.lines(now):
+            self._quiet_s = 0.0
+            self._hear(msgspec.json.decode(line, type=Reading), now)
+        if pid and not self._child.pid and self.state == "ok":
+            self._unknown("the probe died")
+        if self._child.pid and self._quiet_s > self._stale_s:
+            self._quiet_s = 0.0
+            self._child.kill()
+            self._unknown("NVML does not answer")
+        if self._child.start_if_due(now):
+            self._quiet_s = 0.0
+        if self.state == "none":
+            self._child.start_at = max(self._child.start_at, self._none_until)
+
+    def _hear(self, reading: Reading, now: float) -> None:
+        if reading.sensors == "none":
+            self._none_until = now + NONE_AGAIN_S
+        self._become(reading.sensors, reading.gpus, reading.why)
+
+    def _unknown(self, why: str) -> None:
+        self._become("unknown", (), why)
+
+    def _become(self, state: str, gpus: tuple[Gpu, ...], why: str) -> None:
+        self.state, self.gpus = state, gpus
+        if state != self._told:
+            self._told = state
+            self._journal.tell("sensors", f"GPU sensors: {state}" + (f" ({why})" if why else ""), sensors=state)
+
+
+class HostSensors:
+    """Load, memory and free disk, read at most every `interval` seconds."""
+
+    def __init__(self, interval: float, disk: Path) -> None:
+        self._interval, self._disk = interval, disk
+        self._read_at = 0.0
+        self._cells: dict[str, str] = {}
+        psutil.cpu_percent()  # the first call only starts the count
+
+    def cells(self, now: float) -> dict[str, str]:
+        """Cells of a row of `metrics.csv`."""
+        if now - self._read_at >= self._interval:
+            self._read_at = now
+            self._cells = {
+                "cpu_percent": f"{psutil.cpu_percent():.1f}",
+                "ram_gb": f"{psutil.virtual_memory().used / 1e9:.2f}",
+                "disk_free_gb": f"{free_bytes(self._disk) / 1e9:.2f}",
+            }
+        return self._cells

@@ -1,0 +1,111 @@
+"""The directory of checkpoints, as the keeper handles it: what is there, what is known to be right, putting away, deleting."""
+
+import shutil
+from pathlib import Path
+
+from adam.contract.checkpoints import MANIFEST, list_checkpoints, parse_name, read_manifest, verify
+from adam.contract.durable import fsync_dir, replace_file
+from adam.contract.paths import RunPaths
+from adam.contract.records import CheckpointSeen
+from adam.watchdog.retention import Kept, superfluous
+
+TEMPORARY, TRASH = ".tmp-", ".trash-"
+Identity = tuple[tuple[str, int, int, int], ...]
+
+
+class Store:
+    """`checkpoints/` of one run. One keeper writes it; everybody may read it.
+
+    Args:
+        keep_last, milestone_every: see `retention`.
+    """
+
+    def __init__(self, paths: RunPaths, keep_last: int, milestone_every: int) -> None:
+        self.paths = paths
+        self._keep_last, self._milestone_every = keep_last, milestone_every
+        self._verified: dict[str, Identity] = {}
+        self._pruned: list[str] = []
+
+    def clean(self) -> None:
+        """Remove what a dead keeper left half made or half deleted."""
+        if not self.paths.checkpoints.is_dir():
+            return
+        for path in self.paths.checkpoints.iterdir():
+            if path.name.startswith((TEMPORARY, TRASH)):
+                shutil.rmtree(path)
+
+    def listing(self) -> list[Kept]:
+        """The checkpoints, oldest first."""
+        found = []
+        for path in list_checkpoints(self.paths.checkpoints):
+            step, attempt = parse_name(path.name) or (0, 0)
+            found.append(Kept(path.name, step, attempt, self.is_verified(path.name)))
+        return found
+
+    def directory(self, name: str) -> Path:
+        return self.paths.checkpoints / name
+
+    def is_verified(self, name: str) -> bool:
+        """True where this process has checked every byte of it, and its files have not been touched since."""
+        return name in self._verified and self._verified[name] == _identity(self.directory(name))
+
+    def mark_verified(self, name: str) -> None:
+        self._verified[name] = _identity(self.directory(name))
+
+    def check(self, name: str) -> None:
+        """Verify every byte. Raises CheckpointError (bad), SchemaError (a newer Adam's), OSError (the disk)."""
+        before = _identity(self.directory(name))
+        verify(self.directory(name))
+        self._verified[name] = before
+
+    def newest_verified(self) -> CheckpointSeen | None:
+        for kept in reversed(self.listing()):
+            if kept.verified:
+                return CheckpointSeen(kept.name, kept.step, True, read_manifest(self.directory(kept.name)).stamp)
+        return None
+
+    def quarantine(self, name: str, reason: str) -> None:
+        """Put a checkpoint away, with the reason beside it."""
+        self.paths.quarantine.mkdir(exist_ok=True)
+        target = self.paths.quarantine / name
+        number = 1
+        while target.exists():
+            number += 1
+            target = self.paths.quarantine / f"{name}.{number}"
+        self.directory(name).rename(target)
+        fsync_dir(self.paths.quarantine)
+        fsync_dir(self.paths.checkpoints)
+        self._verified.pop(name, None)
+        replace_file(target / "REASON.txt", f"{reason}\n".encode())
+
+    def in_quarantine(self) -> int:
+        return len(list(self.paths.quarantine.iterdir())) if self.paths.quarantine.is_dir() else 0
+
+    def prune(self, keep_last: int | None = None) -> None:
+        """Delete what retention gives free (with fewer kept where room is needed)."""
+        for name in superfluous(self.listing(), keep_last or self._keep_last, self._milestone_every):
+            self._delete(name)
+            self._pruned.append(name)
+
+    def take_pruned(self) -> tuple[str, ...]:
+        """The names deleted since the last call, oldest first."""
+        names, self._pruned = tuple(self._pruned), []
+        return names
+
+    def _delete(self, name: str) -> None:
+        """Renamed first and without its manifest next: half deleted, it is never taken for a checkpoint."""
+        trash = self.paths.checkpoints / f"{TRASH}{name}"
+        self.directory(name).rename(trash)
+        fsync_dir(self.paths.checkpoints)
+        self._verified.pop(name, None)
+        (trash / MANIFEST).unlink()
+        shutil.rmtree(trash)
+
+
+def _identity(directory: Path) -> Identity:
+    """Name, inode, time of change and size of each file: equal while nobody has touched them."""
+    found = []
+    for path in sorted(directory.iterdir()):
+        status = path.stat()
+        found.append((path.name, status.st_ino, status.st_mtime_ns, status.st_size))
+    return tuple(found)
