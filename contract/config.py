@@ -17,7 +17,7 @@ class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A table of the configuration file."""
 
 
-class Source(Section):
+class Source(Section, frozen=True):
     kind: Annotated[
         Literal["files", "stdlib"],
         Meta(
@@ -33,7 +33,7 @@ class Source(Section):
     ] = ""
 
 
-class Forge(Section):
+class Forge(Section, frozen=True):
     sources: Annotated[tuple[Source, ...], Meta(min_length=1, description="where documents come from")] = (
         Source(kind="stdlib"),
     )
@@ -63,7 +63,7 @@ class Forge(Section):
     ] = 4096
 
 
-class Trainer(Section):
+class Trainer(Section, frozen=True):
     steps: Annotated[
         int, Meta(ge=1, description="optimizer updates in all; raise it later to go on with a finished run")
     ] = 150_000
@@ -100,7 +100,7 @@ class Trainer(Section):
     ] = 1_000_000
 
 
-class Checkpoint(Section):
+class Checkpoint(Section, frozen=True):
     every_steps: Annotated[int, Meta(ge=0, description="updates between two checkpoints; 0: by time only")] = 0
     every_minutes: Annotated[float, Meta(ge=0, description="minutes between two checkpoints; 0: by steps only")] = 30.0
     keep_last: Annotated[int, Meta(ge=1, description="newest checkpoints that are kept")] = 3
@@ -109,7 +109,7 @@ class Checkpoint(Section):
     ] = 0
 
 
-class Watchdog(Section):
+class Watchdog(Section, frozen=True):
     telemetry_seconds: Annotated[float, Meta(ge=0.5, description="how often host and GPUs are read")] = 5.0
     hang_seconds: Annotated[
         float, Meta(ge=2, description="shortest time without progress that counts as a hang while training")
@@ -130,7 +130,7 @@ class Watchdog(Section):
     ] = 180.0
 
 
-class Config(Section):
+class Config(Section, frozen=True):
     """A whole configuration. `model.vocab_size = 0` is filled in from the tokenizer when training starts."""
 
     schema: Annotated[int, Meta(ge=1, description="of this file")] = SCHEMA

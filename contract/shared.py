@@ -55,7 +55,7 @@ class SharedWord(Generic[T]):
 
     def __init__(self, path: Path, kind: type[T], *, write: bool) -> None:
         """Map `path`, making it where `write`. Raises FileNotFoundError where there is nothing to read yet."""
-        self._kind = kind
+        self._kind: type[T] = kind
         self._format = struct.Struct(f"<4sI{len(kind.__struct_fields__)}QQ")
         flags = os.O_RDWR | os.O_CREAT if write else os.O_RDONLY
         fd = os.open(path, flags | os.O_CLOEXEC, 0o644)
@@ -87,7 +87,8 @@ class SharedWord(Generic[T]):
             if len(data) == self._format.size:
                 *fields, crc = self._format.unpack(data)[2:]
                 if zlib.crc32(data[8:-8]) == crc:
-                    return self._kind(*fields)
+                    value: T = self._kind(*fields)
+                    return value
         return None
 
     def close(self) -> None:

@@ -5,6 +5,7 @@
 The order matters for exactness: a step is logged before a snapshot of it is taken, so no checkpoint is ahead of the log.
 """
 
+import math
 import time
 from collections.abc import Callable
 
@@ -138,7 +139,7 @@ class Loop:
         )
         seconds = time.perf_counter() - started - (self.heart.paused_s - paused_before)
         update = Update(done, position.samples, loss, grad_norm, rate, seconds, data_wait)
-        if not (torch.isfinite(torch.tensor([loss, grad_norm])).all()):
+        if not (math.isfinite(loss) and math.isfinite(grad_norm)):
             self._log(update, None)
             raise NumericError(f"step {done.step}: loss {loss}, gradient norm {grad_norm}")
         return update
@@ -157,14 +158,14 @@ class Loop:
     def _backward(self, batch: Batch) -> torch.Tensor:
         """The micro-batch's share of the update's loss (mean over all targets of the update), its gradient added up."""
         share = self.forward(batch).sum() / (self.config.trainer.batch_size * self.config.trainer.seq_len)
-        share.backward()  # type: ignore[no-untyped-call]
+        share.backward()
         return share.detach()
 
     def _apply(self, losses: list[torch.Tensor], rate: float) -> tuple[float, float]:
         """(loss, norm of the gradient before clipping); the update is left out where either is not finite."""
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.trainer.clip)
         loss, grad_norm = float(torch.stack(losses).double().sum()), float(norm)
-        if torch.isfinite(norm) and loss == loss:
+        if math.isfinite(grad_norm) and math.isfinite(loss):
             set_rate(self.optimizer, rate)
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -238,4 +239,4 @@ class Loop:
 
 
 def _finite(value: float) -> float | None:
-    return value if abs(value) != float("inf") and value == value else None
+    return value if math.isfinite(value) else None

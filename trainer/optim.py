@@ -24,7 +24,8 @@ def learning_rate(step: int, config: Trainer) -> float:
 
 def make_optimizer(model: MambaLM, config: Trainer) -> torch.optim.AdamW:
     """AdamW (Loshchilov and Hutter, arXiv 1711.05101); norms, biases, A_log, D and dt_bias are not decayed."""
-    decayed, plain = [], []
+    decayed: list[torch.nn.Parameter] = []
+    plain: list[torch.nn.Parameter] = []
     for name, parameter in model.named_parameters():
         (plain if no_weight_decay(name, parameter) else decayed).append(parameter)
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]

@@ -1,5 +1,6 @@
 """Killed at any moment, a run gives bit for bit the losses of one that was left alone."""
 
+import itertools
 import os
 import random
 import signal
@@ -36,7 +37,7 @@ def check_each_sample_once(run: RealRun) -> None:
     """The rows that count cover the data positions without a gap and without an overlap."""
     ranges = [(int(row["first_sample"]), int(row["end_sample"])) for _, row in sorted(run.counting_rows().items())]
     assert ranges[0][0] == 0
-    assert all(before[1] == after[0] for before, after in zip(ranges, ranges[1:], strict=False))
+    assert all(before[1] == after[0] for before, after in itertools.pairwise(ranges))
 
 
 def test_the_undisturbed_run_learns(undisturbed: RealRun) -> None:

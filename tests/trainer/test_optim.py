@@ -1,5 +1,7 @@
 """The schedule and the optimizer's groups."""
 
+import itertools
+
 import msgspec
 import pytest
 import torch
@@ -18,7 +20,7 @@ def test_the_schedule_warms_up_decays_and_stays() -> None:
     assert rates[0] == pytest.approx(0.1)
     assert rates[9] == rates[10] == 1.0
     assert rates[30] == pytest.approx(0.55)
-    assert all(a >= b for a, b in zip(rates[10:], rates[11:], strict=False))
+    assert all(a >= b for a, b in itertools.pairwise(rates[10:]))
     assert set(rates[50:]) == {0.1}
 
 

@@ -29,4 +29,4 @@ def init_weights(module: nn.Module, n_layer: int) -> None:
         if name.endswith("out_proj.weight"):
             nn.init.kaiming_uniform_(parameter, a=math.sqrt(5))
             with torch.no_grad():
-                parameter /= math.sqrt(n_layer)
+                parameter.div_(math.sqrt(n_layer))

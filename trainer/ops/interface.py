@@ -48,8 +48,8 @@ class Ops(Protocol):
         Gives (B, L, H, P) in the dtype of x.
         """
 
-    def causal_conv1d(self, x: Tensor, weight: Tensor, bias: Tensor, resets: Tensor | None) -> Tensor:
-        """SiLU of a causal depthwise convolution. x: (B, L, D). weight: (D, K), its last tap at the token itself. bias: (D,)."""
+    def causal_conv1d(self, x: Tensor, weight: Tensor, bias: Tensor | None, resets: Tensor | None) -> Tensor:
+        """SiLU of a causal depthwise convolution. x: (B, L, D). weight: (D, K), its last tap at the token itself. bias: (D,) or None."""
 
     def add_rms_norm(self, x: Tensor, residual: Tensor | None, weight: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
         """(RMS norm of x + residual, that sum in fp32): what a block reads, and the residual stream behind it."""

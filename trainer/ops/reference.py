@@ -50,11 +50,13 @@ class ReferenceOps:
             y = ssd(x, F.softplus(dt + dt_bias), A, B, C, resets, chunk_size)
             return (y + D.unsqueeze(-1) * x).to(dtype)
 
-    def causal_conv1d(self, x: Tensor, weight: Tensor, bias: Tensor, resets: Tensor | None) -> Tensor:
+    def causal_conv1d(self, x: Tensor, weight: Tensor, bias: Tensor | None, resets: Tensor | None) -> Tensor:
         dtype, taps = x.dtype, weight.shape[1]
         wide = x.to(_wide(x))
         document = None if resets is None else resets.cumsum(1)
-        out = wide * weight[:, -1] + bias
+        out = wide * weight[:, -1]
+        if bias is not None:
+            out = out + bias
         for back in range(1, min(taps, x.shape[1])):
             before = wide[:, :-back]
             if document is not None:

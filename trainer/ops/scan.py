@@ -22,7 +22,7 @@ def scan(u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, resets: Tensor 
     u, dt: (B, L, D), dt above 0. A: (D, N). B, C: (B, L, N). resets: bool (B, L) or None. All of one float dtype.
     Gives (B, L, D). Bit for bit repeatable for equal inputs and thread counts.
     """
-    y: Tensor = _Scan.apply(u, dt, A, B, C, resets)  # type: ignore[no-untyped-call]
+    y: Tensor = _Scan.apply(u, dt, A, B, C, resets)
     return y
 
 
@@ -58,7 +58,7 @@ class _Scan(torch.autograd.Function):
         resets = maybe[0] if maybe else None
         dy, u = _time_major(grads[0]), _time_major(u)
         du_dt = dt * u
-        length, batch, channels = dt.shape
+        length = dt.shape[0]
         decay = starts.new_empty(ctx.steps + 1, *starts.shape[1:])
         h = torch.empty_like(decay)
         g, work = torch.empty_like(decay), torch.empty_like(decay)
