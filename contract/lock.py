@@ -9,10 +9,9 @@ from adam.contract.errors import ConfigError
 
 # Fixed once there are shards: they were made by these.
 FIXED_BY_DATA = ("forge.",)
-# Fixed once there is a checkpoint: its weights have this shape.
-FIXED_BY_MODEL = ("model.",)
-# Fixed once a step was trained here: the order of the data and the schedule hang on them. (A fork may still change them.)
+# Fixed once a step was trained or a checkpoint exists: the weights, the moments and the order of data hang on them.
 FIXED_BY_TRAINING = (
+    "model.",
     "trainer.seed",
     "trainer.seq_len",
     "trainer.batch_size",
@@ -44,12 +43,12 @@ def _flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def settle_config(
-    new: Config, locked: Config | None, *, has_data: bool, has_training: bool, has_model: bool = False
+    new: Config, locked: Config | None, *, has_data: bool, has_training: bool
 ) -> tuple[Config, list[str]]:
     """The configuration that the run goes on with, and the numerics keys that changed (a break in exactness).
 
-    `has_data`: there are shards. `has_model`: there is a checkpoint (a fork has one before it has trained).
-    `has_training`: a step was trained here. Fills in `decay_steps`, which is laid out once: more steps later go on at min_lr.
+    `has_data`: there are shards. `has_training`: a step was trained, or a checkpoint is there.
+    Fills in `decay_steps`, which is laid out once: more steps later go on at min_lr.
     Raises ConfigError naming the first key that can't change any more.
     """
     if locked is not None and has_training and new.trainer.decay_steps == 0:
@@ -61,7 +60,6 @@ def settle_config(
         return new, []
     changed = changed_keys(locked, new)
     fixed: tuple[str, ...] = FIXED_BY_DATA if has_data else ()
-    fixed += FIXED_BY_MODEL if has_model or has_training else ()
     fixed += FIXED_BY_TRAINING if has_training else ()
     for key, (before, after) in sorted(changed.items()):
         if key.startswith(fixed):

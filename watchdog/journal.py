@@ -23,7 +23,7 @@ class Journal:
         self._waiting: deque[bytes] = deque(maxlen=MOST_WAITING)
         self.trouble = ""
 
-    def tell(self, kind: str, text: str, **facts: Any) -> None:
+    def tell(self, kind: str, text: str, /, **facts: Any) -> None:
         told = event(kind, text, stamp(), **{key: value for key, value in facts.items() if value is not None})
         self._log.info(kind, text=text, **told.facts)
         self._waiting.append(encode_line(told))

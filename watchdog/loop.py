@@ -204,7 +204,8 @@ class Watchdog:
 
     def _leave(self, decision: Decision, now: float) -> None:
         """supervisord ends, or replaces us. Where nothing runs any more, the run is stopped until somebody starts it again."""
-        nothing_runs = decision.memory.stage not in (Stage.STARTING, Stage.RUNNING, Stage.DONE)
+        lease = self._eyes.lease(decision.memory)
+        nothing_runs = decision.memory.stage != Stage.DONE and not (lease and (lease.launcher_alive or lease.held))
         self._write_status(decision, now, RunState.STOPPED if nothing_runs else None)
 
     def _notify(self, decision: Decision, now: float) -> None:

@@ -40,7 +40,7 @@ class Eyes:
 
     def look(self, memory: Memory, launch_error: str, now: float) -> Observation:
         """What is to be seen at `now`."""
-        lease = self._lease(memory)
+        lease = self.lease(memory)
         return Observation(
             desired=self._desired.get(),
             data_ready=self._ready.get(),
@@ -58,7 +58,8 @@ class Eyes:
             highest_attempt=self._highest[1],
         )
 
-    def _lease(self, memory: Memory) -> LeaseSeen | None:
+    def lease(self, memory: Memory) -> LeaseSeen | None:
+        """The lease as it is now, and who of those it names lives."""
         lease = read_lease(self._paths)
         if lease is None:
             return None

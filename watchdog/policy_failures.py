@@ -98,9 +98,9 @@ def fail(turn: Turn, kind: FailureClass, detail: str, text: str, report: ExitRep
         text=text,
     )
     wait = turn.backoff_s(failures.in_a_row)
-    turn.set(failures=failures, not_before=turn.now + wait, restarts=memory.restarts + 1)
+    turn.set(failures=failures, not_before=turn.now + wait, crashed=True)
     turn.tell(
-        "crashed", text, kind=kind.value, detail=detail, step=step, in_a_row=failures.in_a_row, **facts_of(report)
+        "crashed", text, failure=kind.value, detail=detail, step=step, in_a_row=failures.in_a_row, **facts_of(report)
     )
     if kind == FailureClass.CONFIG or (kind == FailureClass.DATA and not memory.listening.trained):
         turn.set(verdict=text)

@@ -77,6 +77,8 @@ FRESH = {
 def settling(turn: Turn) -> None:
     """Ask the keeper until it has answered this very question. A keeper that died is asked again when there is a new one."""
     memory, answer = turn.memory, turn.seen.settled
+    if memory.settle_trouble:
+        turn.note(memory.settle_trouble)
     if turn.holder is not None:
         turn.enter(Stage.IDLE)
     elif answer is not None and answer.id == memory.settle_id:
@@ -99,20 +101,15 @@ def settling(turn: Turn) -> None:
 
 
 def take_answer(turn: Turn, answer: Settled) -> None:
-    settled: Settled | None = answer
-    if answer.trouble:
-        turn.note(answer.trouble)
-        if turn.wanted:
-            # What a dead attempt left can't be written now. Nothing is lost while we wait.
-            settled = None
+    """Go on with what the keeper found; where the disk did not take what a dead attempt left, wait: nothing is lost so."""
+    turn.set(settle_trouble=answer.trouble)
+    if answer.trouble and turn.wanted:
+        if turn.now - turn.memory.asked > ASK_AGAIN_S:
+            turn.set(settle_id=turn.memory.settle_id + 1, asked=0.0)
+        return
     if answer.refused:
         turn.set(verdict=answer.refused)
-    if settled is None:
-        if turn.now - turn.memory.asked > ASK_AGAIN_S:
-            turn.enter(Stage.SETTLING, settle_id=turn.memory.settle_id + 1, asked=0.0)
-        turn.wake(turn.memory.asked + ASK_AGAIN_S)
-        return
-    turn.enter(Stage.IDLE, settled=settled, quarantine="", quarantine_reason="", full_verify=False)
+    turn.enter(Stage.IDLE, settled=answer, quarantine="", quarantine_reason="", full_verify=False)
 
 
 def choose(turn: Turn, settled: Settled) -> None:
@@ -151,6 +148,8 @@ def launch(turn: Turn, program: str, resume: Resume | None, why: str) -> None:
         Stage.STARTING,
         plan=plan,
         asked=turn.now,
+        restarts=memory.restarts + int(memory.crashed),
+        crashed=False,
         best_before=memory.best,
         forged_before=memory.forged,
         listening=Listening(tick=turn.now, gaps=memory.listening.gaps if program == "trainer" else ()),

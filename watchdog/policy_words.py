@@ -116,6 +116,7 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
     since: float = 0.0  # when the stage was entered
     plan: Plan | None = None  # of the present or last attempt
     restarts: int = 0
+    crashed: bool = False  # the last attempt: the next start is a restart
     best: int = 0  # furthest step ever reached
     best_before: int = 0  # … before the present attempt
     forged: int = 0  # furthest mark of the forge
@@ -130,6 +131,7 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
     listening: Listening = Listening()
     settle_id: int = 0
     settled: Settled | None = None  # the answer that counts for the next start
+    settle_trouble: str = ""  # what kept the keeper from settling when it was asked last
     quarantine: str = ""  # a checkpoint that the next settling puts away, and why
     quarantine_reason: str = ""
     full_verify: bool = False

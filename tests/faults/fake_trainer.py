@@ -1,4 +1,4 @@
-"""A trainer without torch, a few milliseconds a step: pulse, control word, slots, steps.jsonl and exit codes as the protocol says.
+"""A trainer without torch, a few milliseconds a step: pulse, control word, slots, steps.jsonl and exit codes as in the protocol.
 
     python fake_trainer.py [--step-ms N] [--do STEP:ACTION[@ATTEMPT]]… --run DIR
 
@@ -51,7 +51,7 @@ class FakeTrainer:
         self.control_word: SharedWord[Control] | None = None
         self.step, self.weights = self.load()
 
-    def on_term(self, number: int, frame: object) -> None:
+    def on_term(self, *_: object) -> None:
         self.stopping = True
 
     def load(self) -> tuple[int, bytes]:

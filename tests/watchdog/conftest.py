@@ -122,7 +122,7 @@ priority=1
 autorestart=true
 startsecs=0
 stopwaitsecs=30
-stdout_logfile={self.paths.log("watchdog-boot")}
+stdout_logfile=NONE
 redirect_stderr=true
 [program:trainer]
 command={launcher} trainer -- {python} -P {FAKE} --step-ms {step_ms} {doing}
@@ -130,14 +130,14 @@ autostart=false
 autorestart=false
 startsecs=0
 stopwaitsecs=200
-stdout_logfile={self.paths.log("launcher")}
+stdout_logfile=NONE
 redirect_stderr=true
 [program:forge]
 command={launcher} forge -- {forge or "true"}
 autostart=false
 autorestart=false
 startsecs=0
-stdout_logfile={self.paths.log("launcher")}
+stdout_logfile=NONE
 redirect_stderr=true
 """)
 

@@ -47,7 +47,7 @@ def test_killed_trainer_goes_on_with_the_same_losses(box, await_):
     status = box.await_state(RunState.FINISHED)
     box.check_losses(200)
     assert status.restarts == 3
-    assert [item["facts"]["kind"] for item in box.events("crashed")] == ["host"] * 3
+    assert [item["facts"]["failure"] for item in box.events("crashed")] == ["host"] * 3
     assert {item["facts"]["detail"] for item in box.events("crashed")} == {"SIGKILL"}
 
 
@@ -67,7 +67,7 @@ def test_stopped_trainer_is_a_hang(box, await_):
     box.check_losses(200)
 
 
-def test_a_hang_leaves_its_stacks(box, await_):
+def test_a_hang_leaves_its_stacks(box):
     box.configure("70:hang@1")
     box.up()
     box.await_state(RunState.FINISHED)
@@ -91,7 +91,7 @@ def test_killed_watchdog_takes_the_trainer_over(box, await_):
     box.check_losses(200)
 
 
-def test_killed_keeper_is_replaced(box, await_):
+def test_killed_keeper_is_replaced(box):
     box.configure(step_ms=10)
     box.up()
     box.await_step(30)
@@ -170,18 +170,14 @@ def test_a_configuration_error_fails_at_once(box):
 
 
 def test_the_same_failure_takes_an_older_checkpoint_and_then_gives_up(box):
-    box.configure("50:exit=1")
+    box.configure("50:exit=1", step_ms=30)
     box.up()
     status = box.await_state(RunState.FAILED)
     assert "also from an older checkpoint" in status.reason and "ends with 1 at step 50" in status.reason
     assert len(box.events("crashed")) == 4  # same_failures, and once more from before
     assert len(box.events("quarantined")) == 1
-    assert (
-        list(box.paths.quarantine.iterdir())[0]
-        .joinpath("REASON.txt")
-        .read_text()
-        .startswith("training failed after it")
-    )
+    put_away = next(iter(box.paths.quarantine.iterdir()))
+    assert put_away.joinpath("REASON.txt").read_text().startswith("training failed after it")
 
 
 def test_a_fault_that_passes_is_survived(box):
@@ -189,7 +185,7 @@ def test_a_fault_that_passes_is_survived(box):
     box.up()
     box.await_state(RunState.FINISHED)
     box.check_losses(200)
-    kinds = [item["facts"]["kind"] for item in box.events("crashed")]
+    kinds = [item["facts"]["failure"] for item in box.events("crashed")]
     assert kinds == ["code", "host", "code"]
     assert "a fault at step 90" in box.events("crashed")[2]["text"]
 
@@ -213,12 +209,13 @@ def test_a_bad_checkpoint_is_put_away_and_the_one_before_used(box):
 
 
 def test_forge_first(box):
-    make = (
-        "import pathlib, sys; sys.path.insert(0, %r); import conftest; from adam.contract.paths import RunPaths; "
-        "conftest.make_data(RunPaths(pathlib.Path(sys.argv[2])))" % str(Path(__file__).parent)
-    )
     script = box.paths.root / "forge.py"
-    script.write_text(make)
+    script.write_text(
+        "import pathlib, sys\n"
+        f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "import conftest\n"
+        "conftest.make_data(conftest.RunPaths(pathlib.Path(sys.argv[2])))\n"
+    )
     box.configure(forge=f"{sys.executable} {script}")
     box.up()
     box.await_state(RunState.FINISHED)
@@ -239,6 +236,8 @@ def test_a_deleted_log_directory_blocks_nobody(box, await_):
     shutil.rmtree(box.paths.logs)
     box.await_step(60)
     kill(box.trainer_pid())
+    await_(lambda: box.events("crashed"), 5)
+    kill(box.status().watchdog_pid)
     box.await_state(RunState.FINISHED)
     box.check_losses(200)
 

@@ -1,0 +1,56 @@
+"""Progress bars of `adamctl up --wait` on a terminal."""
+
+from types import TracebackType
+from typing import Any
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+
+from adam.contract.states import RunState
+from adam.daemon.report import human_time
+
+FORGE_PHASES = ("reading", "learning", "encoding")
+
+
+class Bars:
+    """One bar for each phase of the forge and one for training, each made when it is first needed."""
+
+    def __init__(self) -> None:
+        self._progress = Progress(
+            TextColumn("{task.description:<10}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[text]}")
+        )
+        self._bars: dict[str, TaskID] = {}
+        self._state = ""
+
+    def __enter__(self) -> "Bars":
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def show(self, report: dict[str, Any]) -> None:
+        state = f"{report['state']}: {report['reason']}"
+        if state != self._state:
+            self._state = state
+            self._progress.console.print(state, highlight=False, markup=False)
+        progress = report["progress"]
+        if progress is not None and progress["phase"] in FORGE_PHASES:
+            self._set(progress["phase"], progress["done"], progress["total"], "")
+        elif report["step"] or report["state"] == RunState.TRAINING:
+            self._set("training", report["step"], report["steps"], training_text(report))
+
+    def _set(self, name: str, done: int, total: int, text: str) -> None:
+        if name not in self._bars:
+            self._bars[name] = self._progress.add_task(name, text=text)
+        self._progress.update(self._bars[name], completed=done, total=total or None, text=text)
+
+
+def training_text(report: dict[str, Any]) -> str:
+    parts = [f"loss {report['loss']:.3f}"] if report["loss"] is not None else []
+    if report["val_bits_per_byte"] is not None:
+        parts.append(f"val {report['val_bits_per_byte']:.3f} bits/byte")
+    if report["tokens_per_second"] is not None:
+        parts.append(f"{report['tokens_per_second']:,.0f} tokens/s, {human_time(report['eta_s'])} left")
+    return "  ".join([*parts, report["state"] if report["state"] != RunState.TRAINING else ""]).rstrip()

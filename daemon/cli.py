@@ -1,0 +1,155 @@
+"""The command line of adamctl. Each command is imported when it is used, so that light ones stay light."""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from adam.contract.errors import run_main
+from adam.contract.model import PRESETS
+from adam.contract.states import Exit
+
+EXITS = {
+    Exit.OK: "done",
+    Exit.CODE: "a mistake in Adam's own code, with a traceback",
+    Exit.USAGE: "a wrong command line",
+    Exit.CONFIG: "the configuration can't be used",
+    Exit.DATA: "no text, or shards that are not what their manifest says",
+    Exit.CHECKPOINT: "a checkpoint that does not verify",
+    Exit.DISK: "no room, or a place that can't be written",
+    Exit.NUMERIC: "a loss or gradient that is not finite",
+    Exit.MEMORY: "out of memory",
+    Exit.BUSY: "the run is already running",
+    Exit.STOPPED: "up --wait: the run was stopped",
+    Exit.SCHEMA: "files of a newer Adam",
+    Exit.NOT_RUNNING: "there is no such run, or it is not running",
+    Exit.FAILED: "up --wait: the run failed, or lost all its processes; doctor: something is bad",
+    Exit.TIMEOUT: "a process did not answer",
+    Exit.INTERRUPTED: "interrupted by Ctrl-C",
+}
+
+
+def main() -> int:
+    arguments = make_parser().parse_args()
+    return run_main("adamctl", lambda: handler(arguments.handler)(arguments))
+
+
+def handler(name: str) -> Callable[[argparse.Namespace], int]:
+    """The function that `module.function` names in this folder."""
+    module, _, function = name.partition(".")
+    found: Callable[[argparse.Namespace], int] = getattr(importlib.import_module(f"adam.daemon.{module}"), function)
+    return found
+
+
+def exit_table() -> str:
+    return "exit codes:\n" + "\n".join(f"  {code.value:>3}  {text}" for code, text in EXITS.items())
+
+
+class Commands:
+    """Adds commands; each gets `--run`, its help in full, and the table of exit codes."""
+
+    def __init__(self, parser: argparse.ArgumentParser) -> None:
+        self._commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def add(self, name: str, handler: str, text: str, more: str = "") -> argparse.ArgumentParser:
+        formatter = argparse.RawDescriptionHelpFormatter
+        description = text[0].upper() + text[1:] + "." + (f"\n{more}" if more else "")
+        parser: argparse.ArgumentParser = self._commands.add_parser(
+            name, help=text, description=description, epilog=exit_table(), formatter_class=formatter
+        )
+        parser.add_argument(
+            "--run",
+            metavar="DIR",
+            help="the run directory; else $ADAM_RUN, else the run in this directory, else runs/demo",
+        )
+        parser.set_defaults(handler=handler)
+        return parser
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="adamctl",
+        description="Keeps a Mamba training run alive, with nobody watching.",
+        epilog=exit_table(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = Commands(parser)
+    add_starting(commands)
+    add_looking(commands)
+    add_wishes(commands)
+    add_data(commands)
+    return parser
+
+
+def flag(parser: argparse.ArgumentParser, name: str, text: str, **more: Any) -> None:
+    parser.add_argument(name, action="store_true", help=text, **more)
+
+
+def add_starting(commands: Commands) -> None:
+    init = commands.add("init", "init.run", "write a commented configuration")
+    init.add_argument(
+        "--preset", choices=list(PRESETS), default="tiny", help="size of the model (default: tiny, the demo's)"
+    )
+    init.add_argument("--out", metavar="FILE", default="adam.toml", help="where to write it (default: adam.toml)")
+    init.add_argument("--text", metavar="PATH", action="append", help="train on this file or folder; may be repeated")
+
+    up = commands.add(
+        "up", "up.run", "start a run, or go on with it", "Without a configuration anywhere: the demo in runs/demo."
+    )
+    up.add_argument(
+        "--config", metavar="FILE", help="the configuration, copied into the run (default: the run's adam.toml)"
+    )
+    flag(up, "--wait", "stay and show progress until the run ends; Ctrl-C leaves it running")
+    flag(up, "--foreground", "become supervisord in this process (for systemd)")
+    flag(up, "--no-watchdog", "start none: systemd runs it as a unit of its own")
+    flag(up, "--prepare", "check and write everything, start nothing (for systemd)")
+
+    down = commands.add("down", "down.run", "save, stop the run, and see that no process of it is left")
+    flag(down, "--now", "do not wait for a save: what was trained since the last checkpoint will be trained again")
+
+
+def add_looking(commands: Commands) -> None:
+    status = commands.add("status", "status.run", "say what the run is doing")
+    flag(status, "--json", "for scripts: one JSON object")
+
+    logs = commands.add("logs", "logs.run", "show a log")
+    logs.add_argument(
+        "part", metavar="PART", nargs="?", help="trainer, forge, watchdog, supervisord, … (default: the trainer's)"
+    )
+    flag(logs, "-f", "go on showing what is added, until Ctrl-C", dest="follow")
+    logs.add_argument(
+        "-n", metavar="LINES", dest="lines", type=int, default=40, help="lines to begin with (default: 40)"
+    )
+
+    commands.add("doctor", "doctor.run", "check this machine and this run, and say what to mend")
+
+
+def add_wishes(commands: Commands) -> None:
+    commands.add(
+        "pause", "wishes.pause", "pause training, until `resume`", "The pause outlives restarts of run and machine."
+    )
+    commands.add("resume", "wishes.resume", "go on after `pause`")
+    save = commands.add("save", "wishes.save", "save a checkpoint now, and wait until it is verified")
+    flag(save, "--no-wait", "only ask for it")
+
+
+def add_data(commands: Commands) -> None:
+    checkpoints = commands.add("checkpoints", "checkpoints.run", "list or verify the checkpoints", "Changes nothing.")
+    checkpoints.add_argument("what", nargs="?", choices=["list", "verify"], default="list", help="default: list")
+    flag(checkpoints, "--all", "verify all of them, not only the newest")
+    flag(checkpoints, "--json", "for scripts: one JSON array")
+
+    fork = commands.add("fork", "fork.run", "begin another run from a checkpoint of this one")
+    fork.add_argument("--from", metavar="CHECKPOINT", dest="origin", required=True, help="its name or its directory")
+    fork.add_argument(
+        "target", metavar="DIR", help="the directory of the new run; its trainer settings may then be changed"
+    )
+
+    forge = commands.add("forge", "forge.run", "build the run's data now, in the foreground")
+    flag(forge, "--rebuild", "build anew from the sources as they are now (before the first training step)")
+    flag(forge, "--check", "only check the data, and say what has changed in the sources")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

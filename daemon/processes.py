@@ -1,0 +1,132 @@
+"""The processes of a run: who lives, and how they are ended where nobody answers any more.
+
+A process is of a run when its environment says so (`ADAM_SUPERVISED`): supervisord is started with it, and its
+children inherit it. systemd's own watchdog does not have it: it belongs to its unit.
+"""
+
+import contextlib
+import os
+import signal
+import time
+
+from adam.contract import schema
+from adam.contract.clock import boot_id
+from adam.contract.errors import BusyError, DataError, NotRunningError, TimeoutExpired
+from adam.contract.lease import lease_is_held, read_lease
+from adam.contract.paths import RunPaths
+from adam.contract.process import alive, processes_with
+from adam.contract.records import Status
+
+SUPERVISED = "ADAM_SUPERVISED"
+POLL_S = 0.05
+DIE_S = 15.0  # after SIGKILL: only a process that waits for a disk takes longer
+
+
+def ours(paths: RunPaths) -> list[int]:
+    """The run's processes, without this one."""
+    return [pid for pid in processes_with(SUPERVISED, str(paths.root)) if pid != os.getpid()]
+
+
+def read_status(paths: RunPaths) -> Status | None:
+    """The watchdog's last word; None where there is none, or none that can be read. Raises SchemaError."""
+    try:
+        return schema.load(paths.status, Status)
+    except DataError:
+        return None
+
+
+def watchdog_lives(status: Status | None) -> bool:
+    """True while the very watchdog that wrote `status` lives."""
+    return (
+        status is not None and status.stamp.boot_id == boot_id() and alive(status.watchdog_pid, status.watchdog_ticks)
+    )
+
+
+def anybody_lives(paths: RunPaths) -> bool:
+    """True where a process of the run lives: first by the identities that are written down, which is cheap."""
+    if watchdog_lives(read_status(paths)):
+        return True
+    lease = read_lease(paths)
+    if lease is not None and (
+        alive(lease.launcher_pid, lease.launcher_ticks) or alive(lease.child_pid, lease.child_ticks)
+    ):
+        return True
+    return bool(ours(paths))
+
+
+def refuse_if_running(paths: RunPaths) -> None:
+    """Raise BusyError where anything of the run is alive. systemd's watchdog, waiting for work, does not count."""
+    from adam.contract.supervisor import Supervisor
+
+    if not paths.run.is_dir():
+        return
+    try:
+        pid = Supervisor(paths.supervisor_socket, timeout=2.0).pid()
+    except NotRunningError:
+        pass
+    except TimeoutExpired as error:
+        raise BusyError(
+            f"the run {paths.root} has a supervisord that does not answer", "end it with `adamctl down`"
+        ) from error
+    else:
+        raise BusyError(
+            f"the run {paths.root} is already running (supervisord is process {pid})",
+            "see `adamctl status`; stop it with `adamctl down`",
+        )
+    if left := ours(paths):
+        raise BusyError(f"processes of the run {paths.root} are still alive: {left}", "end them with `adamctl down`")
+    if lease_is_held(paths):
+        lease = read_lease(paths)
+        who = f"{lease.program} (process {lease.launcher_pid})" if lease else "another process"
+        raise BusyError(f"{who} holds the lease of {paths.root}", "wait for it, or end it")
+
+
+def wait_until_gone(paths: RunPaths, seconds: float) -> bool:
+    """True when no process of the run is left, within `seconds`."""
+    deadline = time.monotonic() + seconds
+    while ours(paths):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(POLL_S)
+    return True
+
+
+def signal_all(paths: RunPaths, number: signal.Signals) -> None:
+    for pid in ours(paths):
+        kill(pid, number)
+
+
+def kill(pid: int, number: signal.Signals) -> None:
+    """Send a signal to a process that may have ended meanwhile."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
+def end_all(paths: RunPaths, grace_s: float) -> None:
+    """SIGTERM, `grace_s` for saving, then SIGKILL until nobody is left. Raises TimeoutExpired where somebody is.
+
+    supervisord goes first, so that it starts nobody in place of those that end.
+    """
+    if grace_s > 0:
+        signal_all(paths, signal.SIGTERM)
+        if wait_until_gone(paths, grace_s):
+            return
+    deadline = time.monotonic() + DIE_S
+    while left := ours(paths):
+        if time.monotonic() > deadline:
+            raise TimeoutExpired(
+                f"processes {left} survive SIGKILL", "they wait for a disk or a driver: see `ps -o pid,stat,wchan`"
+            )
+        kill_supervisord(paths)
+        signal_all(paths, signal.SIGKILL)
+        time.sleep(POLL_S)
+
+
+def kill_supervisord(paths: RunPaths) -> None:
+    """SIGKILL to the process in supervisord's pid file, where it is one of the run's."""
+    try:
+        pid = int(paths.supervisor_pid.read_text())
+    except (FileNotFoundError, ValueError):
+        return
+    if pid in ours(paths):
+        kill(pid, signal.SIGKILL)

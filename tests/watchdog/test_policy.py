@@ -1,0 +1,497 @@
+"""The policy, decision by decision: pure, so that each case is a few lines."""
+
+import signal
+
+import pytest
+from msgspec.structs import replace
+
+from adam.contract.clock import Stamp
+from adam.contract.records import Desired, ExitReport
+from adam.contract.shared import Pulse
+from adam.contract.states import Phase, RunState
+from adam.watchdog.policy import decide, restored
+from adam.watchdog.policy_pulse import add_gap, p99
+from adam.watchdog.policy_words import (
+    AskCommit,
+    AskSettle,
+    Decision,
+    Launch,
+    LeaseSeen,
+    Memory,
+    Observation,
+    Settings,
+    Settled,
+    Shutdown,
+    Signal,
+    Stage,
+    Sweep,
+    Tell,
+)
+from adam.watchdog.retention import Kept
+
+SETTINGS = Settings(
+    steps=1000, hang_seconds=2.0, start_seconds=30.0, save_seconds=60.0, backoff_seconds=1.0, stop_seconds=20.0
+)
+STAMP = Stamp(0.0, "boot", 0.0)
+
+
+def kept(*steps: int, verified: bool = True) -> tuple[Kept, ...]:
+    return tuple(Kept(f"step-{step:08d}-a01", step, 1, verified) for step in steps)
+
+
+class Bench:
+    """The policy between two ticks: what is seen is set by the test, time passes when it says so."""
+
+    def __init__(self, settings: Settings = SETTINGS, **seen: object) -> None:
+        self.settings, self.memory, self.now = settings, Memory(), 1000.0
+        self.seen = Observation(**seen)
+        self.actions: list[object] = []
+        self.decision: Decision | None = None
+        self.progress = 0
+
+    def see(self, **fields: object) -> "Bench":
+        self.seen = replace(self.seen, **fields)
+        return self
+
+    def tick(self, seconds: float = 0.25) -> list[object]:
+        self.now += seconds
+        self.decision = decide(self.settings, self.memory, self.seen, self.now)
+        self.memory = self.decision.memory
+        self.actions += self.decision.actions
+        return list(self.decision.actions)
+
+    def of(self, kind: type) -> list:
+        return [action for action in self.actions if isinstance(action, kind)]
+
+    def told(self, kind: str) -> list[Tell]:
+        return [action for action in self.of(Tell) if action.kind == kind]
+
+    @property
+    def state(self) -> RunState:
+        assert self.decision is not None
+        return self.decision.state
+
+    def settle(self, *checkpoints: Kept, **fields: object) -> None:
+        """The keeper answers the question that was asked."""
+        ask = self.of(AskSettle)[-1]
+        self.see(settled=Settled(id=ask.id, checkpoints=checkpoints, **fields), checkpoints=checkpoints)
+
+    def started(self) -> "Bench":
+        """The launcher of the last plan has the lease."""
+        plan = self.of(Launch)[-1].plan
+        lease = LeaseSeen(
+            program=plan.program,
+            attempt=plan.attempt,
+            token=plan.token,
+            launcher_pid=10,
+            launcher_ticks=1,
+            child_pid=11,
+            child_ticks=1,
+            launcher_alive=True,
+            child_alive=True,
+        )
+        return self.see(lease=lease)
+
+    def pulse(self, step: int, phase: Phase = Phase.TRAINING, moved: bool = True, **fields: int) -> "Bench":
+        self.progress += moved
+        token = self.of(Launch)[-1].plan.token
+        return self.see(pulse=Pulse(token=token, step=step, phase=phase, progress=self.progress, **fields))
+
+    def ended(self, code: int | None = None, number: int | None = None, **fields: object) -> "Bench":
+        plan = self.of(Launch)[-1].plan
+        told = ExitReport(
+            program=plan.program,
+            attempt=plan.attempt,
+            token=plan.token,
+            pid=11,
+            code=code,
+            signal=number,
+            **{"core": False, "oom_killed": False, "tail": ("the last word",)} | fields,
+            max_rss_bytes=0,
+            cpu_s=0.0,
+            started=STAMP,
+            ended=STAMP,
+        )
+        return self.see(exit=told, lease=replace(self.seen.lease, launcher_alive=False, child_alive=False))
+
+    def run_to_training(self, *checkpoints: Kept, step: int = 0) -> "Bench":
+        """From IDLE to a trainer that has done its first micro-steps."""
+        for _ in range(400):
+            self.tick()
+            if self.memory.stage == Stage.SETTLING:
+                self.settle(*checkpoints)
+            elif self.memory.stage == Stage.STARTING:
+                break
+            elif self.memory.stage == Stage.DONE:
+                raise AssertionError(self.memory.verdict)
+        self.started().pulse(step, Phase.LOADING).tick()
+        for _ in range(3):
+            self.pulse(step).tick()
+        assert self.state == RunState.TRAINING
+        return self
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return Bench()
+
+
+def test_the_forge_comes_first_and_then_the_trainer(bench):
+    bench.see(data_ready=False).tick()
+    bench.settle()
+    bench.tick()
+    assert bench.of(Launch)[-1].plan.program == "forge" and bench.state == RunState.FORGING
+    bench.started().tick()
+    bench.ended(0).see(data_ready=True).tick()
+    bench.settle()
+    bench.tick()
+    plan = bench.of(Launch)[-1].plan
+    assert (plan.program, plan.attempt, plan.token, plan.resume) == ("trainer", 2, 2, None)
+
+
+def test_a_forge_without_data_is_a_data_failure(bench):
+    bench.see(data_ready=False).tick()
+    bench.settle()
+    bench.tick()
+    bench.started().tick()
+    bench.ended(0).tick()
+    bench.settle()
+    bench.tick()
+    assert bench.state == RunState.FAILED and "not ready" in bench.decision.reason
+
+
+def test_resumes_from_the_newest_verified(bench):
+    bench.tick()
+    bench.settle(*kept(10, 20), *kept(30, verified=False))
+    bench.tick()
+    assert bench.of(Launch)[-1].plan.resume.step == 20
+
+
+def test_finishes_when_all_is_trained(bench):
+    bench.run_to_training()
+    bench.pulse(1000).ended(0).tick()
+    bench.settle(*kept(1000))
+    bench.tick()
+    assert bench.state == RunState.FINISHED and bench.of(Shutdown)
+    assert bench.decision.reason == "1000 steps trained"
+
+
+def test_more_steps_wake_a_finished_run(bench):
+    test_finishes_when_all_is_trained(bench)
+    bench.see(desired=Desired(stamp=Stamp(5.0, "boot", 5.0))).tick()
+    bench.settle(*kept(1000))
+    bench.tick()
+    assert bench.state == RunState.FINISHED  # nothing to do: finished again at once
+    bench.settings = replace(SETTINGS, steps=2000)
+    bench.see(desired=Desired(stamp=Stamp(6.0, "boot", 6.0))).run_to_training(*kept(1000), step=1000)
+
+
+def test_ending_early_with_exit_0_is_a_failure(bench):
+    bench.run_to_training()
+    bench.pulse(500).ended(0).tick()
+    bench.settle(*kept(500))
+    bench.tick()
+    assert "ended at step 500 of 1000" in bench.memory.failures.text
+
+
+@pytest.mark.parametrize("code", [2, 3, 11])
+def test_a_wrong_configuration_fails_at_once(bench, code):
+    bench.run_to_training()
+    bench.ended(code).tick()
+    bench.settle()
+    bench.tick()
+    assert bench.state == RunState.FAILED and "the last word" in bench.decision.reason
+
+
+def test_bad_data_at_the_start_fail_at_once(bench):
+    bench.tick()
+    bench.settle()
+    bench.tick()
+    bench.started().tick()
+    bench.ended(4).tick()
+    bench.settle()
+    bench.tick()
+    assert bench.state == RunState.FAILED
+
+
+def crash(
+    bench: Bench, step: int, *checkpoints: Kept, code: int | None = None, number: int | None = None, **fields
+) -> None:
+    bench.run_to_training(*checkpoints, step=step).ended(code, number, **fields).tick()
+
+
+def test_the_same_failure_takes_an_older_checkpoint_once(bench):
+    for _ in range(3):
+        crash(bench, 25, *kept(10, 20), code=1)
+    assert bench.told("plan_changed")
+    bench.tick(6)
+    ask = bench.of(AskSettle)[-1]
+    assert ask.quarantine == "step-00000020-a01" and "the last word" in ask.reason
+    crash(bench, 25, *kept(10), code=1)
+    bench.tick(6)
+    bench.settle(*kept(10))
+    bench.tick()
+    assert bench.state == RunState.FAILED and "also from an older checkpoint" in bench.decision.reason
+
+
+def test_progress_makes_failures_new(bench):
+    for step in range(10, 200, 10):
+        crash(bench, step, code=1)
+        assert bench.memory.failures.in_a_row == 1 and bench.memory.not_before - bench.now <= 1.0
+
+
+def test_deterministic_failures_that_differ_end_too(bench):
+    crash(bench, 100, code=1)
+    with pytest.raises(AssertionError, match="times without progress"):
+        for step in range(50, 100):
+            crash(bench, step, code=1)
+    assert bench.memory.failures.in_a_row == 9
+
+
+def test_kills_are_tried_for_ever_with_a_capped_wait(bench):
+    for _ in range(60):
+        crash(bench, 25, number=signal.SIGKILL)
+        assert bench.memory.not_before - bench.now <= SETTINGS.backoff_cap_seconds
+    assert not bench.memory.verdict and bench.memory.not_before - bench.now > 100
+
+
+def test_a_full_disk_is_waited_out(bench):
+    for _ in range(30):
+        crash(bench, 25, code=6)
+    assert not bench.memory.verdict
+
+
+def test_out_of_memory_is_not_a_kill(bench):
+    crash(bench, 25, number=signal.SIGKILL, oom_killed=True)
+    assert bench.memory.failures.kind == "memory"
+
+
+def test_a_checkpoint_error_has_everything_verified(bench):
+    crash(bench, 25, *kept(10, 20), code=5)
+    bench.tick(6)
+    assert bench.of(AskSettle)[-1].verify
+
+
+def test_somebody_else_stopped_it(bench):
+    crash(bench, 25, code=10)
+    assert bench.memory.failures.kind == "host"
+    bench.run_to_training()
+
+
+def test_no_checkpoint_verifies(bench):
+    bench.tick()
+    bench.settle(in_quarantine=2)
+    bench.tick()
+    assert bench.state == RunState.FAILED and "checkpoints/quarantine" in bench.decision.reason
+
+
+def test_without_room_for_what_was_left_it_waits(bench):
+    bench.tick()
+    for _ in range(20):
+        bench.settle(trouble="no room")
+        bench.tick(6)
+    assert not bench.of(Launch) and bench.decision.notes == ("no room",)
+    bench.settle()
+    bench.tick()
+    assert bench.of(Launch)
+
+
+def test_stops_when_asked(bench):
+    bench.run_to_training()
+    bench.see(desired=Desired(running=False)).tick()
+    assert bench.decision.control.stop == 1 and bench.of(Signal) == [Signal(10, 1, signal.SIGTERM)]
+    bench.tick(19)
+    assert len(bench.of(Signal)) == 1
+    bench.pulse(5, Phase.SAVING).tick(2)
+    assert bench.of(Signal)[-1] == Signal(11, 1, signal.SIGKILL, True)  # stop_seconds are over
+    bench.ended(number=signal.SIGKILL).tick()
+    bench.settle(*kept(5))
+    bench.tick()
+    assert bench.state == RunState.STOPPED and bench.of(Shutdown)
+    bench.see(desired=Desired()).run_to_training(*kept(5))  # and goes on when it is wanted again
+
+
+def test_a_keeper_that_hangs_does_not_keep_down_from_ending(bench):
+    bench.see(desired=Desired(running=False))
+    for _ in range(30):
+        bench.tick(1)
+    assert bench.state == RunState.STOPPED
+
+
+def test_a_hang_is_ended_by_blows_of_growing_force(bench):
+    bench.run_to_training()
+    for _ in range(7):
+        bench.pulse(0, moved=False).tick()
+    assert not bench.told("hung")
+    bench.tick()
+    assert bench.told("hung")[0].facts["quiet_s"] == pytest.approx(2.0)
+    assert [action.number for action in bench.of(Signal)] == [signal.SIGUSR1]
+    bench.tick(1.0)
+    bench.tick(3.0)
+    assert [action.number for action in bench.of(Signal)] == [signal.SIGUSR1, signal.SIGTERM, signal.SIGKILL]
+    assert bench.of(Signal)[-1].group
+    for _ in range(12):
+        bench.tick(1)
+    assert bench.of(Sweep) and "does not die" in bench.decision.notes[0]
+    bench.ended(number=signal.SIGKILL).tick()
+    assert "hang" in bench.memory.failures.signature
+
+
+def test_a_sign_of_life_calls_the_blows_off(bench):
+    bench.run_to_training()
+    for _ in range(8):
+        bench.tick()
+    assert bench.told("hung")
+    bench.pulse(1).tick()
+    for _ in range(4):
+        bench.pulse(1).tick()
+    assert [action.number for action in bench.of(Signal)] == [signal.SIGUSR1]
+
+
+def test_a_machine_that_slept_is_no_hang(bench):
+    bench.run_to_training()
+    bench.tick(7200)
+    bench.pulse(1).tick()
+    assert not bench.told("hung")
+
+
+@pytest.mark.parametrize("phase", [Phase.SAVING, Phase.CHECKING])
+def test_a_long_save_is_no_hang_but_an_endless_one_is(bench, phase):
+    bench.run_to_training()
+    bench.pulse(1, phase).tick()
+    for _ in range(59):
+        bench.tick(1)
+    assert not bench.told("hung")
+    bench.tick(1)
+    assert bench.told("hung")
+
+
+def test_a_pause_is_no_hang(bench):
+    bench.run_to_training()
+    bench.see(desired=Desired(pauses=("human", "heat"))).tick()
+    assert bench.decision.control.pause == 1
+    for _ in range(100):
+        bench.pulse(0, Phase.PAUSED).tick(1)
+    assert bench.state == RunState.PAUSED and bench.decision.reason == "paused by human, heat"
+    assert not bench.told("hung") and len(bench.told("paused")) == 1
+    bench.see(desired=Desired()).pulse(0).tick()
+    assert bench.told("resumed")
+
+
+def test_a_trainer_that_never_begins_is_a_hang(bench):
+    bench.tick()
+    bench.settle()
+    bench.tick()
+    bench.started()
+    for second in range(35):
+        bench.pulse(0, Phase.LOADING).tick(1)  # it beats, but gets nowhere
+        assert bool(bench.told("hung")) == (second >= 29)
+
+
+def test_slow_steps_teach_patience(bench):
+    bench.run_to_training()
+    for _ in range(30):
+        for _ in range(5):
+            bench.pulse(0, moved=False).tick(0.3)
+        bench.pulse(0).tick(0.1)  # a micro-step takes 1.6 s
+    for _ in range(8):
+        bench.tick(0.5)
+    assert not bench.told("hung")  # 4 s of quiet, above hang_seconds
+    for _ in range(16):
+        bench.tick(0.5)
+    assert bench.told("hung")
+
+
+def test_p99_is_of_the_gaps():
+    gaps: tuple[int, ...] = ()
+    for _ in range(990):
+        gaps = add_gap(gaps, 0.3)
+    for _ in range(10):
+        gaps = add_gap(gaps, 60.0)
+    assert 0.3 <= p99(gaps) <= 0.43
+    for _ in range(5000):
+        gaps = add_gap(gaps, 8.0)
+    assert 8.0 <= p99(gaps) < 12 and sum(gaps) < 4100
+
+
+def test_snapshots_are_committed_and_failures_retried(bench):
+    bench.run_to_training()
+    bench.pulse(5, snapshots=1).tick()
+    assert len(bench.of(AskCommit)) == 1
+    bench.pulse(6, snapshots=1).tick()
+    assert len(bench.of(AskCommit)) == 1
+    bench.see(keeper_idle=False).pulse(7, snapshots=2).tick()
+    assert len(bench.of(AskCommit)) == 1
+    bench.see(keeper_idle=True, commit_trouble="no room").pulse(8, snapshots=2).tick()
+    assert len(bench.of(AskCommit)) == 2 and "training goes on" in bench.decision.notes[0]
+    for step in range(10, 20):
+        bench.pulse(step, snapshots=2).tick(1)
+    bench.pulse(21, snapshots=2).tick(1)
+    assert len(bench.of(AskCommit)) == 3
+
+
+def test_a_living_trainer_is_adopted_without_memory(bench):
+    lease = LeaseSeen(
+        program="trainer", attempt=4, token=9, launcher_pid=1, launcher_ticks=1, child_pid=2, child_ticks=2,
+        launcher_alive=True, child_alive=True,
+    )  # fmt: skip
+    bench.see(lease=lease, pulse=Pulse(token=9, step=50, phase=Phase.TRAINING, progress=1)).tick()
+    assert bench.memory.stage == Stage.RUNNING and not bench.of(Launch) and not bench.of(AskSettle)
+    assert bench.decision.control.token == 9
+    bench.see(exit=None, lease=replace(lease, launcher_alive=False, child_alive=False)).tick()
+    bench.settle(*kept(40))
+    for _ in range(5):
+        bench.tick()
+    plan = bench.of(Launch)[-1].plan
+    assert (plan.attempt, plan.token) == (5, 10)
+
+
+def test_a_stranger_with_the_lease_is_waited_for_and_swept_at_last(bench):
+    lease = LeaseSeen(program="trainer", attempt=4, token=9, launcher_pid=1, launcher_ticks=1, held=True)
+    bench.see(lease=lease)
+    bench.memory = replace(bench.memory, since=bench.now)
+    for _ in range(9):
+        bench.tick(1)
+    assert bench.memory.stage == Stage.IDLE and not bench.of(Sweep)
+    for _ in range(9):
+        bench.tick(1)
+    assert bench.of(Sweep)[0] == Sweep(9) and not bench.of(Launch)
+
+
+def test_a_deaf_supervisord_is_asked_again(bench):
+    bench.tick()
+    bench.settle()
+    bench.tick()
+    bench.see(launch_error="supervisord did not answer")
+    for _ in range(10):
+        bench.tick(1)
+    launches = bench.of(Launch)
+    assert 3 <= len(launches) <= 6 and len({action.plan.token for action in launches}) == 1
+    assert bench.decision.notes == ("supervisord did not answer",)
+    bench.started().see(launch_error="").tick()
+    assert bench.memory.stage == Stage.RUNNING
+
+
+def test_a_launcher_that_ends_before_the_lease_is_a_failure(bench):
+    bench.tick()
+    bench.settle()
+    bench.tick()
+    bench.see(program_state="EXITED").tick(6)
+    assert "launcher" in bench.memory.failures.signature
+
+
+def test_tokens_grow_beyond_whatever_was_seen(bench):
+    bench.see(highest_token=70, highest_attempt=7).tick()
+    bench.settle()
+    bench.tick()
+    plan = bench.of(Launch)[0].plan
+    assert (plan.token, plan.attempt) == (71, 8)
+
+
+def test_a_new_boot_forgets_the_times_of_the_old(bench):
+    bench.run_to_training()
+    memory = restored(bench.memory, 5.0, same_boot=False)
+    assert memory.since == memory.not_before == 5.0 and memory.best == bench.memory.best
+    bench.memory, bench.now = memory, 5.0
+    bench.see(lease=replace(bench.seen.lease, launcher_alive=False, child_alive=False)).tick()
+    assert "without a report" in bench.memory.failures.text
