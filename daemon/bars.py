@@ -6,7 +6,7 @@ from typing import Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
 from adam.contract.states import RunState
-from adam.daemon.report import human_time
+from adam.daemon.report import headline, human_time
 
 FORGE_PHASES = ("reading", "learning", "encoding")
 
@@ -31,10 +31,9 @@ class Bars:
         self._progress.stop()
 
     def show(self, report: dict[str, Any]) -> None:
-        state = f"{report['state']}: {report['reason']}"
-        if state != self._state:
-            self._state = state
-            self._progress.console.print(state, highlight=False, markup=False)
+        if report["state"] != self._state:
+            self._state = report["state"]
+            self._progress.console.print(headline(report), highlight=False, markup=False)
         progress = report["progress"]
         if progress is not None and progress["phase"] in FORGE_PHASES:
             self._set(progress["phase"], progress["done"], progress["total"], "")

@@ -55,7 +55,7 @@ def wait_for_the_end(paths: RunPaths) -> bool:
         if now - said > SAY_S:
             said = now
             status = read_status(paths)
-            print(f"{now - began:.0f} s: {status.state}: {status.reason}" if status else "waiting", flush=True)
+            print(f"{now - began:.0f} s: {status.state} {status.reason}" if status else "waiting", flush=True)
         time.sleep(POLL_S)
     return True
 

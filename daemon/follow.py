@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from adam.contract.paths import RunPaths
 from adam.contract.states import Exit, RunState
 from adam.daemon.processes import ours, watchdog_lives
-from adam.daemon.report import describe, human_time
+from adam.daemon.report import describe, headline, human_time
 from adam.daemon.run_of import shown
 from adam.daemon.status import look
 
@@ -58,7 +58,7 @@ def until_the_end(paths: RunPaths, view: View) -> dict[str, Any]:
 
 def summary(paths: RunPaths, report: dict[str, Any]) -> Iterator[str]:
     """What a person wants to know at the end."""
-    yield f"{report['state']}: {report['reason']}"
+    yield headline(report)
     yield f"steps: {report['step']:,} of {report['steps']:,}; restarts: {report['restarts']}"
     if report["val_loss"] is not None:
         yield f"validation loss: {report['val_loss']:.4f} nats per token"
@@ -80,17 +80,17 @@ def make_view() -> AbstractContextManager[View]:
 
 
 class Lines:
-    """A line when something changes, and every LINE_S."""
+    """A line when the state changes, and every LINE_S."""
 
     def __init__(self) -> None:
-        self._last, self._at = "", 0.0
+        self._state, self._at = "", 0.0
 
     def show(self, report: dict[str, Any]) -> None:
-        key, now = f"{report['state']}: {report['reason']}", time.monotonic()
-        if key == self._last and now - self._at < LINE_S:
+        state, now = report["state"], time.monotonic()
+        if state == self._state and now - self._at < LINE_S:
             return
-        self._last, self._at = key, now
-        print(" | ".join([key, *facts(report)]), flush=True)
+        self._state, self._at = state, now
+        print(" | ".join([headline(report), *facts(report)]), flush=True)
 
 
 def facts(report: dict[str, Any]) -> Iterator[str]:

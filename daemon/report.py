@@ -144,7 +144,7 @@ def human_lines(report: dict[str, Any]) -> list[str]:
     """The report for people: one fact a line, aligned."""
     lines = {
         "run": report["run"],
-        "state": f"{report['state']}: {report['reason']}",
+        "state": headline(report),
         "progress": human_progress(report["progress"]),
         "step": f"{report['step']:,} of {report['steps']:,}, {report['tokens']:,} tokens",
         "loss": human_loss(report),
@@ -157,6 +157,11 @@ def human_lines(report: dict[str, Any]) -> list[str]:
     shown += [("gpu", human_gpu(msgspec.convert(gpu, Gpu))) for gpu in report["gpus"]]
     shown += [("break", text) for text in report["breaks"]] + [("note", text) for text in report["notes"]]
     return [f"{name:<10}  {text}" for name, text in shown]
+
+
+def headline(report: dict[str, Any]) -> str:
+    """State and reason; training needs none."""
+    return f"{report['state']}: {report['reason']}" if report["reason"] else str(report["state"])
 
 
 def human_progress(progress: dict[str, Any] | None) -> str:

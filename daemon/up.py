@@ -218,7 +218,7 @@ def follow_run(paths: RunPaths) -> int:
 
 
 def announcement(paths: RunPaths, start: Start, status: Status, pauses: tuple[str, ...]) -> Iterator[str]:
-    yield f"the run {shown(paths.root)} is {status.state}: {status.reason}"
+    yield f"the run {shown(paths.root)} is {status.state}" + (f": {status.reason}" if status.reason else "")
     if start.breaks:
         yield f"changed, so that losses are no longer bit for bit those of before: {', '.join(start.breaks)}"
     if pauses:

@@ -20,8 +20,8 @@ def main() -> int:
     if supervised(paths):
         die_with_parent(supervisor_pid(paths))
     leaving = Leaving()
-    config = load_config(paths.lock)
     log = open_log(paths.log("watchdog"))
+    config = load_config(paths.lock)
     return Watchdog(paths, config, log, sys.stderr.fileno()).run(leaving)
 
 

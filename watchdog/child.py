@@ -36,7 +36,12 @@ class LineChild:
         if self._process is not None or now < self.start_at:
             return False
         self._process = subprocess.Popen(
-            self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr, bufsize=0
+            self._command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._stderr,
+            bufsize=0,
+            process_group=0,  # what is sent to our group (supervisord's stopasgroup) must not end it in the middle
         )
         os.set_blocking(self._out, False)
         os.set_blocking(self._in, False)
@@ -84,6 +89,11 @@ class LineChild:
     def kill(self) -> None:
         if self._process is not None:
             self._process.send_signal(signal.SIGKILL)
+
+    def end(self, now: float) -> None:
+        """Kill it and see it off."""
+        if self._process is not None:
+            self._bury(now)
 
     def _bury(self, now: float) -> None:
         """Its stdout is closed: it has ended, or has nothing more to say to us."""

@@ -71,6 +71,9 @@ class KeeperClient:
             self._asked = None
         self._child.start_if_due(now)
 
+    def end(self, now: float) -> None:
+        self._child.end(now)
+
     def _hear(self, answer: Answer) -> None:
         self._asked = None
         self.checkpoints, self.newest = answer.checkpoints, answer.newest

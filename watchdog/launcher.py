@@ -232,9 +232,6 @@ def main() -> int:
     arguments = parser.parse_args()
     paths = RunPaths(arguments.run)
     die_with_parent(supervisor_pid(paths))
-    own = ChildLog(paths.log("launcher"))
-    os.dup2(own.fd, 1)
-    os.dup2(own.fd, 2)
     return launch(paths, arguments.program, arguments.command)
 
 

@@ -207,8 +207,12 @@ class Watchdog:
         lease = self._eyes.lease(decision.memory)
         nothing_runs = decision.memory.stage != Stage.DONE and not (lease and (lease.launcher_alive or lease.held))
         self._write_status(decision, now, RunState.STOPPED if nothing_runs else None)
+        self._keeper.end(now)
+        self._gpus.end(now)
 
     def _notify(self, decision: Decision, now: float) -> None:
         if now - self._notified_at >= NOTIFY_S:
             self._notified_at = now
+            # Where somebody deleted the directory of the logs, supervisord would start nothing any more.
+            self._paths.logs.mkdir(exist_ok=True)
             notify(f"WATCHDOG=1\nSTATUS={decision.state}: {decision.reason}")

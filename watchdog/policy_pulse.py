@@ -83,7 +83,9 @@ def deadline_s(settings: Settings, past: Listening) -> float:
     return settings.start_seconds
 
 
-def left_s(settings: Settings, past: Listening) -> float:
-    """Seconds of quiet that are left before it is a hang; not above zero: it hangs."""
+def left_s(settings: Settings, past: Listening, letter: str) -> float:
+    """Seconds of quiet that are left before it is a hang; not above zero: it hangs. `letter`: see Observation.child_letter."""
     left = deadline_s(settings, past) - past.quiet_s
+    if letter == "T":  # somebody stopped the process: whatever it was doing, it is not doing it
+        left = min(left, settings.hang_seconds - past.quiet_s)
     return left if past.trained else min(left, settings.start_seconds - past.unborn_s)

@@ -142,7 +142,7 @@ def end_if_hung(turn: Turn, lease: LeaseSeen) -> None:
     """Notice a hang and end the program by blows of growing force; a sign of life before the second one calls it off."""
     memory = turn.memory
     if memory.hang is None:
-        if left_s(turn.settings, memory.listening) > 0:
+        if left_s(turn.settings, memory.listening, turn.seen.child_letter) > 0:
             return
         turn.set(hang=Hang(turn.now, 0, memory.listening.progress))
         tell_hang(turn, lease)

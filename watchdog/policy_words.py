@@ -73,7 +73,7 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True):
     checkpoints: tuple[Kept, ...] = ()  # as the keeper last listed them, oldest first
     launch_error: str = ""  # of the last Launch or Shutdown; empty: it went well
     program_state: str = ""  # supervisord's word for the plan's program, where it was asked
-    child_letter: str = ""  # state of the program's process as in proc(5), where a hang is looked into
+    child_letter: str = ""  # state of the program's process as in proc(5)
     highest_token: int = 0  # over lease, plan and snapshots: where the policy's own memory was lost
     highest_attempt: int = 0
 

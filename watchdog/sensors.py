@@ -62,6 +62,9 @@ class GpuSensors:
         if self.state == "none":
             self._child.start_at = max(self._child.start_at, self._none_until)
 
+    def end(self, now: float) -> None:
+        self._child.end(now)
+
     def _hear(self, reading: Reading, now: float) -> None:
         if reading.sensors == "none":
             self._none_until = now + NONE_AGAIN_S

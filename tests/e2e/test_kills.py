@@ -100,7 +100,7 @@ def test_a_stopped_trainer_is_a_hang_and_is_replaced(new_run, undisturbed: RealR
     pid = run.trainer_pid()
     kill(run, pid, signal.SIGSTOP)
     hung = wait_for("the hang is seen", lambda: run.events("hung"), 15)
-    assert hung[0]["facts"]["state"] == "T"
+    assert hung[0]["facts"]["process_state"] == "T"
     wait_for("the hung trainer is gone", lambda: state_letter(pid) in (None, "Z"), 15)
     check_same(run, undisturbed)
 

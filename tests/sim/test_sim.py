@@ -227,13 +227,13 @@ def check(world: World) -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_weeks_without_a_human(seed):
     began = time.process_time()
-    world = World(seed, faults_a_day=4.0).run(hours=24 * 200)
+    world = World(seed, faults_a_day=4.0).run(hours=24 * 100)
     took = time.process_time() - began
     check(world)
     print(f"{world.faults} faults, {world.starts} starts, {world.decisions} decisions, {world.now / HOUR / took:.0f} h/s, "
           f"goodput {world.goodput():.4f}")  # fmt: skip
-    assert world.faults > 500 and world.starts > 200
-    assert world.now / HOUR / took > 1000
+    assert world.faults > 250 and world.starts > 100
+    assert world.now / HOUR / took > 200  # 1,100 to 1,800 on an idle core
 
 
 def test_a_seed_replays_a_world():
@@ -241,7 +241,7 @@ def test_a_seed_replays_a_world():
     assert (first.done, first.decisions, first.memory) == (second.done, second.decisions, second.memory)
 
 
-def found(seeds: int = 4) -> str:
+def found(seeds: int = 2) -> str:
     """What the simulation says of the policy as it is patched now; empty: nothing."""
     for seed in range(seeds):
         try:

@@ -119,10 +119,12 @@ supervisor.rpcinterface_factory = supervisor.rpcinterface:make_main_rpcinterface
 [program:watchdog]
 command={python} -P -m adam.watchdog --run {self.paths.root}
 priority=1
+stopasgroup=true
+killasgroup=true
 autorestart=true
 startsecs=0
 stopwaitsecs=30
-stdout_logfile=NONE
+stdout_logfile={self.paths.log("watchdog-output")}
 redirect_stderr=true
 [program:trainer]
 command={launcher} trainer -- {python} -P {FAKE} --step-ms {step_ms} {doing}
@@ -130,14 +132,14 @@ autostart=false
 autorestart=false
 startsecs=0
 stopwaitsecs=200
-stdout_logfile=NONE
+stdout_logfile={self.paths.log("launcher")}
 redirect_stderr=true
 [program:forge]
 command={launcher} forge -- {forge or "true"}
 autostart=false
 autorestart=false
 startsecs=0
-stdout_logfile=NONE
+stdout_logfile={self.paths.log("launcher")}
 redirect_stderr=true
 """)
 

@@ -27,7 +27,8 @@ def launch(paths) -> Iterator[Launch]:
     def start(code: str, program: str = "trainer", plan_for: str = "trainer") -> "subprocess.Popen[bytes]":
         schema.save(paths.plan, Plan(program=plan_for, attempt=3, token=7))
         command = [sys.executable, "-P", "-m", "adam.watchdog.launcher", "--run", str(paths.root), program]
-        started.append(subprocess.Popen([*command, "--", sys.executable, "-c", code]))
+        with paths.log("launcher").open("ab") as log:
+            started.append(subprocess.Popen([*command, "--", sys.executable, "-c", code], stderr=log))
         return started[-1]
 
     yield start

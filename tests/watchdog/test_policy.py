@@ -388,6 +388,18 @@ def test_a_trainer_that_never_begins_is_a_hang(bench):
         assert bool(bench.told("hung")) == (second >= 29)
 
 
+def test_a_stopped_process_hangs_in_any_phase(bench):
+    bench.tick()
+    bench.settle()
+    bench.tick()
+    bench.started().pulse(0, Phase.LOADING).tick()
+    for _ in range(8):
+        bench.tick()
+    assert not bench.told("hung")
+    bench.see(child_letter="T").tick()
+    assert bench.told("hung")[0].facts["process_state"] == "T"
+
+
 def test_slow_steps_teach_patience(bench):
     bench.run_to_training()
     for _ in range(30):

@@ -234,6 +234,7 @@ def test_a_deleted_log_directory_blocks_nobody(box, await_):
     box.up()
     box.await_step(30)
     shutil.rmtree(box.paths.logs)
+    await_(box.paths.logs.exists, 5)
     box.await_step(60)
     kill(box.trainer_pid())
     await_(lambda: box.events("crashed"), 5)
