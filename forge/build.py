@@ -89,6 +89,13 @@ class _Build:
         self._bytes = self._journalled = journal.bytes_read
 
     def run(self) -> ShardManifest:
+        try:
+            self._read_all()
+            return self._finish()
+        finally:
+            self._listing.close()
+
+    def _read_all(self) -> None:
         for source, number in self._positions():
             if self._stop():
                 self._write_journal(source, number)
@@ -96,7 +103,6 @@ class _Build:
             self._read(source, self._origins[source], number)
             if self._bytes - self._journalled >= JOURNAL_BYTES:
                 self._write_journal(source, number + 1)
-        return self._finish()
 
     def _positions(self) -> Iterator[tuple[int, int]]:
         """(source, file) of all files from where the journal stands."""
@@ -112,8 +118,10 @@ class _Build:
         try:
             taken = 0
             for document in documents(path, origin.kind):
-                if self._stop():
-                    raise StoppedError(STOPPED)  # the journal stands at an earlier file: this one is read again
+                if taken and self._stop():
+                    raise StoppedError(
+                        STOPPED
+                    )  # within a large file: the journal stands before it, and it is read again
                 self._take(document, origin, str(path), counts)
                 taken += len(document.text or "")
                 self._progress.at(self._bytes + min(taken, status.st_size))

@@ -57,16 +57,7 @@ def _text_of(record: Any) -> Found:
         record = record.get("text")
     if not isinstance(record, str):
         return None, "no_text"
-    # A lone surrogate can be written in JSON and in no UTF-8 file.
-    return (record, "") if record.isascii() or _encodable(record) else (None, "not_utf8")
-
-
-def _encodable(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    return record, ""
 
 
 _TEXT = (

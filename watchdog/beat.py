@@ -1,5 +1,6 @@
 """The watchdog's own sign of life, `run/beat-watchdog`: one short line, rewritten in place at every turn of its loop."""
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -35,7 +36,8 @@ class BeatWriter:
         self._head = f"{os.getpid()} {ticks} {int(replaced)} {boot_id()} "
 
     def beat(self) -> None:
-        os.pwrite(self._fd, f"{self._head}{boottime_ns()}".ljust(_WIDTH).encode() + b"\n", 0)
+        with contextlib.suppress(OSError):  # a full disk that copies on write: without beats we are replaced, at worst
+            os.pwrite(self._fd, f"{self._head}{boottime_ns()}".ljust(_WIDTH).encode() + b"\n", 0)
 
     def close(self) -> None:
         os.close(self._fd)

@@ -1,5 +1,6 @@
 """The loop: look, decide, act, four times a second and whenever a process ends. One thread; nothing in it waits for anybody."""
 
+import contextlib
 import os
 import selectors
 import signal
@@ -10,6 +11,7 @@ from structlog.typing import FilteringBoundLogger
 from adam.contract import schema
 from adam.contract.clock import boottime_ns
 from adam.contract.config import Config
+from adam.contract.config_file import load_config
 from adam.contract.notify import notify
 from adam.contract.paths import RunPaths
 from adam.contract.process import start_ticks
@@ -100,7 +102,9 @@ class Watchdog:
     """One watchdog process of one run."""
 
     def __init__(self, paths: RunPaths, config: Config, log: FilteringBoundLogger, stderr: int) -> None:
-        self._paths, self._settings = paths, settings_of(config)
+        self._paths = paths
+        # `adamctl up` may write another configuration while systemd keeps this process running.
+        self._settings = Watched(lambda: settings_of(load_config(paths.lock)), paths.lock)
         now = boottime_s()
         self._selector = selectors.DefaultSelector()
         self._journal = Journal(paths.events, log)
@@ -120,6 +124,7 @@ class Watchdog:
         self._doors = Doors(self._selector)
         self._ticks = start_ticks(os.getpid()) or 0
         self._beat = BeatWriter(paths.beat, self._ticks, replaced=supervised(paths))
+        self._ready = "" if supervised(paths) else "READY=1\n"  # a unit of its own is up when its loop turns
         self._notified_at = 0.0
         self._journal.tell("watchdog_started", f"the watchdog is process {os.getpid()}", pid=os.getpid())
 
@@ -144,7 +149,7 @@ class Watchdog:
         self._gpus.attend(now)
         policy = self._remembered.policy
         seen = self._eyes.look(policy, self._hands.launch_error, now)
-        decision = decide(self._settings, policy, seen, now)
+        decision = decide(self._settings.get(), policy, seen, now)
         self._hands.say(decision.control)
         self._remember(decision)
         if decision.actions and decision.memory.stage != policy.stage:
@@ -178,7 +183,7 @@ class Watchdog:
 
     def _notes(self, decision: Decision, now: float) -> tuple[str, ...]:
         troubles = (self._hands.trouble, self._telemetry.trouble, self._journal.trouble, self._status.trouble)
-        slow = self._keeper.busy_s(now) > self._settings.save_seconds
+        slow = self._keeper.busy_s(now) > self._settings.get().save_seconds
         own = ("the keeper has not answered for long: the disk may hang",) if slow else ()
         return (*decision.notes, *(trouble for trouble in troubles if trouble), *own)
 
@@ -213,6 +218,8 @@ class Watchdog:
     def _notify(self, decision: Decision, now: float) -> None:
         if now - self._notified_at >= NOTIFY_S:
             self._notified_at = now
-            # Where somebody deleted the directory of the logs, supervisord would start nothing any more.
-            self._paths.logs.mkdir(exist_ok=True)
-            notify(f"WATCHDOG=1\nSTATUS={decision.state}: {decision.reason}")
+            with contextlib.suppress(OSError):  # a full disk is told by others
+                # Where somebody deleted the directory of the logs, supervisord would start nothing any more.
+                self._paths.logs.mkdir(exist_ok=True)
+            notify(f"{self._ready}WATCHDOG=1\nSTATUS={decision.state}: {decision.reason}")
+            self._ready = ""

@@ -108,18 +108,20 @@ def _describe_program(turn: Turn) -> tuple[RunState, str]:
     stopping = "asked to stop" if memory.stop_asked is not None else ""
     if turn.plan.program == "forge":
         return RunState.FORGING, stopping or turn.plan.why
-    if not memory.listening.trained:
-        return RunState.STARTING, stopping or turn.plan.why
     if memory.listening.phase == Phase.PAUSED:
         return RunState.PAUSED, stopping or "paused by " + ", ".join(turn.seen.desired.pauses)
+    if not memory.listening.trained:
+        return RunState.STARTING, stopping or turn.plan.why
     doing = Phase(memory.listening.phase).name.lower()
     return RunState.TRAINING, stopping or ("" if doing == "training" else doing)
 
 
 def tell_pauses(turn: Turn, state: RunState) -> None:
-    """Events where training has truly come to rest or goes on."""
-    paused = state == RunState.PAUSED
-    if paused != turn.memory.paused:
-        who = ", ".join(turn.seen.desired.pauses if paused else turn.memory.pauses)
-        turn.tell("paused" if paused else "resumed", f"training {'paused' if paused else 'goes on'} ({who})", by=who)
-    turn.set(paused=paused, pauses=turn.seen.desired.pauses if paused else turn.memory.pauses)
+    """Events where training has truly come to rest, and where it truly goes on."""
+    memory, pauses = turn.memory, turn.seen.desired.pauses
+    if state == RunState.PAUSED and not memory.paused:
+        turn.set(paused=True, pauses=pauses)
+        turn.tell("paused", f"training is paused by {', '.join(pauses)}", by=", ".join(pauses))
+    elif state == RunState.TRAINING and memory.paused:
+        turn.set(paused=False, pauses=())
+        turn.tell("resumed", f"training goes on, no longer paused by {', '.join(memory.pauses)}")

@@ -88,11 +88,10 @@ def fail(turn: Turn, kind: FailureClass, detail: str, text: str, report: ExitRep
     step = turn.pulse.step if turn.pulse else (turn.plan.resume.step if turn.plan.resume else 0)
     past = Failures() if progressed(turn) else memory.failures
     signature = f"{turn.plan.program} {kind} {detail} step {step}"
-    repeated = signature == past.signature
     failures = Failures(
         in_a_row=past.in_a_row + 1,
         signature=signature,
-        same=past.same + 1 if repeated else 1,
+        same=past.same + 1 if signature == past.signature else 1,
         older_tried=past.older_tried,
         kind=kind,
         text=text,
@@ -104,7 +103,7 @@ def fail(turn: Turn, kind: FailureClass, detail: str, text: str, report: ExitRep
     )
     if kind == FailureClass.CONFIG or (kind == FailureClass.DATA and not memory.listening.trained):
         turn.set(verdict=text)
-    elif kind in DETERMINISTIC and worn(turn, failures, repeated):
+    elif kind in DETERMINISTIC and worn(turn, failures):
         change_or_give_up(turn, failures)
     elif kind == FailureClass.CHECKPOINT:
         turn.set(full_verify=True, settled=None)
@@ -119,9 +118,9 @@ def progressed(turn: Turn) -> bool:
     return memory.best > memory.best_before or memory.forged > memory.forged_before
 
 
-def worn(turn: Turn, failures: Failures, repeated: bool) -> bool:
+def worn(turn: Turn, failures: Failures) -> bool:
     most = turn.settings.same_failures
-    return failures.same >= most or (failures.older_tried and repeated) or failures.in_a_row >= WORN_OUT * most
+    return failures.same >= most or failures.in_a_row >= WORN_OUT * most
 
 
 def change_or_give_up(turn: Turn, failures: Failures) -> None:

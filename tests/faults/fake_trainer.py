@@ -20,6 +20,7 @@ from adam.contract.checkpoints import rank_file
 from adam.contract.clock import boottime_ns
 from adam.contract.config_file import load_config
 from adam.contract.durable import LineAppender
+from adam.contract.errors import run_main
 from adam.contract.paths import RunPaths
 from adam.contract.records import Plan, StepRow, encode_line
 from adam.contract.shared import Control, Pulse, SharedWord
@@ -203,4 +204,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_main("fake trainer", main))

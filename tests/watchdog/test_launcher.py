@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -89,6 +90,8 @@ def test_killed_launcher_takes_its_program_along(paths, launch, await_):
     pid = await_(lambda: child(paths))
     ticks = start_ticks(pid)
     assert lease_is_held(paths)
+    # Where the program, for whatever reason, outlived its launcher, the lease would still be held.
+    assert str(paths.lease) in {str(link.readlink()) for link in Path(f"/proc/{pid}/fd").iterdir()}
     process.kill()
     await_(lambda: not alive(pid, ticks), 5)
     await_(lambda: not lease_is_held(paths), 5)

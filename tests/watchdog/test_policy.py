@@ -311,6 +311,18 @@ def test_stops_when_asked(bench):
     bench.see(desired=Desired()).run_to_training(*kept(5))  # and goes on when it is wanted again
 
 
+def test_a_stop_is_not_called_off(bench):
+    bench.run_to_training()
+    bench.see(desired=Desired(running=False)).tick()
+    bench.see(desired=Desired())
+    for second in range(21):
+        bench.pulse(second).tick(1)
+    assert bench.of(Signal)[-1].number == signal.SIGKILL  # it was asked, and did not answer in stop_seconds
+    bench.ended(number=signal.SIGKILL).tick()
+    assert not bench.memory.failures.in_a_row
+    bench.run_to_training()
+
+
 def test_a_keeper_that_hangs_does_not_keep_down_from_ending(bench):
     bench.see(desired=Desired(running=False))
     for _ in range(30):

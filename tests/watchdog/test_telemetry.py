@@ -36,7 +36,9 @@ def keys(paths) -> list[tuple[int, int]]:
 def test_joins_steps_and_telemetry(paths):
     telemetry = Telemetry(paths, tokens_per_step=64)
     log(paths, (1, 1))
-    telemetry.join({"phase": "training"})  # logged before we looked: nobody knows what the machine was like
+    telemetry.join(
+        {"phase": "training", "cpu_percent": "9.0"}
+    )  # logged before we looked: nobody knows what it was then
     log(paths, (1, 2))
     with paths.steps.open("ab") as file:
         file.write(step_row(1, 3)[:-20])  # torn
@@ -65,6 +67,7 @@ def test_steps_that_a_power_cut_took_away(paths):
     telemetry = Telemetry(paths, 1)
     telemetry.join({})
     os.truncate(paths.steps, len(step_row(1, 1)))
+    telemetry.join({})
     log(paths, (2, 2), (2, 3))
     telemetry.join({})
     Telemetry(paths, 1).join({})

@@ -1,8 +1,10 @@
 """The whole watchdog with a real supervisord: faults injected into real processes, losses compared with an undisturbed run."""
 
+import contextlib
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -241,6 +243,47 @@ def test_a_deleted_log_directory_blocks_nobody(box, await_):
     kill(box.status().watchdog_pid)
     box.await_state(RunState.FINISHED)
     box.check_losses(200)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small tmpfs needs root")
+def test_a_full_disk_is_waited_out(box, await_):
+    root = str(box.paths.root)
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "none", root], check=False).returncode:
+        pytest.skip("mounting is not allowed here")
+    try:
+        for directory in (box.paths.run, box.paths.logs, box.paths.staging):
+            directory.mkdir(parents=True, exist_ok=True)
+        box.configure(step_ms=10)
+        box.up()
+        box.await_step(45)
+        first = box.status().watchdog_pid
+        filler = box.paths.root / "filler"
+        with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(4096))
+        await_(lambda: "no space" in box.paths.log("trainer").read_text().lower(), 10)
+        time.sleep(2.0)
+        assert box.pid_of("adam.watchdog") == first
+        filler.unlink()
+        box.await_state(RunState.FINISHED)
+        assert box.status().watchdog_pid == first
+        box.check_losses(200)
+        assert {item["facts"]["failure"] for item in box.events("crashed")} == {"disk"}
+    finally:
+        box.end()
+        subprocess.run(["umount", root], check=True)
+
+
+@pytest.mark.e2e
+def test_a_frozen_watchdog_is_replaced(box, await_):
+    box.trainer["steps"] = 100_000
+    box.configure(step_ms=20)
+    box.up()
+    box.await_step(10)
+    trainer, frozen = box.trainer_pid(), box.status().watchdog_pid
+    kill(frozen, signal.SIGSTOP)
+    await_(lambda: box.status().watchdog_pid != frozen, 45)
+    assert box.trainer_pid() == trainer and box.status().attempt == 1
 
 
 def test_idle_cost(box):

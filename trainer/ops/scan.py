@@ -31,7 +31,7 @@ def scan(u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, resets: Tensor 
     u, dt: (B, L, D), dt above 0. A: (D, N), below 0. B, C: (B, L, N). resets: bool (B, L) or None. All of one float dtype.
     Gives (B, L, D). Bit for bit repeatable for equal inputs and thread counts. Differentiable once.
     """
-    y: Tensor = _Scan.apply(u, dt, A, B, C, resets)  # type: ignore[no-untyped-call]
+    y: Tensor = _Scan.apply(u, dt, A, B, C, resets)
     return y
 
 
@@ -59,7 +59,7 @@ class _Scan(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         u, dt, A, B, C, starts, *maybe = ctx.saved_tensors
         inputs = _Inputs.of(u, dt, A, B, C, maybe[0] if maybe else None)

@@ -1,0 +1,51 @@
+"""The order-2 byte model against one written with dictionaries; other small pure parts."""
+
+import math
+import random
+from collections import Counter
+
+import pytest
+
+from adam.contract.config import Forge
+from adam.forge.baseline import order2_bits_per_byte
+from adam.forge.filters import Filters, document_hash, split_of
+
+
+def plain(train: bytes, val: bytes) -> float:
+    """The same model, a byte at a time."""
+    counts = [Counter(train[i : i + n + 1] for i in range(len(train) - n)) for n in range(3)]
+
+    def probability(context: bytes, byte: int) -> float:
+        lower = probability(context[1:], byte) if context else 1 / 256
+        table = counts[len(context)]
+        followers = {key[-1]: number for key, number in table.items() if key[:-1] == context}
+        kinds, total = max(1, len(followers)), sum(followers.values())
+        return (followers.get(byte, 0) + kinds * lower) / (total + kinds)
+
+    return sum(-math.log2(probability(val[max(0, i - 2) : i], val[i])) for i in range(len(val))) / len(val)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_it_equals_the_plain_one(seed: int) -> None:
+    rng = random.Random(seed)
+    train, val = (bytes(rng.choice(b"abcab\xff") for _ in range(300)) for _ in range(2))
+    assert order2_bits_per_byte([train], [val]) == pytest.approx(plain(train, val), rel=1e-5)
+
+
+def test_it_knows_what_it_has_seen_and_is_nan_for_nothing() -> None:
+    text = b"the same words again and again " * 200
+    assert order2_bits_per_byte([text], [text]) < 1.5
+    assert order2_bits_per_byte([text], [bytes(range(256))]) > 7
+    assert math.isnan(order2_bits_per_byte([text], []))
+
+
+def test_the_split_is_by_hash_with_the_share_asked_for() -> None:
+    splits = Counter(split_of(document_hash(str(n)), 0.1) for n in range(5000))
+    assert 400 < splits["val"] < 600
+
+
+def test_filters_count_each_reason() -> None:
+    filters = Filters(Forge(min_chars=3, max_chars=5))
+    digests = {text: document_hash(text) for text in ("ab", "abcd", "abcdef")}
+    assert [filters.reason_to_drop(text, digest) for text, digest in digests.items()] == ["too_short", "", "too_long"]
+    assert filters.reason_to_drop("abcd", digests["abcd"]) == "duplicate"
