@@ -12,14 +12,18 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
+from adam.trainer.host import prepare
 
-from adam.contract.config import Trainer
-from adam.contract.model import ModelConfig, resolved
-from adam.trainer.model.lm import MambaLM
-from adam.trainer.ops.reference import ReferenceOps
-from adam.trainer.ops.scan import scan
-from adam.trainer.optim import make_optimizer
+prepare()  # before torch is imported, as the trainer does
+
+import torch  # noqa: E402
+
+from adam.contract.config import Trainer  # noqa: E402
+from adam.contract.model import ModelConfig, resolved  # noqa: E402
+from adam.trainer.model.lm import MambaLM  # noqa: E402
+from adam.trainer.ops.reference import ReferenceOps  # noqa: E402
+from adam.trainer.ops.scan import scan  # noqa: E402
+from adam.trainer.optim import make_optimizer  # noqa: E402
 
 BATCH, LENGTH, VOCABULARY = 8, 256, 1024  # the size of docs/benchmarks.md
 SHAPE = resolved(ModelConfig(d_model=256, n_layer=4), VOCABULARY)

@@ -21,13 +21,16 @@ CHECKPOINTS = 2
 
 
 def check_before_start(paths: RunPaths, config: Config) -> None:
-    """Raise the AdamError that names the first thing in the way of this run."""
-    check_root(paths)
-    check_writable(paths)
-    check_schemas(paths)
+    """Raise the AdamError that names the first thing in the way of this run (after `check_place` and `check_schemas`)."""
     check_vocabulary(paths, config)
     check_data(paths, config)
     check_room(paths, config)
+
+
+def check_place(paths: RunPaths) -> None:
+    """Raise UsageError or DiskError where a run can't be at this place at all. Before anything is read there."""
+    check_root(paths)
+    check_writable(paths)
 
 
 def check_writable(paths: RunPaths) -> None:
@@ -46,6 +49,8 @@ def check_writable(paths: RunPaths) -> None:
 def check_schemas(paths: RunPaths) -> None:
     """Raise SchemaError where a newer Adam wrote a file of the run. (The configurations are checked where they are read.)"""
     read_status(paths)
+    load_shards(paths)
+    load_tokens(paths)
     for path, kind in ((paths.desired, Desired), (paths.plan, Plan)):
         try:
             schema.load(path, kind)

@@ -13,6 +13,7 @@ from adam.daemon.wishes import change_desired, with_running
 
 POLL_S = 0.05
 SILENT_S = 10.0  # a watchdog beats at every turn of its loop, four times a second
+CLOSING_S = 3.0  # a supervisord that closes down answers nobody any more
 MARGIN_S = 20.0  # beyond stop_seconds, for settling and closing down
 GRACE_S = 5.0  # between SIGTERM and SIGKILL where asking was in vain
 SAY_S = 10.0
@@ -47,10 +48,12 @@ def wait_for_the_end(paths: RunPaths) -> bool:
     seconds = stop_seconds(paths)
     began = said = time.monotonic()
     beat = Beat(paths, began)
+    peopled = began  # when somebody who could end the run was last seen
     print(f"asked to stop; the trainer saves first (at most {seconds:.0f} s)", flush=True)
     while ours(paths) or systemd_works(paths):
         now = time.monotonic()
-        if now - began > seconds + MARGIN_S or beat.silent_s(now) > SILENT_S or deserted(paths):
+        peopled = peopled if deserted(paths) else now
+        if now - began > seconds + MARGIN_S or beat.silent_s(now) > SILENT_S or now - peopled > CLOSING_S:
             return False
         if now - said > SAY_S:
             said = now

@@ -35,7 +35,12 @@ def follow(paths: RunPaths) -> int:
         return Exit.INTERRUPTED
     for line in summary(paths, report):
         print(line, flush=True)
-    return EXIT_OF.get(RunState(report["state"]), Exit.FAILED) if not report["lost"] else Exit.FAILED
+    code = Exit.FAILED if report["lost"] else EXIT_OF[RunState(report["state"])]
+    if code == Exit.OK:
+        print(headline(report), flush=True)
+    else:
+        print(f"adamctl: {headline(report)}", file=sys.stderr, flush=True)
+    return code
 
 
 def until_the_end(paths: RunPaths, view: View) -> dict[str, Any]:
@@ -58,7 +63,6 @@ def until_the_end(paths: RunPaths, view: View) -> dict[str, Any]:
 
 def summary(paths: RunPaths, report: dict[str, Any]) -> Iterator[str]:
     """What a person wants to know at the end."""
-    yield headline(report)
     yield f"steps: {report['step']:,} of {report['steps']:,}; restarts: {report['restarts']}"
     if report["val_loss"] is not None:
         yield f"validation loss: {report['val_loss']:.4f} nats per token"

@@ -9,15 +9,16 @@ from adam.contract.model import PRESETS, ModelConfig, parameter_count, resolved
 # Two CPU cores, minutes. batch_size x seq_len is small so that a hang shows within seconds.
 TINY = Config(
     model=PRESETS["tiny"],
+    forge=Forge(val_fraction=0.02),
     trainer=Trainer(
-        steps=600,
+        steps=400,
         seq_len=256,
         batch_size=4,
         micro_batch=4,
         lr=3e-3,
         min_lr=3e-4,
-        warmup_steps=40,
-        eval_every=200,
+        warmup_steps=30,
+        eval_every=100,
         eval_tokens=65_536,
     ),
     checkpoint=Checkpoint(every_steps=50, every_minutes=1.0),

@@ -17,6 +17,8 @@ from adam.contract.errors import DiskError, UsageError
 from adam.contract.paths import RunPaths
 from adam.daemon.processes import SUPERVISED
 
+WATCHDOG_COMMAND = (sys.executable, "-P", "-m", "adam.watchdog")
+LAUNCHER_COMMAND = (sys.executable, "-P", "-m", "adam.watchdog.launcher")
 STOP_MARGIN_S = 30  # beyond what the policy grants, before supervisord kills
 WATCHDOG_STOP_S = 60  # the keeper ends what it has begun to write
 LAUNCHER_LOG_BYTES = 1_000_000
@@ -87,11 +89,11 @@ def render(paths: RunPaths, config: Config, *, watchdog: bool = True, root: bool
     parts = [MAIN.format(user="user=root\n" if root else "", socket=_ini(socket_name(paths)))]
     run = ["--run", str(paths.root)]
     if watchdog:
-        command = quoted([sys.executable, "-P", "-m", "adam.watchdog", *run])
+        command = quoted([*WATCHDOG_COMMAND, *run])
         parts.append(WATCHDOG.format(command=command, stop=WATCHDOG_STOP_S, log_bytes=LAUNCHER_LOG_BYTES))
     stop = int(config.watchdog.stop_seconds) + STOP_MARGIN_S
     for name in ("trainer", "forge"):
-        command = quoted([sys.executable, "-P", "-m", "adam.watchdog.launcher", *run, name])
+        command = quoted([*LAUNCHER_COMMAND, *run, name])
         parts.append(PROGRAM.format(name=name, command=command, stop=stop, log_bytes=LAUNCHER_LOG_BYTES))
     return "".join(parts)
 

@@ -24,7 +24,7 @@ from adam.contract.records import Status
 from adam.contract.states import RunState
 from adam.contract.supervisor import Supervisor
 from adam.daemon import supervisord
-from adam.daemon.checks import check_before_start
+from adam.daemon.checks import check_before_start, check_place, check_schemas
 from adam.daemon.presets import TINY
 from adam.daemon.processes import end_all, read_status, refuse_if_running, wait_until_gone, watchdog_lives
 from adam.daemon.run_of import run_paths, shown
@@ -88,6 +88,8 @@ def running(paths: RunPaths) -> bool:
 
 def check(paths: RunPaths, config: str | None) -> Start:
     """Everything that can be said before anything is written. Raises the AdamError of the first thing in the way."""
+    check_place(paths)
+    check_schemas(paths)
     wait_for_the_end(paths)
     refuse_if_running(paths)
     new, text = wanted_config(paths, config)
@@ -170,18 +172,19 @@ def wait_for_watchdog(paths: RunPaths, process: subprocess.Popen[bytes], began: 
     deadline = time.monotonic() + START_S
     while True:
         status = read_status(paths)
-        if status is not None and status.stamp.boottime > began.boottime and status.stamp.boot_id == began.boot_id:
-            if status.state.final or answers(paths):
-                return status
-        elif process.poll() is not None:
-            raise AdamError(
-                f"supervisord ended with exit {process.returncode}:\n{supervisord.log_end(paths.log('supervisord'))}"
-            )
+        if status is not None and is_newer(status.stamp, began) and (status.state.final or answers(paths)):
+            return status
+        if process.poll() is not None:
+            end = supervisord.log_end(paths.log("supervisord"))
+            raise AdamError(f"supervisord ended with exit {process.returncode} at its start:\n{end}")
         if time.monotonic() > deadline:
-            raise TimeoutExpired(
-                f"the watchdog did not start within {START_S:g} s:\n{supervisord.log_end(paths.log('watchdog-output'))}"
-            )
+            end = supervisord.log_end(paths.log("watchdog-output"))
+            raise TimeoutExpired(f"the watchdog did not start within {START_S:g} s:\n{end}")
         time.sleep(POLL_S)
+
+
+def is_newer(moment: Stamp, began: Stamp) -> bool:
+    return moment.boot_id == began.boot_id and moment.boottime > began.boottime
 
 
 def answers(paths: RunPaths) -> bool:

@@ -15,7 +15,7 @@ from adam.contract.errors import DataError, NotRunningError, TimeoutExpired
 from adam.contract.paths import RunPaths
 from adam.contract.records import Desired, Status
 from adam.contract.states import RunState
-from adam.daemon.processes import anybody_lives
+from adam.daemon.processes import anybody_lives, read_status
 from adam.daemon.run_of import run_of
 
 HUMAN = "human"
@@ -78,12 +78,13 @@ def resume(arguments: argparse.Namespace) -> int:
 def save(arguments: argparse.Namespace) -> int:
     """Ask for a checkpoint and wait until it is verified on disk."""
     paths = running_run(arguments)
+    refuse_hopeless(paths, read_status(paths))
     wanted = change_desired(paths, with_save).saves
     if arguments.no_wait:
         print("a checkpoint was asked for")
         return 0
     deadline = time.monotonic() + load_config(paths.lock).watchdog.save_seconds
-    while (status := schema.load(paths.status, Status)) is None or status.saves_done < wanted:
+    while (status := read_status(paths)) is None or status.saves_done < wanted:
         refuse_hopeless(paths, status)
         if time.monotonic() > deadline:
             raise TimeoutExpired(

@@ -10,6 +10,7 @@ from pathlib import Path
 from adam.contract.errors import UsageError, run_main
 from adam.contract.process import die_with_parent
 from adam.contract.states import Exit
+from adam.trainer.host import prepare
 
 
 def main() -> int:
@@ -22,9 +23,7 @@ def main() -> int:
         raise UsageError("the trainer needs the lease that a launcher gives it", "start the run with `adamctl up`")
     die_with_parent()
     faulthandler.enable()
-    # Read by CUDA and MKL when torch is imported: without them two equal runs may differ in the last bit.
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    os.environ.setdefault("MKL_DYNAMIC", "FALSE")
+    prepare()
     stop = StopFlag()
     from adam.trainer.attempt import run_attempt  # imports torch: seconds
 

@@ -4,9 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
+from real_run import RealRun, wait_for
+
 from adam.contract.checkpoints import list_checkpoints, rank_file
 from adam.contract.states import Exit
-from real_run import RealRun, wait_for
 
 
 def refused(run: RealRun, code: Exit, *parts: str, arguments: tuple[str, ...] = ("up",)) -> None:

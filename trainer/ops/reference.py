@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from adam.trainer.ops.conv import causal_conv1d
+from adam.trainer.ops.cross_entropy import cross_entropy
 from adam.trainer.ops.scan import scan
 from adam.trainer.ops.ssd import ssd
 
@@ -51,18 +53,9 @@ class ReferenceOps:
             return (y + D.unsqueeze(-1) * x).to(dtype)
 
     def causal_conv1d(self, x: Tensor, weight: Tensor, bias: Tensor | None, resets: Tensor | None) -> Tensor:
-        dtype, taps = x.dtype, weight.shape[1]
-        wide = x.to(_wide(x))
-        document = None if resets is None else resets.cumsum(1)
-        out = wide * weight[:, -1]
-        if bias is not None:
-            out = out + bias
-        for back in range(1, min(taps, x.shape[1])):
-            before = wide[:, :-back]
-            if document is not None:
-                before = before * (document[:, back:] == document[:, :-back]).unsqueeze(-1)
-            out = out + F.pad(before * weight[:, -1 - back], (0, 0, back, 0))
-        return F.silu(out).to(dtype)
+        wide, dtype = _wide(x), x.dtype
+        bias = None if bias is None else bias.to(wide)
+        return causal_conv1d(x.to(wide), weight.to(wide), bias, resets).to(dtype)
 
     def add_rms_norm(self, x: Tensor, residual: Tensor | None, weight: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
         stream = x.to(_wide(x)) if residual is None else residual + x
@@ -74,10 +67,10 @@ class ReferenceOps:
         return parts.flatten(-2).to(x.dtype)
 
     def cross_entropy(self, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-        logits = F.linear(hidden, weight)
-        return F.cross_entropy(logits.to(_wide(logits)).flatten(0, 1), targets.flatten(), reduction="none").view_as(
-            targets
-        )
+        device = hidden.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+        with torch.autocast(device, enabled=False):
+            return cross_entropy(hidden.to(dtype).flatten(0, 1), weight.to(dtype), targets.flatten()).view_as(targets)
 
 
 def _wide(tensor: Tensor) -> torch.dtype:
