@@ -4,19 +4,24 @@ shards/train-00000.jsonl …  val-00000.jsonl …  sources.jsonl   manifest.json
 tokens/train.bin  train.docs  val.bin  val.docs  tokenizer.json  manifest.json (written last)
 """
 
-from collections.abc import Iterator
+import hashlib
+import os
+import stat
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 import msgspec
 
 from adam.contract.clock import Stamp
-from adam.contract.durable import sha256_file, whole_lines
+from adam.contract.durable import COPY_BLOCK, sha256_file, whole_lines
 from adam.contract.errors import DataError
 from adam.contract.paths import RunPaths
 from adam.contract.schema import Record, load
 
 SPLITS = ("train", "val")
 SOURCES = "sources.jsonl"
+QUOTED = "file://"
 
 
 class DataFile(msgspec.Struct, frozen=True):
@@ -30,7 +35,10 @@ class DataFile(msgspec.Struct, frozen=True):
 
 
 class SourceFile(msgspec.Struct, frozen=True):
-    """A file that was read: a line of `sources.jsonl`. `skipped` says why it gave no document (empty: it was read)."""
+    """A file that was listed: a line of `sources.jsonl`. `path` as `path_text` writes it.
+
+    `skipped` says why it gave no document (empty: it was read). What could not be opened has size, time and digest 0, 0, "".
+    """
 
     source: str
     path: str
@@ -115,23 +123,45 @@ def data_ready(paths: RunPaths) -> bool:
     )
 
 
-def check_files(directory: Path, files: tuple[DataFile, ...], *, digests: bool) -> None:
+def path_text(path: Path) -> str:
+    """A path as text; one that is not UTF-8 (Linux allows any bytes) as `file://` with its bytes percent-quoted."""
+    data = os.fsencode(path)
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return QUOTED + quote_from_bytes(data)
+
+
+def text_path(text: str) -> Path:
+    """The path that `path_text` wrote."""
+    return Path(os.fsdecode(unquote_to_bytes(text.removeprefix(QUOTED))) if text.startswith(QUOTED) else text)
+
+
+def hashed(path: Path, tick: Callable[[], object] = lambda: None) -> str:
+    """The SHA-256 of a file's bytes, in hex; `tick` is called every megabyte, so that a long hash is no silence."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(COPY_BLOCK):
+            digest.update(block)
+            tick()
+    return digest.hexdigest()
+
+
+def check_files(
+    directory: Path, files: tuple[DataFile, ...], *, digests: bool, tick: Callable[[], object] = lambda: None
+) -> None:
     """Raise DataError naming the first file that is missing, has another size or (where `digests`) other bytes."""
+    todo = "build the data again with `adamctl forge --rebuild`"
     for entry in files:
         path = directory / entry.name
         try:
             size = path.stat().st_size
         except FileNotFoundError:
-            raise DataError(f"{path} is missing", "build the data again with `adamctl forge --rebuild`") from None
+            raise DataError(f"{path} is missing", todo) from None
         if size != entry.size:
-            raise DataError(
-                f"{path} has {size} bytes, its manifest says {entry.size}",
-                "build the data again with `adamctl forge --rebuild`",
-            )
-        if digests and sha256_file(path) != entry.sha256:
-            raise DataError(
-                f"{path} has other bytes than its manifest says", "build the data again with `adamctl forge --rebuild`"
-            )
+            raise DataError(f"{path} has {size} bytes, its manifest says {entry.size}", todo)
+        if digests and hashed(path, tick) != entry.sha256:
+            raise DataError(f"{path} has other bytes than its manifest says", todo)
 
 
 def token_files(manifest: TokensManifest) -> tuple[DataFile, ...]:
@@ -147,13 +177,16 @@ def changed_sources(paths: RunPaths) -> Iterator[str]:
     """
     for _, line in whole_lines(paths.shards / SOURCES):
         known = msgspec.json.decode(line, type=SourceFile)
-        path = Path(known.path)
+        path = text_path(known.path)
         try:
             status = path.stat()
+            readable = stat.S_ISREG(status.st_mode)
+            same = (status.st_size, status.st_mtime_ns) == (known.size, known.mtime_ns) or (
+                readable and hashed(path) == known.sha256
+            )
         except OSError:
+            readable = same = False
+        if not readable and known.sha256:
             yield f"{known.source}: {known.path} is gone"
-            continue
-        if (status.st_size, status.st_mtime_ns) == (known.size, known.mtime_ns):
-            continue
-        if sha256_file(path) != known.sha256:
+        elif readable and not same:
             yield f"{known.source}: {known.path} has changed"

@@ -71,8 +71,8 @@ def build(parent: RunPaths, checkpoint: Path, target: RunPaths) -> None:
     """The new run directory. Its manifests and its lock come last: without them it is no run."""
     for source, place in ((parent.shards, target.shards), (parent.tokens, target.tokens)):
         link_tree(source, place)
-    link_tree(checkpoint, target.checkpoints / checkpoint.name)
-    verify(target.checkpoints / checkpoint.name)
+    if not link_tree(checkpoint, target.checkpoints / checkpoint.name):
+        verify(target.checkpoints / checkpoint.name)
     target.run.mkdir()
     config = load_config(parent.lock)
     text = parent.config.read_text() if parent.config.exists() else commented_toml(config)
@@ -82,21 +82,28 @@ def build(parent: RunPaths, checkpoint: Path, target: RunPaths) -> None:
     write_lock(target.lock, config)
 
 
-def link_tree(source: Path, target: Path) -> None:
-    """Hard links to the files of `source` (they are never written again), copies where links are refused; manifests last."""
+def link_tree(source: Path, target: Path) -> bool:
+    """Hard links to the files of `source` (they are never written again), copies where links are refused; manifests last.
+
+    True where all of them are links: the bytes are then the very same.
+    """
     target.mkdir(parents=True)
     files = [path for path in source.iterdir() if path.is_file()]
-    for path in sorted(files, key=lambda path: path.name.lower().startswith(MANIFEST.lower())):
-        link_or_copy(path, target / path.name)
+    ordered = sorted(files, key=lambda path: path.name.lower().startswith(MANIFEST.lower()))
+    linked = [link_or_copy(path, target / path.name) for path in ordered]
     fsync_dir(target)
+    return all(linked)
 
 
-def link_or_copy(source: Path, target: Path) -> None:
+def link_or_copy(source: Path, target: Path) -> bool:
+    """True where it is a link."""
     try:
         os.link(source, target)
+        return True
     except OSError as error:
         if error.errno not in NO_LINK:
             raise
-        shutil.copy2(source, target)
-        with target.open("rb") as file:
-            os.fsync(file.fileno())
+    shutil.copy2(source, target)
+    with target.open("rb") as file:
+        os.fsync(file.fileno())
+    return False

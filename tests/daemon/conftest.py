@@ -65,10 +65,10 @@ class World:
             ),
         )
 
-    def write_toml(self, path: Path, extra: str = "") -> Path:
+    def write_toml(self, path: Path, stop_seconds: int = 2) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(
-            f"{extra}\n[[forge.sources]]\npath = {str(self.text)!r}\n[model]\nd_model = 16\n[watchdog]\nstop_seconds = 2\n"
+            f"[[forge.sources]]\npath = {str(self.text)!r}\n[model]\nd_model = 16\n[watchdog]\nstop_seconds = {stop_seconds}\n"
         )
         return path
 
@@ -112,13 +112,16 @@ class World:
     def write_metrics(self, paths: RunPaths, rows: list[bytes], tail: bytes = b"") -> None:
         paths.metrics.write_bytes(b"\n".join([metrics.header(), *rows]) + b"\n" + tail)
 
+    def program(self, fake: bool) -> list[str]:
+        """adamctl, as arguments of Python."""
+        return ["-c", WITH_FAKE, str(FAKE_WATCHDOG)] if fake else ["-m", "adam.daemon"]
+
     def adamctl(
         self, *arguments: str | Path, expect: int | None = 0, fake: bool = False, env: dict[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
-        program = ["-c", WITH_FAKE, str(FAKE_WATCHDOG)] if fake else ["-m", "adam.daemon"]
         # A child that outlives adamctl, as supervisord does, is a ResourceWarning.
         warnings = ["-W", "error", "-W", "ignore::ResourceWarning"]
-        command = [sys.executable, "-P", *warnings, *program, *map(str, arguments)]
+        command = [sys.executable, "-P", *warnings, *self.program(fake), *map(str, arguments)]
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("ADAM_")}
         environment = {**inherited, "PYTHONSAFEPATH": "1", **(env or {})}
         done = subprocess.run(

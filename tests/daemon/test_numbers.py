@@ -16,10 +16,13 @@ def test_a_file_that_is_missing_empty_or_of_another_adam(tmp_path) -> None:
 
 
 @pytest.mark.parametrize("block", [1, 7, 100, 1 << 16])
-def test_rows_come_backwards_whatever_the_blocks_and_without_a_torn_one(world, monkeypatch, block: int) -> None:
+@pytest.mark.parametrize("lost", [0, 3])
+def test_rows_come_backwards_whatever_the_blocks_and_without_a_torn_one(
+    world, monkeypatch, block: int, lost: int
+) -> None:
     monkeypatch.setattr(numbers, "BLOCK", block)
     paths = world.run()
-    world.write_metrics(paths, [world.row(step) for step in range(1, 8)], tail=world.row(8)[:-3])
+    world.write_metrics(paths, [world.row(step) for step in range(1, 8)], tail=world.row(8)[: -lost or None])
     assert [int(row["step"]) for row in rows_backwards(paths.metrics)] == [7, 6, 5, 4, 3, 2, 1]
 
 

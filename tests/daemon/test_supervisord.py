@@ -41,6 +41,7 @@ def parsed(paths: RunPaths, text: str, monkeypatch: pytest.MonkeyPatch) -> Serve
 @pytest.mark.parametrize("name", ODD)
 def test_odd_paths_survive_the_ini_file(tmp_path, world, monkeypatch, name: str) -> None:
     paths = RunPaths(tmp_path / name)
+    paths.root.mkdir()
     options = parsed(paths, render(paths, world.config()), monkeypatch)
     assert {group.name for group in options.process_group_configs} == {"watchdog", "trainer", "forge"}
     for group in options.process_group_configs:
@@ -50,6 +51,7 @@ def test_odd_paths_survive_the_ini_file(tmp_path, world, monkeypatch, name: str)
 
 def test_the_policy_alone_restarts_programs(tmp_path, world, monkeypatch) -> None:
     paths = RunPaths(tmp_path / "run")
+    paths.root.mkdir()
     options = parsed(paths, render(paths, world.config(), root=True), monkeypatch)
     programs = {group.name: group.process_configs[0] for group in options.process_group_configs}
     for name in ("trainer", "forge"):
@@ -69,6 +71,7 @@ def test_the_policy_alone_restarts_programs(tmp_path, world, monkeypatch) -> Non
 
 def test_systemd_has_its_own_watchdog(tmp_path, world, monkeypatch) -> None:
     paths = RunPaths(tmp_path / "run")
+    paths.root.mkdir()
     options = parsed(paths, render(paths, world.config(), watchdog=False), monkeypatch)
     assert {group.name for group in options.process_group_configs} == {"trainer", "forge"}
 

@@ -1,0 +1,98 @@
+"""`adamctl doctor`."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from adam.contract.states import Exit
+from adam.daemon import doctor_machine, doctor_run
+from adam.daemon.doctor_machine import ask, check_clock, check_nvml, check_shm, check_torch, check_versions
+from adam.daemon.doctor_run import (
+    check_file_system,
+    check_flock,
+    check_permissions,
+    check_processes,
+    check_run,
+    file_system,
+)
+from adam.daemon.doctor_words import Mark
+
+
+def test_a_healthy_run_directory(world) -> None:
+    paths = world.run()
+    findings = list(check_run(paths))
+    assert {finding.mark for finding in findings} <= {Mark.OK, Mark.WARN}
+    assert len(findings) == 6
+
+
+def test_every_trouble_says_what_to_do(world) -> None:
+    cpu = {"version": "2", "cuda": None, "seen": False}
+    gpu = {"version": "2", "cuda": "13", "seen": True, "gpus": ["B200"], "built_for": ["sm_90"], "arches": ["sm_100"]}
+    findings = [
+        *check_torch({"error": "no module"}), *check_torch(cpu), *check_torch(gpu), check_nvml({"error": "no driver"}),
+        check_shm(world.root / "missing"), check_clock(0.0),
+    ]  # fmt: skip
+    troubled = [finding for finding in findings if finding.mark != Mark.OK]
+    assert len(troubled) == 6
+    assert all(finding.todo for finding in troubled)
+    assert next(check_torch({"error": "x"})).mark == Mark.BAD
+
+
+def test_whatever_hangs_is_given_up(monkeypatch) -> None:
+    assert "no answer" in ask("import time; time.sleep(60)", timeout=0.5)["error"]
+    assert "NameError" in ask("nonsense")["error"]
+    assert ask("print('{\"a\": 1}')") == {"a": 1}
+
+
+def test_other_versions_than_tested(tmp_path) -> None:
+    constraints = tmp_path / "constraints.txt"
+    constraints.write_text("# tested\nmsgspec==0.0.1\nno-such-thing==1\n")
+    found = list(check_versions(constraints))
+    assert [finding.mark for finding in found] == [Mark.WARN]
+    assert "tested: 0.0.1" in found[0].what
+    assert doctor_machine.CONSTRAINTS.exists()
+
+
+def test_network_file_systems_are_found(tmp_path, monkeypatch) -> None:
+    mounts = "1 0 8:1 / / rw - ext4 /dev/sda rw\n2 1 0:5 / /data\\040two rw shared:1 - nfs4 server:/x rw\n"
+    assert file_system(doctor_run.Path("/home/x"), mounts) == "ext4"
+    assert file_system(doctor_run.Path("/data two/run"), mounts) == "nfs4"
+    monkeypatch.setattr(doctor_run, "file_system", lambda place, mounts: "nfs4")
+    assert check_file_system(tmp_path).mark == Mark.BAD
+
+
+def test_locks_that_do_not_lock_are_found(tmp_path, monkeypatch) -> None:
+    assert check_flock(tmp_path).mark == Mark.OK
+    monkeypatch.setattr(doctor_run.fcntl, "flock", lambda fd, how: None)
+    assert check_flock(tmp_path).mark == Mark.BAD
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_orphans_are_found(world) -> None:
+    paths = world.run()
+    sleeper = subprocess.Popen(["sleep", "60"], env={**os.environ, "ADAM_SUPERVISED": str(paths.root)})
+    try:
+        world.wait_for("the sleeper", lambda: world.processes(paths))
+        finding = check_processes(paths)
+        assert finding.mark == Mark.BAD
+        assert "adamctl down" in finding.todo
+    finally:
+        sleeper.kill()
+        sleeper.wait()
+    assert check_processes(paths).mark == Mark.OK
+
+
+def test_a_place_that_is_a_file_is_bad(world) -> None:
+    (world.root / "file").write_text("")
+    assert check_permissions(type(world.run())(world.root / "file" / "run")).mark == Mark.BAD
+
+
+@pytest.mark.timeout(180)
+def test_the_command_ends_with_its_verdict(world) -> None:
+    world.run()
+    done = world.adamctl("doctor", "--run", "run", expect=None)
+    marks = {line.split()[0] for line in done.stdout.splitlines()}
+    assert done.returncode == (Exit.FAILED if "bad" in marks else Exit.OK), done.stdout + done.stderr
+    assert sys.executable in done.stdout

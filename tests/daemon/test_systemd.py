@@ -1,0 +1,48 @@
+"""The units: systemd accepts them, and they keep the promises that the processes rely on."""
+
+import configparser
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+UNITS = Path(__file__).parent.parent.parent / "systemd"
+
+
+def unit(name: str) -> configparser.ConfigParser:
+    parser = configparser.ConfigParser(strict=True, interpolation=None)
+    parser.optionxform = str  # type: ignore[assignment,method-assign]
+    parser.read(UNITS / f"{name}.service")
+    return parser
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed here")
+def test_systemd_accepts_them(tmp_path) -> None:
+    for program in ("bin/adamctl", ".venv/bin/python"):
+        place = tmp_path / program
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy("/bin/true", place)
+    copies = []
+    for path in sorted(UNITS.glob("*.service")):
+        copies.append(tmp_path / path.name)
+        copies[-1].write_text(path.read_text().replace("/opt/adam", str(tmp_path)))
+    command = ["systemd-analyze", "verify", "--man=no", *map(str, copies)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert len(copies) == 3
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_trainer_starts_after_the_watchdog_and_stops_before_it() -> None:
+    assert "adam-watchdog.service" in unit("adam-trainer")["Unit"]["After"].split()
+    assert unit("adam-trainer")["Unit"]["Wants"] == "adam-watchdog.service"
+
+
+def test_nobody_outlives_a_unit_and_memory_kills_one_process() -> None:
+    for name in ("adam-trainer", "adam-watchdog"):
+        service = unit(name)["Service"]
+        assert (service["Type"], service["KillMode"], service["OOMPolicy"]) == ("notify", "mixed", "continue")
+        assert service["Environment"] == "PYTHONSAFEPATH=1"
+    assert unit("adam-trainer")["Service"]["NotifyAccess"] == "all"
+    assert unit("adam-watchdog")["Service"]["WatchdogSec"] == "30"
+    assert unit("adam-forge")["Service"]["Type"] == "oneshot"
