@@ -26,14 +26,13 @@ class OpenShard(msgspec.Struct):
 
 
 class Journal(Record, frozen=True, kw_only=True):
-    """`shards/.work/journal.json`: everything before record `record` of file `file` of source `source` is on disk."""
+    """`shards/.work/journal.json`: everything up to `source`, `file` is on disk, whole files only."""
 
     config_digest: str
     listing_digest: str
     source: int = 0
     file: int = 0
-    record: int = 0
-    bytes_read: int = 0  # of files that are read to their end
+    bytes_read: int = 0
     listed: int = 0  # bytes of sources.jsonl
     shards: dict[str, OpenShard] = {}
     closed: tuple[DataFile, ...] = ()
