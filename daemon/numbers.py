@@ -88,7 +88,7 @@ def rows_backwards(path: Path) -> Iterator[dict[str, str]]:
             position = start
             rest = lines[0]  # its beginning is in the block before, or it is the first row
             whole = lines[1:] if start > first else lines
-            if at_end:
+            if at_end and whole:
                 whole, at_end = whole[:-1], False  # empty behind the last newline, or a torn row
             for line in reversed(whole):
                 cells = line.decode().split(",")

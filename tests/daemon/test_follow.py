@@ -20,7 +20,15 @@ from adam.daemon.status import look
 def reports(world) -> list[dict[str, Any]]:
     """A run as it forges, trains and pauses."""
     report = describe(look(world.run()))
-    training = {**report, "state": "training", "step": 5, "loss": 4.5, "tokens_per_second": 1000.0, "eta_s": 90.0}
+    training = {
+        **report,
+        "state": "training",
+        "reason": "",
+        "step": 5,
+        "loss": 4.5,
+        "tokens_per_second": 1000.0,
+        "eta_s": 90.0,
+    }
     return [
         {**report, "state": "forging", "reason": "no data", "progress": {"phase": "reading", "done": 5, "total": 10}},
         {**report, "state": "forging", "reason": "no data", "progress": {"phase": "learning", "done": 0, "total": 0}},
