@@ -12,9 +12,9 @@ import msgspec
 
 from adam.contract.checkpoints import list_checkpoints
 from adam.contract.config import Config
-from adam.contract.config_file import load_config
+from adam.contract.config_file import config_digest, load_config
 from adam.contract.durable import sha256_file, whole_lines
-from adam.contract.errors import BusyError, run_main
+from adam.contract.errors import BusyError, DataError, run_main
 from adam.contract.lease import read_lease, take_lease
 from adam.contract.paths import RunPaths
 from adam.contract.process import die_with_parent
@@ -26,13 +26,18 @@ from adam.contract.shards import (
     data_ready,
     load_shards,
     load_tokens,
+    path_text,
     token_files,
 )
-from adam.contract.states import Exit
-from adam.forge.build import build_shards, open_sources
+from adam.contract.states import Exit, Phase
+from adam.forge.build import build_shards
+from adam.forge.log import open_log
 from adam.forge.progress import Progress
 from adam.forge.report import lines
+from adam.forge.sources import open_sources
 from adam.forge.tokens import build_tokens
+
+NAMED_CHANGES = 20  # lines; of more, the number is said
 
 
 def main() -> int:
@@ -46,6 +51,7 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.leased:
         die_with_parent()
+    open_log()
     paths = RunPaths(arguments.run)
     config = load_config(paths.lock if paths.lock.exists() else paths.config)
     if arguments.check:
@@ -58,14 +64,14 @@ def main() -> int:
         attempt, token = 0, before.token + 1 if before else 1
         take_lease(paths, "forge", token, attempt)
     if arguments.rebuild:
-        _forget(paths)
+        _forget(config, paths)
     return _build(config, paths, attempt, token, show=not arguments.leased)
 
 
 def _build(config: Config, paths: RunPaths, attempt: int, token: int, *, show: bool) -> int:
     if data_ready(paths):
         changes = list(_changes(config, paths))
-        for line in changes:
+        for line in _shortened(changes):
             print(f"changed since the shards were made: {line}")
         print(
             "shards and tokens are complete: nothing to do"
@@ -77,6 +83,7 @@ def _build(config: Config, paths: RunPaths, attempt: int, token: int, *, show: b
     try:
         shards = load_shards(paths) or build_shards(config, paths, progress, stop)
         tokens = build_tokens(config, paths, shards, progress, stop)
+        progress.enter(Phase.ENDING, 0)
     finally:
         progress.close()
     for line in lines(shards, tokens):
@@ -92,12 +99,25 @@ def _stop_flag() -> Callable[[], bool]:
 
 
 def _changes(config: Config, paths: RunPaths) -> list[str]:
-    """What is gone, changed or new in the sources, a line each."""
-    found = list(changed_sources(paths))
+    """What is gone, changed or new in the sources and in [forge], a line each."""
+    found, origins = [], []
+    shards = load_shards(paths)
+    if shards is not None and shards.config_digest != config_digest(config.forge):
+        found.append("[forge] of the configuration is another than the shards were made by")
+    try:
+        origins = open_sources(config.forge.sources, paths.root)
+    except DataError as error:
+        found.append(str(error))  # a whole source is gone: that is a change, and the shards are still good
+    found += changed_sources(paths)
     known = {msgspec.json.decode(line, type=SourceFile).path for _, line in whole_lines(paths.shards / SOURCES)}
-    for origin in open_sources(config, paths):
-        found += [f"{origin.name}: {path} is new" for path in map(str, origin.files) if path not in known]
+    for origin in origins:
+        found += [f"{origin.name}: {path} is new" for path in map(path_text, origin.files) if path not in known]
     return found
+
+
+def _shortened(changes: list[str]) -> list[str]:
+    more = len(changes) - NAMED_CHANGES
+    return changes if more <= 1 else [*changes[:NAMED_CHANGES], f"and {more} more"]
 
 
 def _check(config: Config, paths: RunPaths) -> int:
@@ -112,7 +132,7 @@ def _check(config: Config, paths: RunPaths) -> int:
         print("tokens/ was made of other shards than there are now; `adamctl forge` makes it again")
         return Exit.DATA
     changes = _changes(config, paths)
-    for line in changes:
+    for line in _shortened(changes):
         print(line)
     print(
         "shards and tokens are whole; "
@@ -121,12 +141,14 @@ def _check(config: Config, paths: RunPaths) -> int:
     return Exit.DATA if changes else Exit.OK
 
 
-def _forget(paths: RunPaths) -> None:
+def _forget(config: Config, paths: RunPaths) -> None:
+    """Remove the data, where they can be made again. Raises BusyError (trained on), DataError (no such source)."""
     if list_checkpoints(paths.checkpoints):
         raise BusyError(
             f"{paths.checkpoints} has checkpoints that were trained on the present data",
             "start another run for other data",
         )
+    open_sources(config.forge.sources, paths.root)
     # Manifests first: data without one is no data.
     for manifest, directory in ((paths.tokens_manifest, paths.tokens), (paths.shards_manifest, paths.shards)):
         manifest.unlink(missing_ok=True)

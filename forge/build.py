@@ -1,39 +1,48 @@
-"""Sources to shards: resumable, counted, and the same bytes however often it was killed."""
+"""Sources to shards: resumable, counted, and the same bytes however often it was killed.
 
+files ──> documents ──> _take ──> shards/.work/*.jsonl ──> shards/.work/manifest.json ──> publish: files, manifest last
+                          │                                   (durable: from here on a
+                          └──> shards/.work/journal.json       restart only publishes)
+                               (a restart goes on from here)
+"""
+
+import hashlib
+import os
 import shutil
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import msgspec
 import structlog
 
 from adam.contract import schema
 from adam.contract.clock import stamp
-from adam.contract.config import Config
+from adam.contract.config import Config, Forge
 from adam.contract.config_file import config_digest
-from adam.contract.durable import free_bytes, fsync_dir, replace_file, require_room, sha256_file
+from adam.contract.durable import free_bytes, fsync_dir, replace_file, require_room, whole_lines
 from adam.contract.errors import DataError, StoppedError
 from adam.contract.paths import RunPaths
-from adam.contract.shards import SOURCES, ShardManifest, SourceFile, SourceSummary
+from adam.contract.shards import SOURCES, SPLITS, ShardManifest, SourceFile, SourceSummary, hashed, path_text
 from adam.contract.states import Phase
 from adam.forge.filters import Filters, document_hash, split_of
 from adam.forge.journal import Counts, Journal
 from adam.forge.progress import Progress
 from adam.forge.readers import SkippedError
-from adam.forge.sources import Document, Origin, documents, listing_digest, open_source
-from adam.forge.writer import ShardRecord, ShardWriter, ids_in
+from adam.forge.sources import Document, Origin, documents, file_status, listing_digest, open_sources
+from adam.forge.writer import ShardRecord, ShardWriter, cut_back, ids_in
 
-JOURNAL_BYTES = 64_000_000  # of sources, between two journals
+JOURNAL_BYTES = 64_000_000  # of text, between two journals; a shard that is closed writes one too
 LISTED_SKIPS = 1000
-STOPPED = "stopped while reading sources; the next start goes on from here"
-# Shards are JSON (escapes), tokens two or four bytes for about three of text.
-DISK_PER_BYTE, DISK_MARGIN = 2.0, 32_000_000
+# A shard is JSON, a little longer than its text; a token stands for about three bytes of it.
+SHARD_PER_BYTE, BYTES_PER_TOKEN, DISK_MARGIN = 1.15, 3, 16_000_000
 
 log = structlog.get_logger()
 
 
-def open_sources(config: Config, paths: RunPaths) -> list[Origin]:
-    """All sources with their files. Raises DataError naming the first that is missing or has no text file."""
-    return [open_source(source, paths.root) for source in config.forge.sources]
+def token_bytes_needed(config: Forge, text_bytes: int) -> int:
+    """About how many bytes the tokens of a text take."""
+    width = 2 if config.tokenizer == "train" and config.vocab_size <= 1 << 16 else 4
+    return text_bytes * width // BYTES_PER_TOKEN
 
 
 def build_shards(
@@ -43,66 +52,105 @@ def build_shards(
 
     Raises DataError (a source that is missing or empty), DiskError (no room), StoppedError (somebody asked).
     """
-    origins = open_sources(config, paths)
-    total = sum(path.stat().st_size for origin in origins for path in origin.files)
+    origins = open_sources(config.forge.sources, paths.root)
+    total = sum(file_status(path).size for origin in origins for path in origin.files)
     fresh = Journal(config_digest=config_digest(config.forge), listing_digest=listing_digest(origins))
-    journal = _journal_to_go_on_from(paths, fresh)
-    need = int(DISK_PER_BYTE * (total - journal.bytes_read)) + DISK_MARGIN
+    journal, seen = _go_on(paths, fresh, progress.tick)
+    if (paths.shards_work / "manifest.json").exists():
+        return publish(paths)
+    left = total - journal.bytes_read
+    need = int(SHARD_PER_BYTE * left) + token_bytes_needed(config.forge, total) + DISK_MARGIN
     require_room(paths.root, need, "shards and tokens", free=free(paths.root))
     paths.shards_work.mkdir(parents=True, exist_ok=True)
     progress.enter(Phase.READING, total)
-    return _Build(config, paths, origins, journal, progress, stop).run()
+    if not (paths.shards_work / "journal.json").exists():
+        schema.save(paths.shards_work / "journal.json", journal)
+    build = _Build(config.forge, paths, origins, journal, seen, progress, stop)
+    try:
+        build.read_all()
+        build.finish()
+    finally:
+        build.close()
+    return publish(paths)
 
 
-def _journal_to_go_on_from(paths: RunPaths, fresh: Journal) -> Journal:
-    journal = schema.load(paths.shards_work / "journal.json", Journal)
-    if journal is not None:
-        if (journal.config_digest, journal.listing_digest) == (fresh.config_digest, fresh.listing_digest):
-            log.info("going on", bytes_read=journal.bytes_read)
-            return journal
-        log.info("starting again: the sources or the configuration have changed")
-    shutil.rmtree(paths.shards_work, ignore_errors=True)
-    return fresh
+def _go_on(paths: RunPaths, fresh: Journal, tick: Callable[[], object]) -> tuple[Journal, set[bytes]]:
+    """(journal, hashes of the documents that it has written) of a killed forge, or fresh ones with nothing on disk."""
+    work = paths.shards_work
+    try:
+        journal = schema.load(work / "journal.json", Journal)
+        if journal is not None:
+            if (journal.config_digest, journal.listing_digest) != (fresh.config_digest, fresh.listing_digest):
+                raise DataError("the sources or the configuration have changed")
+            if (work / "manifest.json").exists():
+                return journal, set()
+            cut_back(work, journal)
+            seen: set[bytes] = set()
+            for digest in ids_in(work):
+                seen.add(digest)
+                tick()
+            log.info("going on", documents=len(seen), bytes_read=journal.bytes_read)
+            return journal, seen
+    except DataError as error:
+        log.warning("starting again", why=str(error))
+    # Files that were moved but never got their manifest go too.
+    for path in list(paths.shards.glob("*.jsonl")):
+        if path.name.startswith((*SPLITS, SOURCES)):
+            path.unlink()
+    shutil.rmtree(work, ignore_errors=True)
+    return fresh, set()
+
+
+def publish(paths: RunPaths) -> ShardManifest:
+    """Move finished files out of `.work`, the manifest last. Killed in between, it is only called again."""
+    work = paths.shards_work
+    manifest = schema.load(work / "manifest.json", ShardManifest)
+    if manifest is None:
+        raise DataError(f"{work} has no manifest to publish")
+    for name in [*(file.name for file in manifest.files), SOURCES]:
+        if (work / name).exists():
+            (work / name).replace(paths.shards / name)
+    fsync_dir(paths.shards)
+    replace_file(paths.shards_manifest, schema.encode(manifest))
+    shutil.rmtree(work)
+    return manifest
 
 
 class _Build:
+    """One pass over the sources, from where the journal stands."""
+
     def __init__(
         self,
-        config: Config,
+        config: Forge,
         paths: RunPaths,
         origins: list[Origin],
         journal: Journal,
+        seen: set[bytes],
         progress: Progress,
         stop: Callable[[], bool],
     ) -> None:
         self._progress, self._stop = progress, stop
-        self._config, self._origins, self._work = config.forge, origins, paths.shards_work
+        self._config, self._origins, self._work = config, origins, paths.shards_work
         self._paths, self._start = paths, journal
         self._counts = [msgspec.structs.replace(counts) for counts in journal.counts] or [Counts() for _ in origins]
         self._skipped = list(journal.skipped)
-        self._filters = Filters(config.forge)
-        self._writer = ShardWriter(self._work, config.forge.shard_mb * 1_000_000, journal.shards, journal.closed)
-        # Behind the cut: what is left in the shards is what the journal knows.
-        self._filters.seen.update(ids_in(self._work))
+        self._filters = Filters(config, seen)
+        self._writer = ShardWriter(self._work, config.shard_mb * 1_000_000, journal, progress.tick)
         self._listing = (self._work / SOURCES).open("ab")
-        self._listing.truncate(journal.listed)
-        self._bytes = self._journalled = journal.bytes_read
+        self._bytes = journal.bytes_read
+        self._unsaved, self._closed = 0, len(journal.closed)
 
-    def run(self) -> ShardManifest:
-        try:
-            self._read_all()
-            return self._finish()
-        finally:
-            self._listing.close()
+    def close(self) -> None:
+        """Let go of the files; they stay as they are."""
+        self._writer.abandon()
+        self._listing.close()
 
-    def _read_all(self) -> None:
+    def read_all(self) -> None:
         for source, number in self._positions():
-            if self._stop():
-                self._write_journal(source, number)
-                raise StoppedError(STOPPED)
-            self._read(source, self._origins[source], number)
-            if self._bytes - self._journalled >= JOURNAL_BYTES:
-                self._write_journal(source, number + 1)
+            at_start = (source, number) == (self._start.source, self._start.file)
+            first = self._start.record if at_start else 0
+            self._save_where_due(source, number, first)
+            self._read(source, number, first)
 
     def _positions(self) -> Iterator[tuple[int, int]]:
         """(source, file) of all files from where the journal stands."""
@@ -111,34 +159,39 @@ class _Build:
                 first = self._start.file if source == self._start.source else 0
                 yield from ((source, number) for number in range(first, len(origin.files)))
 
-    def _read(self, source: int, origin: Origin, number: int) -> None:
-        path, counts = origin.files[number], self._counts[source]
-        status = path.stat()
-        counts.files += 1
+    def _read(self, source: int, number: int, first: int) -> None:
+        """A file, from its record `first` on."""
+        origin, counts = self._origins[source], self._counts[source]
+        path = origin.files[number]
+        status, skipped, characters = file_status(path), "", 0
         try:
-            taken = 0
-            for document in documents(path, origin.kind):
-                if taken and self._stop():
-                    raise StoppedError(
-                        STOPPED
-                    )  # within a large file: the journal stands before it, and it is read again
-                self._take(document, origin, str(path), counts)
-                taken += len(document.text or "")
-                self._progress.at(self._bytes + min(taken, status.st_size))
-            skipped = ""
+            for record, document in enumerate(documents(path, origin.kind, status)):
+                characters += len(document.text or "")
+                self._progress.at(self._bytes + min(characters, status.size))
+                if record >= first:
+                    self._take(document, origin, path_text(path), counts)
+                    self._save_where_due(source, number, record + 1)
         except SkippedError as error:
             skipped = str(error)
             counts.files_skipped[skipped] = counts.files_skipped.get(skipped, 0) + 1
-        entry = SourceFile(origin.name, str(path), status.st_size, status.st_mtime_ns, sha256_file(path), skipped)
+        counts.files += 1
+        self._list(origin, path, skipped)
+        self._bytes += status.size
+        self._progress.at(self._bytes)
+
+    def _list(self, origin: Origin, path: Path, skipped: str) -> None:
+        size, mtime_ns, unusable = file_status(path)
+        digest = "" if unusable else hashed(path, self._progress.tick)
+        entry = SourceFile(origin.name, path_text(path), size, mtime_ns, digest, skipped)
         self._listing.write(msgspec.json.encode(entry) + b"\n")
         if skipped and len(self._skipped) < LISTED_SKIPS:
             self._skipped.append(entry)
-        self._bytes += status.st_size
 
     def _take(self, document: Document, origin: Origin, path: str, counts: Counts) -> None:
         counts.documents_read += 1
         text, reason = document.text, document.dropped
         if text is not None:
+            self._unsaved += len(text)
             digest = document_hash(text)
             reason = self._filters.reason_to_drop(text, digest)
             if not reason:
@@ -149,74 +202,106 @@ class _Build:
                 return
         counts.dropped[reason] = counts.dropped.get(reason, 0) + 1
 
-    def _write_journal(self, source: int, file: int) -> None:
-        self._listing.flush()
+    def _save_where_due(self, source: int, file: int, record: int) -> None:
+        """Between two documents: journal where enough is new, or somebody asked for an end (StoppedError)."""
+        stopping = self._stop()
+        if stopping or self._unsaved >= JOURNAL_BYTES or len(self._writer.closed) > self._closed:
+            self._write_journal(source, file, record)
+        if stopping:
+            raise StoppedError("stopped while reading sources; the next start goes on from here")
+
+    def _write_journal(self, source: int, file: int, record: int) -> None:
         shards = self._writer.sync()
         journal = msgspec.structs.replace(
             self._start,
             source=source,
             file=file,
+            record=record,
             bytes_read=self._bytes,
-            listed=self._listing.tell(),
+            listed=self._sync_listing(),
             shards=shards,
             closed=tuple(self._writer.closed),
             counts=tuple(self._counts),
             skipped=tuple(self._skipped),
         )
         schema.save(self._work / "journal.json", journal)
-        self._journalled = self._bytes
+        self._unsaved, self._closed = 0, len(self._writer.closed)
 
-    def _finish(self) -> ShardManifest:
-        self._listing.close()
+    def _sync_listing(self) -> int:
+        """Make `sources.jsonl` durable; its bytes."""
+        self._listing.flush()
+        os.fsync(self._listing.fileno())
+        return self._listing.tell()
+
+    def finish(self) -> None:
+        """Close everything and write the manifest into `.work`. Raises DataError where a source or a split is empty."""
         files = self._writer.finish()
-        self._check_not_empty(files)
-        summaries = tuple(map(self._summary, self._origins, self._counts))
+        self._sync_listing()
+        self._check_not_empty({file.split for file in files})
+        revisions = _revisions(self._work / SOURCES)
         manifest = ShardManifest(
             config_digest=self._start.config_digest,
-            sources=summaries,
+            sources=tuple(
+                _summary(origin, counts, revisions.get(origin.name, ""))
+                for origin, counts in zip(self._origins, self._counts, strict=True)
+            ),
             skipped=tuple(self._skipped),
             files=files,
             val_fraction=self._config.val_fraction,
             stamp=stamp(),
         )
-        for name in [file.name for file in files] + [SOURCES]:
-            (self._work / name).replace(self._paths.shards / name)
-        fsync_dir(self._paths.shards)
-        replace_file(self._paths.shards_manifest, schema.encode(manifest))
-        shutil.rmtree(self._work)
-        return manifest
+        # Behind every file, since it is what a restart believes; the journal beside it says whose sources it is of.
+        schema.save(self._work / "manifest.json", manifest)
 
-    def _check_not_empty(self, files: tuple[object, ...]) -> None:
+    def _check_not_empty(self, splits: set[str]) -> None:
         for origin, counts in zip(self._origins, self._counts, strict=True):
             if counts.documents_written == 0:
                 self._forget()
                 reasons = ", ".join(f"{reason} {n}" for reason, n in {**counts.dropped, **counts.files_skipped}.items())
                 raise DataError(f"the source {origin.path} gave no document ({reasons or 'its files are empty'})")
-        splits = {getattr(file, "split", "") for file in files}
-        for split in ("train", "val"):
+        for split in SPLITS:
             if split not in splits:
+                todo = _how_to_fill(split, list(ids_in(self._work)))
                 self._forget()
                 written = sum(counts.documents_written for counts in self._counts)
-                raise DataError(
-                    f"no document of {written} fell into the {split} split",
-                    "add documents, or raise forge.val_fraction",
-                )
+                raise DataError(f"no document of {written} fell into the {split} split", todo)
 
     def _forget(self) -> None:
         """Leave nothing behind of shards that can't be used."""
         shutil.rmtree(self._work)
+        if not any(self._paths.shards.iterdir()):
+            self._paths.shards.rmdir()
 
-    def _summary(self, origin: Origin, counts: Counts) -> SourceSummary:
-        return SourceSummary(
-            name=origin.name,
-            kind=origin.kind,
-            path=origin.path,
-            revision=origin.path if origin.kind == "stdlib" else f"files-{self._start.listing_digest[:16]}",
-            licence=origin.licence,
-            files=counts.files,
-            documents_read=counts.documents_read,
-            documents_written=counts.documents_written,
-            characters_written=counts.characters_written,
-            dropped=counts.dropped,
-            files_skipped=counts.files_skipped,
-        )
+
+def _how_to_fill(split: str, ids: list[bytes]) -> str:
+    """What to do about an empty split: the hashes of the documents say which share would fill it."""
+    shares = sorted(int.from_bytes(digest[:8], "big") / 2**64 for digest in ids)
+    enough = shares[0] + 0.01
+    if split == "val" and enough < min(0.4, shares[-1]):
+        return f"add documents, or raise forge.val_fraction to {enough:.2f}"
+    return "add documents"
+
+
+def _revisions(listing: Path) -> dict[str, str]:
+    """Source -> a digest over the paths and digests of its files."""
+    digests: dict[str, hashlib._Hash] = {}
+    for _, line in whole_lines(listing):
+        file = msgspec.json.decode(line, type=SourceFile)
+        digests.setdefault(file.source, hashlib.sha256()).update(f"{file.path}\0{file.sha256}\n".encode())
+    return {name: f"files-{digest.hexdigest()[:16]}" for name, digest in digests.items()}
+
+
+def _summary(origin: Origin, counts: Counts, revision: str) -> SourceSummary:
+    return SourceSummary(
+        name=origin.name,
+        kind=origin.kind,
+        path=origin.path,
+        revision=origin.path if origin.kind == "stdlib" else revision,
+        licence=origin.licence,
+        files=counts.files,
+        documents_read=counts.documents_read,
+        documents_written=counts.documents_written,
+        characters_written=counts.characters_written,
+        dropped=counts.dropped,
+        files_skipped=counts.files_skipped,
+    )

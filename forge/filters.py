@@ -6,11 +6,10 @@ from adam.contract.config import Forge
 
 
 class Filters:
-    """Length and exact duplicates. `seen` holds the hashes of all documents that were kept."""
+    """Length and exact duplicates. `seen` has the hashes of the documents that were kept so far, and is added to."""
 
-    def __init__(self, config: Forge) -> None:
-        self._config = config
-        self.seen: set[bytes] = set()
+    def __init__(self, config: Forge, seen: set[bytes]) -> None:
+        self._config, self._seen = config, seen
 
     def reason_to_drop(self, text: str, digest: bytes) -> str:
         """Why a document is dropped, as it is counted; empty: it is kept, and remembered."""
@@ -18,9 +17,9 @@ class Filters:
             return "too_short"
         if len(text) > self._config.max_chars:
             return "too_long"
-        if digest in self.seen:
+        if digest in self._seen:
             return "duplicate"
-        self.seen.add(digest)
+        self._seen.add(digest)
         return ""
 
 

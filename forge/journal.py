@@ -26,13 +26,14 @@ class OpenShard(msgspec.Struct):
 
 
 class Journal(Record, frozen=True, kw_only=True):
-    """`shards/.work/journal.json`: everything up to `source`, `file` is on disk, whole files only."""
+    """`shards/.work/journal.json`: everything before record `record` of file `file` of source `source` is on disk."""
 
     config_digest: str
     listing_digest: str
     source: int = 0
     file: int = 0
-    bytes_read: int = 0
+    record: int = 0
+    bytes_read: int = 0  # of files that are read to their end
     listed: int = 0  # bytes of sources.jsonl
     shards: dict[str, OpenShard] = {}
     closed: tuple[DataFile, ...] = ()

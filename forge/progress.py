@@ -10,7 +10,12 @@ from adam.contract.paths import RunPaths
 from adam.contract.shared import Pulse, SharedWord
 from adam.contract.states import Phase
 
-NAMES = {Phase.READING: "reading sources", Phase.LEARNING: "learning the tokenizer", Phase.ENCODING: "encoding tokens"}
+NAMES = {
+    Phase.READING: "reading sources",
+    Phase.LEARNING: "learning the tokenizer",
+    Phase.ENCODING: "encoding tokens",
+    Phase.ENDING: "done",
+}
 BEAT_S = 0.1
 PLAIN_LINE_S = 10.0
 
@@ -26,7 +31,7 @@ class Progress:
         self._pulse: SharedWord[Pulse] = SharedWord(paths.pulse("forge"), Pulse, write=True)
         self._value = Pulse(pid=os.getpid(), attempt=attempt, token=token)
         self._fields: dict[str, int] = {}
-        self._count, self._last, self._said = 0, 0.0, 0.0
+        self._count, self._done, self._last, self._said = 0, 0, 0.0, 0.0
         self._show = show
         self._bar: Any = None
         if show and sys.stderr.isatty():
@@ -35,7 +40,7 @@ class Progress:
     def enter(self, phase: Phase, total: int) -> None:
         """Begin a phase of `total` bytes."""
         self._fields = {"phase": phase, "phase_entered_ns": boottime_ns(), "total": total}
-        self._said = time.monotonic()
+        self._done, self._said = 0, time.monotonic()
         if self._bar is not None:
             for task in list(self._bar.task_ids):
                 self._bar.remove_task(task)
@@ -51,10 +56,15 @@ class Progress:
 
     def at(self, done: int) -> None:
         """`done` bytes of the phase; cheap enough to be called for each document."""
+        self._done = done
+        self.tick()
+
+    def tick(self) -> None:
+        """A sign of life of work that counts nothing: hashing, cutting back."""
         now = time.monotonic()
         if now - self._last >= BEAT_S:
             self._last = now
-            self._write(done)
+            self._write(self._done)
 
     def _write(self, done: int) -> None:
         self._count += 1

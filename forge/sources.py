@@ -3,6 +3,7 @@
 import ast
 import hashlib
 import os
+import stat
 import sys
 import sysconfig
 from collections.abc import Iterable, Iterator
@@ -11,9 +12,10 @@ from typing import NamedTuple
 
 from adam.contract.config import Source
 from adam.contract.errors import DataError
-from adam.forge.readers import READERS, SkippedError, read_text
+from adam.contract.shards import path_text
+from adam.forge.readers import READERS, SkippedError, read_prose
 
-LARGEST_FILE = 512 * 1024 * 1024  # read whole; JSON lines are streamed and may be of any size
+LARGEST_FILE = 256 * 1024 * 1024  # bytes that are read whole; JSON lines are streamed and may be of any size
 LEFT_OUT = frozenset({"__pycache__", "node_modules", "site-packages", "dist-packages"})
 
 
@@ -34,6 +36,36 @@ class Origin(NamedTuple):
     files: list[Path]
 
 
+class FileStatus(NamedTuple):
+    """Of a file as it was listed; zeros where it can't be read."""
+
+    size: int
+    mtime_ns: int
+    unusable: str  # why it can't be read, as it is counted; empty: it can
+
+
+def file_status(path: Path) -> FileStatus:
+    """A pipe would be waited for without end, a link may lead nowhere: only ordinary files are opened."""
+    try:
+        status = path.stat()
+    except OSError:
+        return FileStatus(0, 0, "unreadable")
+    if not stat.S_ISREG(status.st_mode) or not os.access(path, os.R_OK):
+        return FileStatus(0, 0, "unreadable")
+    return FileStatus(status.st_size, status.st_mtime_ns, "")
+
+
+def open_sources(sources: tuple[Source, ...], run: Path) -> list[Origin]:
+    """All sources with their files, under names that differ. Raises DataError naming the first that can't be used."""
+    origins: list[Origin] = []
+    for source in sources:
+        origin = open_source(source, run)
+        taken = {other.name for other in origins}
+        names = [origin.name, *(f"{origin.name}-{number}" for number in range(2, len(sources) + 1))]
+        origins.append(origin._replace(name=next(name for name in names if name not in taken)))
+    return origins
+
+
 def open_source(source: Source, run: Path) -> Origin:
     """List the files of a source. Raises DataError where it is not there or has no file that could be read."""
     if source.kind == "stdlib":
@@ -49,27 +81,35 @@ def open_source(source: Source, run: Path) -> Origin:
     path = Path(os.path.normpath(run / Path(source.path).expanduser()))
     if not path.exists():
         raise DataError(f"no such source: {path}", "correct forge.sources in adam.toml")
-    files = [path] if path.is_file() else list(_walk(path, set(READERS)))
+    files = list(_walk(path, set(READERS))) if path.is_dir() else [path]
     if not files:
         raise DataError(f"the source {path} has no text files", f"known endings are {' '.join(sorted(READERS))}")
-    return Origin(source.name or path.stem or str(path), "files", str(path), source.licence, files)
+    return Origin(source.name or path.stem or str(path), "files", path_text(path), source.licence, files)
 
 
 def _walk(root: Path, endings: set[str]) -> Iterator[Path]:
-    """Files below `root` with a known ending, sorted by path; hidden ones and links to folders are left out."""
-    for directory, folders, names in os.walk(root):
+    """Files below `root` with a known ending, sorted by path; hidden ones and links to folders are left out.
+
+    A folder that can't be listed comes as itself, so that it is counted and named like a file that can't be read.
+    """
+    closed: list[Path] = []
+    for directory, folders, names in os.walk(root, onerror=lambda error: closed.append(Path(error.filename))):
         folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in LEFT_OUT)
         for name in sorted(names):
             if not name.startswith(".") and Path(name).suffix.lower() in endings:
                 yield Path(directory, name)
+    yield from closed
 
 
-def documents(path: Path, kind: str) -> Iterable[Document]:
+def documents(path: Path, kind: str, status: FileStatus) -> Iterable[Document]:
     """The documents of a file. Raises SkippedError with the reason where the whole file can't be used."""
+    if status.unusable:
+        raise SkippedError(status.unusable)
     if kind == "stdlib" and path.name == "topics.py" and path.parent.name == "pydoc_data":
         return _topics(path)
-    reader = READERS.get(path.suffix.lower(), read_text)
-    if path.suffix.lower() != ".jsonl" and path.stat().st_size > LARGEST_FILE:
+    # A file that was named itself is read as prose whatever its ending.
+    reader = READERS.get(path.suffix.lower(), read_prose)
+    if path.suffix.lower() != ".jsonl" and status.size > LARGEST_FILE:
         raise SkippedError("too_large")
     return (Document(text, reason) for text, reason in reader(path))
 
@@ -86,6 +126,6 @@ def listing_digest(origins: list[Origin]) -> str:
     digest = hashlib.sha256()
     for origin in origins:
         for path in origin.files:
-            status = path.stat()
-            digest.update(os.fsencode(f"{origin.name}\0{path}\0{status.st_size}\0{status.st_mtime_ns}\n"))
+            status = file_status(path)
+            digest.update(os.fsencode(f"{origin.name}\0{path}\0{status.size}\0{status.mtime_ns}\0{status.unusable}\n"))
     return digest.hexdigest()

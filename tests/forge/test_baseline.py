@@ -7,13 +7,14 @@ from collections import Counter
 import pytest
 
 from adam.contract.config import Forge
+from adam.forge import baseline
 from adam.forge.baseline import order2_bits_per_byte
 from adam.forge.filters import Filters, document_hash, split_of
 
 
-def plain(train: bytes, val: bytes) -> float:
+def plain(train: list[bytes], val: list[bytes]) -> float:
     """The same model, a byte at a time."""
-    counts = [Counter(train[i : i + n + 1] for i in range(len(train) - n)) for n in range(3)]
+    counts = [Counter(text[i : i + n + 1] for text in train for i in range(len(text) - n)) for n in range(3)]
 
     def probability(context: bytes, byte: int) -> float:
         lower = probability(context[1:], byte) if context else 1 / 256
@@ -22,14 +23,25 @@ def plain(train: bytes, val: bytes) -> float:
         kinds, total = max(1, len(followers)), sum(followers.values())
         return (followers.get(byte, 0) + kinds * lower) / (total + kinds)
 
-    return sum(-math.log2(probability(val[max(0, i - 2) : i], val[i])) for i in range(len(val))) / len(val)
+    bits = [-math.log2(probability(text[max(0, i - 2) : i], text[i])) for text in val for i in range(len(text))]
+    return sum(bits) / len(bits)
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_it_equals_the_plain_one(seed: int) -> None:
-    rng = random.Random(seed)
-    train, val = (bytes(rng.choice(b"abcab\xff") for _ in range(300)) for _ in range(2))
-    assert order2_bits_per_byte([train], [val]) == pytest.approx(plain(train, val), rel=1e-5)
+@pytest.mark.parametrize("block", [1, 20, 1 << 22])
+@pytest.mark.parametrize("sizes", [(300,), (1, 2, 3, 0, 50, 1, 1, 90, 2)])
+def test_it_equals_the_plain_one(sizes, block: int, monkeypatch) -> None:
+    """Whatever the documents' sizes: no context reaches over their borders, and no block's border is seen."""
+    monkeypatch.setattr(baseline, "BLOCK", block)
+    rng = random.Random(len(sizes))
+    train, val = ([bytes(rng.choice(b"abcab\xff") for _ in range(size)) for size in sizes] for _ in range(2))
+    assert order2_bits_per_byte(train, val) == pytest.approx(plain(train, val), rel=1e-5)
+
+
+def test_of_a_large_corpus_the_first_part_is_counted(monkeypatch) -> None:
+    monkeypatch.setattr(baseline, "BLOCK", 100)
+    monkeypatch.setattr(baseline, "COUNT_BYTES", 200)
+    first, rest = [b"the same " * 12] * 2, [bytes(range(256))] * 5
+    assert order2_bits_per_byte(first + rest, first) == order2_bits_per_byte(first, first)
 
 
 def test_it_knows_what_it_has_seen_and_is_nan_for_nothing() -> None:
@@ -45,7 +57,7 @@ def test_the_split_is_by_hash_with_the_share_asked_for() -> None:
 
 
 def test_filters_count_each_reason() -> None:
-    filters = Filters(Forge(min_chars=3, max_chars=5))
+    filters = Filters(Forge(min_chars=3, max_chars=5), set())
     digests = {text: document_hash(text) for text in ("ab", "abcd", "abcdef")}
     assert [filters.reason_to_drop(text, digest) for text, digest in digests.items()] == ["too_short", "", "too_long"]
     assert filters.reason_to_drop("abcd", digests["abcd"]) == "duplicate"

@@ -4,6 +4,8 @@ import hashlib
 import json
 import os
 import random
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,9 +17,11 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
+from adam.contract.lease import read_lease, take_lease
 from adam.contract.paths import RunPaths
 from adam.contract.shards import SourceFile, load_shards, load_tokens
-from adam.contract.states import Exit
+from adam.contract.shared import Pulse, read_once
+from adam.contract.states import Exit, Phase
 
 
 def forge(run: Path, *options: str, expect: int = 0) -> subprocess.CompletedProcess[str]:
@@ -172,58 +176,118 @@ def test_changes_in_the_sources_are_named_and_taken_only_on_request(run: RunPath
     assert digests(run) != before
 
 
-def test_killed_at_any_moment_it_ends_with_the_same_bytes(tmp_path) -> None:
+# The forge with a journal every 5 kB, and slow enough to be met in the middle.
+SLOW = """
+import sys, time
+from adam.contract.errors import run_main
+from adam.forge import __main__, build
+build.JOURNAL_BYTES = 5000
+take = build._Build._take
+build._Build._take = lambda self, *rest: (time.sleep(0.002), take(self, *rest))
+sys.exit(run_main("adam.forge", __main__.main))
+"""
+
+
+def start_slow(run: RunPaths) -> subprocess.Popen[str]:
+    """A slow forge that has begun to read, or is already behind that."""
+    command = [sys.executable, "-P", "-c", SLOW, "--run", str(run.root)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd="/")
+    while process.poll() is None:
+        pulse = read_once(run.pulse("forge"), Pulse)
+        if pulse is not None and pulse.pid == process.pid and pulse.phase >= Phase.READING:
+            break
+        time.sleep(0.005)
+    return process
+
+
+@pytest.fixture
+def much(tmp_path) -> Path:
     folder = tmp_path / "much"
     folder.mkdir()
-    for number in range(400):
-        (folder / f"{number:03d}.txt").write_text(f"{number} {words(number, 2000)}")
-    write_config(tmp_path / "whole", folder, shard_mb=1)
-    whole = RunPaths(tmp_path / "whole")
-    began = time.monotonic()
+    for number in range(200):
+        (folder / f"{number:03d}.txt").write_text(f"{number} {words(number, 400)}")
+    (folder / "records.jsonl").write_text("\n".join(json.dumps({"text": f"r{n} {words(n, 300)}"}) for n in range(300)))
+    return folder
+
+
+def test_killed_at_any_moment_it_ends_with_the_same_bytes(tmp_path, much) -> None:
+    whole, killed = RunPaths(tmp_path / "whole"), RunPaths(tmp_path / "killed")
+    for run in (whole, killed):
+        write_config(run.root, much)
     forge(whole.root)
-    took = time.monotonic() - began
-    write_config(tmp_path / "killed", folder, shard_mb=1)
-    killed = RunPaths(tmp_path / "killed")
-    moments, kills = random.Random(3), 0
-    for _ in range(8):
-        with subprocess.Popen(
-            command(killed.root), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/"
-        ) as process:
-            try:
-                process.wait(moments.uniform(0.1, 1.0) * took)
-            except subprocess.TimeoutExpired:
-                process.send_signal(signal.SIGKILL)
-                kills += 1
-    forge(killed.root)
-    assert kills >= 3
+    moments, met = random.Random(3), []
+    for _ in range(10):
+        with start_slow(killed) as process:
+            time.sleep(moments.uniform(0.0, 0.4))
+            process.kill()
+            process.wait()
+        if process.returncode == -signal.SIGKILL:
+            pulse = read_once(killed.pulse("forge"), Pulse)
+            assert pulse is not None
+            met.append(pulse.phase)
+    assert met.count(Phase.READING) >= 4
+    assert "going on" in forge(killed.root).stderr or load_shards(killed) is not None
     assert digests(killed) == digests(whole)
-    manifest = load_shards(whole)
-    assert manifest is not None
-    assert len(manifest.files) > 3
 
 
-def test_a_journal_is_gone_on_from_and_a_stop_is_clean(tmp_path, monkeypatch) -> None:
-    folder = tmp_path / "text"
-    folder.mkdir()
-    for number in range(30):
-        (folder / f"{number:03d}.txt").write_text(f"{number} {words(number, 300)}")
-    from adam.contract.config_file import load_config
-    from adam.contract.errors import StoppedError
-    from adam.forge import build
-    from adam.forge.progress import Progress
+def test_sigterm_stops_between_two_documents_and_the_next_start_goes_on(run: RunPaths, tmp_path, much) -> None:
+    write_config(tmp_path / "stopped", much)
+    stopped = RunPaths(tmp_path / "stopped")
+    with start_slow(stopped) as process:
+        time.sleep(0.2)
+        process.terminate()
+        _, errors = process.communicate(timeout=20)
+    assert process.returncode == Exit.STOPPED
+    assert errors.splitlines()[-1].endswith("stopped while reading sources; the next start goes on from here")
+    again = forge(stopped.root)
+    (line,) = [line for line in again.stderr.splitlines() if "going on" in line]
+    assert re.fullmatch(r'timestamp=\S+Z event="going on" documents=\d+ bytes_read=\d+', line)
+    write_config(tmp_path / "whole", much)
+    forge(tmp_path / "whole")
+    assert digests(stopped) == digests(RunPaths(tmp_path / "whole"))
 
-    write_config(tmp_path / "run", folder)
-    paths = RunPaths(tmp_path / "run")
-    paths.run.mkdir()
-    config = load_config(paths.config)
-    asked = iter(range(25))
-    with pytest.raises(StoppedError):
-        build.build_shards(config, paths, Progress(paths, 1, 1, show=False), lambda: next(asked, None) is None)
-    seen = []
-    real = build._Build._read
-    monkeypatch.setattr(build._Build, "_read", lambda self, *a: (seen.append(a), real(self, *a))[1])
-    build.build_shards(config, paths, Progress(paths, 1, 1, show=False), lambda: False)
-    assert 0 < len(seen) < 30
+
+def test_data_outlive_their_sources(run: RunPaths, text: Path) -> None:
+    forge(run.root)
+    before = digests(run)
+    shutil.rmtree(text)
+    answer = forge(run.root).stdout
+    assert "01.txt is gone" in answer
+    assert re.search(r"and \d+ more", answer)
+    assert f"no such source: {text}" in answer
+    assert f"no such source: {text}" in forge(run.root, "--check", expect=Exit.DATA).stdout
+    assert "no such source" in forge(run.root, "--rebuild", expect=Exit.DATA).stderr
+    assert digests(run) == before
+
+
+def test_another_configuration_is_seen(run: RunPaths, text: Path) -> None:
+    forge(run.root)
+    write_config(run.root, text, min_chars=65)
+    assert "[forge] of the configuration" in forge(run.root, "--check", expect=Exit.DATA).stdout
+
+
+def test_under_a_launcher_it_beats_for_its_attempt_and_takes_no_lease(run: RunPaths) -> None:
+    run.run.mkdir(parents=True)
+    environment = {**os.environ, "ADAM_ATTEMPT": "3", "ADAM_TOKEN": "7"}
+    done = subprocess.run(command(run.root, "--leased"), env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    pulse = read_once(run.pulse("forge"), Pulse)
+    assert pulse is not None
+    assert (pulse.attempt, pulse.token, pulse.phase) == (3, 7, Phase.ENDING)
+    assert not run.lease.exists()
+
+
+def test_a_run_that_is_held_is_refused(run: RunPaths) -> None:
+    run.run.mkdir(parents=True)
+    fd, _ = take_lease(run, "trainer", 5, 1)
+    try:
+        assert "holds the lease" in forge(run.root, expect=Exit.BUSY).stderr
+    finally:
+        os.close(fd)
+    forge(run.root)
+    lease = read_lease(run)
+    assert lease is not None
+    assert lease.token == 6
 
 
 def test_sources_that_are_not_there_empty_or_too_small_are_named(tmp_path) -> None:
@@ -240,18 +304,6 @@ def test_sources_that_are_not_there_empty_or_too_small_are_named(tmp_path) -> No
     assert "split" in forge(tmp_path / "c", expect=Exit.DATA).stderr
     for name in "abc":
         assert not (tmp_path / name / "shards" / "manifest.json").exists()
-
-
-def test_no_room_is_said_before_anything_is_written(run: RunPaths) -> None:
-    from adam.contract.config_file import load_config
-    from adam.contract.errors import DiskError
-    from adam.forge.build import build_shards
-    from adam.forge.progress import Progress
-
-    run.run.mkdir()
-    with pytest.raises(DiskError, match=r"no room for shards and tokens .* 1\.0 kB free"):
-        build_shards(load_config(run.config), run, Progress(run, 1, 1, show=False), lambda: False, free=lambda _: 1000)
-    assert not run.shards.exists()
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="mounting a small file system needs root")
@@ -304,7 +356,7 @@ def test_a_given_tokenizer_is_used_and_a_bad_one_named(run: RunPaths, text: Path
     assert "is no tokenizer" in forge(tmp_path / "c", expect=Exit.DATA).stderr
 
 
-def test_odd_names_and_files_are_listed_as_they_are(tmp_path) -> None:
+def test_odd_names_are_listed_as_they_are(tmp_path) -> None:
     folder = tmp_path / "odd"
     folder.mkdir()
     for name in ("a b;c%d.txt", "ü\n.txt", "quote'\".txt"):
