@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import time
 
 from adam.contract import schema
 from adam.contract.clock import stamp
@@ -9,6 +10,8 @@ from adam.contract.errors import BusyError
 from adam.contract.paths import RunPaths
 from adam.contract.process import start_ticks
 from adam.contract.records import Lease
+
+PROBED_S = 0.2  # lease_is_held takes the lock for a moment
 
 
 def take_lease(paths: RunPaths, program: str, token: int, attempt: int) -> tuple[int, Lease]:
@@ -19,12 +22,10 @@ def take_lease(paths: RunPaths, program: str, token: int, attempt: int) -> tuple
     """
     fd = os.open(paths.lease, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _locked_within(fd, PROBED_S):
             holder = read_lease(paths)
             who = f"{holder.program} (process {holder.launcher_pid})" if holder else "another process"
-            raise BusyError(f"{who} holds the lease of {paths.root}", "stop it first with `adamctl down`") from None
+            raise BusyError(f"{who} holds the lease of {paths.root}", "stop it first with `adamctl down`")
         previous = read_lease(paths)
         if previous is not None and previous.token > token:
             raise BusyError(
@@ -44,6 +45,19 @@ def take_lease(paths: RunPaths, program: str, token: int, attempt: int) -> tuple
         os.close(fd)
         raise
     return fd, lease
+
+
+def _locked_within(fd: int, seconds: float) -> bool:
+    """Lock `fd`; False where another has it for longer than somebody needs who only asks (`lease_is_held`)."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                return False
+        time.sleep(PROBED_S / 10)
 
 
 def write_lease(fd: int, lease: Lease) -> None:

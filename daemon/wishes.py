@@ -97,11 +97,6 @@ def save(arguments: argparse.Namespace) -> int:
 
 def refuse_hopeless(paths: RunPaths, status: Status | None) -> None:
     """Raise NotRunningError where no checkpoint can come of waiting."""
-    if pauses := read_desired(paths).pauses:
-        # A trainer that pauses stands between two micro-steps, and saves between two steps.
-        raise NotRunningError(
-            f"the run is paused by {', '.join(pauses)}", "it saves at the first step after `adamctl resume`"
-        )
     if status is not None and status.state == RunState.FORGING:
         raise NotRunningError("the run is forging: there is nothing to save yet")
     if status is not None and status.state.final:

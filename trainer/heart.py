@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from adam.contract.clock import boottime_ns
@@ -67,13 +67,14 @@ class Heart:
         word = self._control.read()
         return word if word is not None and word.token == self._token else Control()
 
-    def wait_while_paused(self) -> None:
-        """Stand still, beating, while the control word says pause and not stop."""
+    def wait_while_paused(self, meanwhile: Callable[[], None]) -> None:
+        """Stand still, beating, while the control word says pause and not stop; `meanwhile` is called at each beat."""
         if not self.control().pause:
             return
         began = time.perf_counter()
         with self.during(Phase.PAUSED):
             while (word := self.control()).pause and not word.stop:
+                meanwhile()
                 time.sleep(PAUSE_POLL_S)
                 self.beat()
         self.paused_s += time.perf_counter() - began

@@ -123,7 +123,7 @@ class Loop:
         positions, behind = take(position.samples, trainer.batch_size, self.plan.skip)
         losses, data_wait = [], 0.0
         for micro, begin in enumerate(range(0, trainer.batch_size, self.runtime.micro_batch)):
-            if self._should_stop():
+            if self._should_stop(position):
                 self.optimizer.zero_grad(set_to_none=True)
                 return None
             fetched = time.perf_counter()
@@ -144,8 +144,9 @@ class Loop:
             raise NumericError(f"step {done.step}: loss {loss}, gradient norm {grad_norm}")
         return update
 
-    def _should_stop(self) -> bool:
-        self.heart.wait_while_paused()
+    def _should_stop(self, position: Position) -> bool:
+        # A pause stands between two micro-steps: what a save writes then is the last whole step, as at a stop.
+        self.heart.wait_while_paused(lambda: self._save_if_asked(position))
         return self._stop_requested() or bool(self.heart.control().stop)
 
     def forward(self, batch: Batch) -> torch.Tensor:
@@ -180,6 +181,11 @@ class Loop:
         requested = self.heart.control().saves
         if step < total and (why := self.saving.due(step, requested)):
             self._save(update.position, why, requested)
+
+    def _save_if_asked(self, position: Position) -> None:
+        requested = self.heart.control().saves
+        if requested > self.saving.answered and (why := self.saving.due(position.step, requested)):
+            self._save(position, why, requested)
 
     def _evaluation_due(self, step: int, total: int) -> bool:
         every = self.config.trainer.eval_every

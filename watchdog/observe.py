@@ -51,6 +51,7 @@ class Eyes:
             keeper_idle=self._keeper.idle,
             commit_trouble=self._keeper.commit_trouble,
             checkpoints=self._keeper.checkpoints,
+            saves_done=self._keeper.saves,
             launch_error=launch_error,
             program_state=self._state_of(memory, now),
             child_letter=(state_letter(lease.child_pid) or "") if lease and lease.child_alive else "",

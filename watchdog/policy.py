@@ -81,7 +81,8 @@ def control(turn: Turn) -> Control:
     return Control(
         token=memory.plan.token,
         pause=int(bool(desired.pauses)),
-        saves=desired.saves,
+        # A request that a verified checkpoint answers must not be answered again by the next attempt.
+        saves=desired.saves if desired.saves > turn.seen.saves_done else 0,
         stop=int(memory.stop_asked is not None),
     )
 
@@ -108,7 +109,8 @@ def _describe_program(turn: Turn) -> tuple[RunState, str]:
     stopping = "asked to stop" if memory.stop_asked is not None else ""
     if turn.plan.program == "forge":
         return RunState.FORGING, stopping or turn.plan.why
-    if memory.listening.phase == Phase.PAUSED:
+    saves_in_pause = memory.listening.phase == Phase.SAVING and memory.paused and turn.seen.desired.pauses
+    if memory.listening.phase == Phase.PAUSED or saves_in_pause:
         return RunState.PAUSED, stopping or "paused by " + ", ".join(turn.seen.desired.pauses)
     if not memory.listening.trained:
         return RunState.STARTING, stopping or turn.plan.why

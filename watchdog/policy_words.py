@@ -71,6 +71,7 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True):
     keeper_idle: bool = True
     commit_trouble: str = ""  # of the last commit; empty: it went well
     checkpoints: tuple[Kept, ...] = ()  # as the keeper last listed them, oldest first
+    saves_done: int = 0  # the last save request that a verified checkpoint answers
     launch_error: str = ""  # of the last Launch or Shutdown; empty: it went well
     program_state: str = ""  # supervisord's word for the plan's program, where it was asked
     child_letter: str = ""  # state of the program's process as in proc(5)

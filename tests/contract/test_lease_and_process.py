@@ -1,8 +1,10 @@
 """One holder at a time, for as long as it or a child of it lives; processes are known by pid and start time."""
 
+import fcntl
 import os
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -27,6 +29,16 @@ def test_a_second_holder_is_refused_by_name(paths: RunPaths) -> None:
         take_lease(paths, "forge", token=6, attempt=3)
     os.close(fd)
     assert not lease_is_held(paths)
+
+
+def test_somebody_who_only_looks_is_not_taken_for_a_holder(paths: RunPaths) -> None:
+    looking = os.open(paths.lease, os.O_RDWR | os.O_CREAT)
+    fcntl.flock(looking, fcntl.LOCK_EX)
+    done = threading.Timer(0.05, os.close, [looking])
+    done.start()
+    fd, _ = take_lease(paths, "trainer", token=1, attempt=1)
+    os.close(fd)
+    done.join()
 
 
 def test_an_older_token_is_refused_after_a_newer_one(paths: RunPaths) -> None:

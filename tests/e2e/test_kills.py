@@ -133,6 +133,10 @@ def test_pause_resume_and_save(new_run, undisturbed: RealRun) -> None:
     pid = run.trainer_pid()
     with pytest.raises(AssertionError, match="not within"):
         wait_for("a step while paused", lambda: run.step() > standing + 1, 5)
+    run.adamctl("save")
+    assert run.status()["checkpoint"]["step"] == run.step()
+    assert run.state() == "paused"
+    assert len(run.events("paused")) == 1
     run.adamctl("resume")
     wait_for("training goes on", lambda: run.step() > standing + 5)
     assert run.trainer_pid() == pid

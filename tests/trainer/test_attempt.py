@@ -21,6 +21,7 @@ from adam.contract.records import Resume, StepRow, decode_step
 from adam.contract.shared import Control, Pulse, SharedWord, read_once
 from adam.contract.slots import read_head
 from adam.contract.states import Phase
+from adam.trainer import heart
 from adam.trainer.attempt import run_attempt
 from adam.trainer.model.lm import MambaLM
 
@@ -137,6 +138,37 @@ def test_a_request_to_save_is_answered_once(tmp_path) -> None:
     pulse = read_once(paths.pulse("0"), Pulse)
     assert pulse is not None
     assert (pulse.saves, pulse.snapshots) == (3, 2)  # the one asked for, and the last
+
+
+def test_a_request_to_save_during_a_pause_is_answered_by_the_last_whole_step(tmp_path, monkeypatch) -> None:
+    paths = make_run(tmp_path / "run", small_config(steps=4, micro_batch=1))
+    write_plan(paths)
+    control: SharedWord[Control] = SharedWord(paths.control, Control, write=True)
+    control.write(Control(token=1))
+    micro_steps: list[int] = []
+    seen: list[tuple[int, str]] = []
+
+    def meanwhile(_: float) -> None:
+        head = max(
+            (found[0] for slot in paths.staging.iterdir() if (found := read_head(slot))), key=lambda h: h.sequence
+        )
+        seen.append((head.step, head.why))
+        control.write(Control(token=1))
+
+    def in_the_third_update() -> bool:
+        micro_steps.append(1)
+        if len(micro_steps) == 10:
+            control.write(Control(token=1, pause=1, saves=7))
+        return False
+
+    monkeypatch.setattr(heart.time, "sleep", meanwhile)
+    assert run_attempt(paths.root, 1, in_the_third_update)
+    assert seen == [(2, "request")]
+    undisturbed = make_run(tmp_path / "undisturbed", small_config(steps=4, micro_batch=1))
+    write_plan(undisturbed)
+    run_attempt(undisturbed.root, 1, never)
+    assert [row.loss for row in rows(paths)] == [row.loss for row in rows(undisturbed)]
+    assert state_digest(paths) == state_digest(undisturbed)
 
 
 def test_the_control_word_of_another_attempt_means_nothing(tmp_path) -> None:

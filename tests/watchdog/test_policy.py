@@ -519,3 +519,22 @@ def test_a_new_boot_forgets_the_times_of_the_old(bench):
     bench.memory, bench.now = memory, 5.0
     bench.see(lease=replace(bench.seen.lease, launcher_alive=False, child_alive=False)).tick()
     assert "without a report" in bench.memory.failures.text
+
+
+def test_a_save_request_is_passed_on_until_a_checkpoint_answers_it() -> None:
+    bench = Bench(desired=Desired(saves=3), saves_done=2)
+    bench.run_to_training()
+    assert bench.decision.control.saves == 3
+    bench.see(saves_done=3).tick()
+    assert bench.decision.control.saves == 0
+
+
+def test_a_save_during_a_pause_is_still_a_pause() -> None:
+    bench = Bench()
+    bench.run_to_training()
+    bench.see(desired=Desired(pauses=("human",))).pulse(3, Phase.PAUSED).tick()
+    bench.pulse(3, Phase.SAVING).tick()
+    assert bench.state == RunState.PAUSED
+    bench.pulse(3, Phase.PAUSED).tick()
+    bench.see(desired=Desired()).pulse(3).tick()
+    assert [len(bench.told("paused")), len(bench.told("resumed"))] == [1, 1]

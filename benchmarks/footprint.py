@@ -1,0 +1,49 @@
+"""What Adam costs beside the trainer: memory (PSS) and CPU of supervisord, launcher, watchdog, keeper and probe of a running run.
+
+    python benchmarks/footprint.py --run DIR [--seconds 60]
+
+CPU is user and system time over the interval, in per cent of one core; PSS shares a shared page among those who map it.
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+import psutil
+
+from adam.contract.process import processes_with
+
+PARTS = (
+    "supervisor.supervisord",
+    "adam.watchdog.launcher",
+    "adam.watchdog.keeper",
+    "adam.watchdog.probe",
+    "adam.watchdog",
+)
+
+
+def part_of(process: psutil.Process) -> str:
+    command = process.cmdline()
+    return next((part for part in PARTS if part in command), "")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", type=Path, required=True, help="a run that is running")
+    parser.add_argument("--seconds", type=float, default=60.0, help="how long CPU time is counted")
+    arguments = parser.parse_args()
+    found = [psutil.Process(pid) for pid in processes_with("ADAM_SUPERVISED", str(arguments.run.resolve()))]
+    watched = {part_of(process): process for process in found if part_of(process)}
+    before = {part: sum(process.cpu_times()[:2]) for part, process in watched.items()}
+    time.sleep(arguments.seconds)
+    total_memory = total_cpu = 0.0
+    for part, process in watched.items():
+        memory = process.memory_full_info().pss / 1e6
+        cpu = 100 * (sum(process.cpu_times()[:2]) - before[part]) / arguments.seconds
+        total_memory, total_cpu = total_memory + memory, total_cpu + cpu
+        print(f"{part:26} {memory:6.1f} MB  {cpu:5.2f} %")
+    print(f"{'together':26} {total_memory:6.1f} MB  {total_cpu:5.2f} % of a core over {arguments.seconds:.0f} s")
+
+
+if __name__ == "__main__":
+    main()
