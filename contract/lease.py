@@ -11,7 +11,7 @@ from adam.contract.paths import RunPaths
 from adam.contract.process import start_ticks
 from adam.contract.records import Lease
 
-PROBED_S = 0.2  # lease_is_held takes the lock for a moment
+PROBED_S = 2.0  # somebody who only asks (`lease_is_held`) has it for a moment; on a loaded machine that can be long
 
 
 def take_lease(paths: RunPaths, program: str, token: int, attempt: int) -> tuple[int, Lease]:
@@ -57,7 +57,7 @@ def _locked_within(fd: int, seconds: float) -> bool:
         except BlockingIOError:
             if time.monotonic() > deadline:
                 return False
-        time.sleep(PROBED_S / 10)
+        time.sleep(0.02)
 
 
 def write_lease(fd: int, lease: Lease) -> None:

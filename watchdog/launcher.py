@@ -14,7 +14,6 @@ import select
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import FrameType
 
@@ -22,7 +21,7 @@ import msgspec
 
 from adam.contract import schema
 from adam.contract.clock import Stamp, boottime_ns, stamp
-from adam.contract.errors import BusyError, UsageError, run_main
+from adam.contract.errors import UsageError, run_main
 from adam.contract.lease import take_lease, write_lease
 from adam.contract.notify import notify
 from adam.contract.paths import RunPaths
@@ -35,7 +34,6 @@ from adam.watchdog.parent import supervisor_pid
 
 CHECK_S = 5.0  # between two looks at the watchdog's beat
 FROZEN_S = 30.0  # a watchdog that lives and has not beaten for so long is replaced
-LEASE_PATIENCE_S = 2.0
 COULD_NOT_START = 127  # as shells report it
 
 PROGRAMS = {
@@ -57,18 +55,6 @@ def read_plan(paths: RunPaths, program: str) -> Plan:
     if plan.program != program:
         raise UsageError(f"{paths.plan} is for {plan.program}, not for {program}")
     return plan
-
-
-def take_lease_patiently(paths: RunPaths, plan: Plan) -> tuple[int, Lease]:
-    """As `take_lease`; somebody who only looks whether the lease is held has it for a moment, so try again for a while."""
-    deadline = time.monotonic() + LEASE_PATIENCE_S
-    while True:
-        try:
-            return take_lease(paths, plan.program, plan.token, plan.attempt)
-        except BusyError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.05)
 
 
 class Relay:
@@ -201,7 +187,7 @@ def launch(paths: RunPaths, program: str, override: list[str]) -> int:
     """Carry out the plan for `program`. Raises UsageError (no such plan), BusyError (the lease is held)."""
     relay = Relay()
     plan = read_plan(paths, program)
-    lease_fd, lease = take_lease_patiently(paths, plan)
+    lease_fd, lease = take_lease(paths, plan.program, plan.token, plan.attempt)
     log = ChildLog(paths.log(program))
     kills_before, started = oom_kills(), stamp()
     try:

@@ -62,32 +62,26 @@ def disturb(run: RealRun) -> None:
     """Five kills of the trainer at random moments, one of the watchdog, one of supervisord, one SIGSTOP of the trainer."""
     run.adamctl("up")
     moments = random.Random(os.urandom(8))
-    seen: set[int] = set()
     for number in range(5):
-        next_trainer(run, seen, 20 + 50 * number + moments.randrange(50))
-        os.kill(run.trainer_pid(), signal.SIGKILL)
+        victim = trainer_at(run, 20 + 50 * number + moments.randrange(50))
+        os.kill(victim, signal.SIGKILL)
+        wait_for("the kernel has ended it", lambda pid=victim: state_letter(pid) in (None, "Z"))
         if number == 1:
-            next_trainer(run, seen, 0)
+            trainer_at(run, 0)
             watchdog = run.pid_of("adam.watchdog")
             os.kill(watchdog, signal.SIGKILL)
             wait_for("another watchdog", lambda old=watchdog: run.pid_of("adam.watchdog") not in (0, old))
         if number == 2:
-            next_trainer(run, seen, 0)
+            trainer_at(run, 0)
             os.kill(int(run.paths.supervisor_pid.read_text()), signal.SIGKILL)
             wait_for("nobody outlives supervisord", lambda: not run.processes(), 5)
             run.adamctl("up")
-    next_trainer(run, seen, 300)
-    stopped = run.trainer_pid()
+    stopped = trainer_at(run, 300)
     os.kill(stopped, signal.SIGSTOP)
     wait_for("the hung trainer is gone", lambda: state_letter(stopped) in (None, "Z"), 60)
 
 
-def next_trainer(run: RealRun, seen: set[int], step: int) -> None:
-    """Wait until a trainer that was not yet disturbed has done `step`."""
-    run_pid = wait_for(
-        "a new trainer",
-        lambda: (pid := run.trainer_pid()) not in seen and pid == run.pid_of("adam.trainer") and pid,
-        600,
-    )
+def trainer_at(run: RealRun, step: int) -> int:
+    """The living trainer, once `step` was logged."""
     wait_for(f"step {step}", lambda: run.step() >= step, DEADLINE_S)
-    seen.add(run_pid)
+    return wait_for("a trainer", lambda: (pid := run.trainer_pid()) and pid == run.pid_of("adam.trainer") and pid, 120)
