@@ -20,6 +20,7 @@ class RunPaths:
         self.metrics = self.root / "metrics.csv"
         self.events = self.root / "events.jsonl"
         self.logs = self.root / "logs"
+        self.origin = self.root / "origin.json"
         self.outbox = self.root / "outbox"
 
         self.shards = self.root / "shards"

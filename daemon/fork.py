@@ -15,7 +15,7 @@ from adam.contract.errors import CheckpointError, UsageError
 from adam.contract.paths import RunPaths
 from adam.contract.shards import check_files, load_shards, load_tokens, token_files
 from adam.daemon.run_of import run_paths, shown
-from adam.daemon.settle import Origin, origin_path
+from adam.daemon.settle import Origin
 
 # A hard link is refused across file systems, by some file systems, for others' files, and beyond a number of links.
 NO_LINK = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP)
@@ -78,7 +78,7 @@ def build(parent: RunPaths, checkpoint: Path, target: RunPaths) -> None:
     text = parent.config.read_text() if parent.config.exists() else commented_toml(config)
     replace_file(target.config, text.encode())
     step, _ = parse_name(checkpoint.name) or (0, 0)
-    schema.save(origin_path(target), Origin(run=str(parent.root), checkpoint=checkpoint.name, step=step, stamp=stamp()))
+    schema.save(target.origin, Origin(run=str(parent.root), checkpoint=checkpoint.name, step=step, stamp=stamp()))
     write_lock(target.lock, config)
 
 
