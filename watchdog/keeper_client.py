@@ -9,7 +9,7 @@ from adam.contract.records import CheckpointSeen
 from adam.watchdog.child import LineChild
 from adam.watchdog.journal import Journal
 from adam.watchdog.keeper_words import Answer, Commit, Request, Settle
-from adam.watchdog.policy_words import AskSettle, Settled
+from adam.watchdog.policy_words import AskCommit, AskSettle, Settled
 from adam.watchdog.retention import Kept
 
 
@@ -36,6 +36,7 @@ class KeeperClient:
         self.checkpoints: tuple[Kept, ...] = ()
         self.newest: CheckpointSeen | None = None
         self.saves = 0
+        self.commit_seconds, self.commit_bytes = 0.0, 0
 
     @property
     def pid(self) -> int:
@@ -49,11 +50,11 @@ class KeeperClient:
         """Seconds since the request that it is busy with; 0.0 where it is idle."""
         return now - self._asked_at if self._asked is not None else 0.0
 
-    def commit(self, now: float) -> None:
-        self._ask(Commit(), now)
+    def commit(self, ask: AskCommit, now: float) -> None:
+        self._ask(Commit(ask.resumed, ask.durable_only), now)
 
     def settle(self, ask: AskSettle, now: float) -> None:
-        self._ask(Settle(ask.id, ask.token, ask.verify, ask.quarantine, ask.reason), now)
+        self._ask(Settle(**msgspec.structs.asdict(ask)), now)
 
     def _ask(self, request: Request, now: float) -> None:
         self._asked, self._asked_at = request, now
@@ -87,6 +88,7 @@ class KeeperClient:
                 in_quarantine=answer.in_quarantine,
                 trouble=answer.trouble,
                 refused=answer.refused,
+                snapshot=answer.snapshot,
             )
         else:
             self._note_trouble(answer.trouble)
@@ -100,6 +102,7 @@ class KeeperClient:
 
     def _tell(self, answer: Answer) -> None:
         if made := answer.committed:
+            self.commit_seconds, self.commit_bytes = made.seconds, made.size
             text = f"checkpoint {made.name} is verified on disk"
             facts = {"step": made.step, "why": made.why, "bytes": made.size, "seconds": round(made.seconds, 3)}
             self._journal.tell("checkpoint", text, **facts)

@@ -53,6 +53,9 @@ def settings_of(config: Config) -> Settings:
         backoff_cap_seconds=watchdog.backoff_cap_seconds,
         same_failures=watchdog.same_failures,
         stop_seconds=watchdog.stop_seconds,
+        checkpoint_minutes=config.checkpoint.every_minutes,
+        by_steps_only=config.checkpoint.every_steps > 0 and config.checkpoint.every_minutes == 0,
+        write_bytes_per_day=config.checkpoint.write_gb_per_day * 1e9,
         seed=config.trainer.seed,
     )
 
