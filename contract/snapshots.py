@@ -64,7 +64,7 @@ def slots_of(paths: RunPaths) -> list[Path]:
     places = [paths.staging]
     if paths.root.is_dir():
         places.insert(0, paths.ram)
-    return [slot for place in places for slot in sorted(place.glob(SLOTS))]
+    return [slot for place in places for slot in sorted(place.glob(SLOTS)) if slot.is_dir()]
 
 
 def complete_snapshots(paths: RunPaths) -> list[Snapshot]:

@@ -55,9 +55,9 @@ def _note_trouble(turn: Turn) -> None:
 
 
 def _ask_trainer(turn: Turn) -> None:
-    """Once an interval, where training has moved on since the newest checkpoint."""
+    """Once an interval, where training has moved on since the newest checkpoint; one save at a time."""
     memory, pulse = turn.memory, turn.pulse
-    if turn.settings.by_steps_only or pulse is None or pulse.phase != Phase.TRAINING:
+    if turn.settings.by_steps_only or pulse is None or pulse.phase != Phase.TRAINING or not turn.seen.keeper_idle:
         return
     newest = max((kept.step for kept in turn.seen.checkpoints), default=0)
     if not memory.saved_at:

@@ -59,6 +59,7 @@ class FakeTrainer:
         began = Path(plan.resume.slot) if plan.resume else None
         slots = sorted((slot_path(place, number) for number in range(3)), key=lambda slot: slot == began)
         self.slots = [self.open_slot(slot) for slot in slots]
+        self.newest_durable: SlotWriter | None = None
 
     def open_slot(self, slot: Path) -> SlotWriter:
         slot.mkdir(exist_ok=True)
@@ -116,7 +117,9 @@ class FakeTrainer:
 
     def save(self, why: str) -> None:
         self.beat(Phase.SAVING)
-        slot = next((slot for slot in self.slots[:-1] if slot.begin()), None)
+        # Never the newest; the newest durable one, which the keeper may not have seen yet, only if there is no other.
+        free = sorted(self.slots[:-1], key=lambda slot: slot is self.newest_durable)
+        slot = next((slot for slot in free if slot.begin()), None)
         if slot is None:
             return
         data = self.weights * REPEAT
@@ -126,6 +129,7 @@ class FakeTrainer:
         self.slots.append(slot)
         wanted, self.due = self.control().saves, self.control().due
         durable = why != "ram"
+        self.newest_durable = slot if durable else self.newest_durable
         slot.complete(
             SlotHead(
                 run=self.paths.identity,
