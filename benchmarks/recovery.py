@@ -112,9 +112,11 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=10, help="how often the trainer is killed")
     arguments = parser.parse_args()
     victim = Victim(arguments.run)
-    found = []
+    found, best = [], victim.step()
     for _ in range(arguments.kills):
-        times, lost = kill_trainer(victim, victim.step() + random.randrange(1, 20))
+        best += random.randrange(2, 20)
+        times, lost = kill_trainer(victim, best)
+        best = max(best, victim.step() + lost)
         found.append((times, lost))
         print(
             "  ".join(f"{stage} {seconds:.2f} s" for stage, seconds in times.items()), f" lost {lost} steps", flush=True

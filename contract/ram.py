@@ -18,6 +18,8 @@ from adam.contract.errors import DiskError
 from adam.contract.paths import RAM_PREFIX, RunPaths, shared_memory
 
 OWNER = "RUN"
+# One is being written, one is the newest that is complete, and one may be being copied by the keeper for half a minute.
+SLOTS, FEWEST_SLOTS = 3, 2
 LARGEST_SHARE = 0.8  # of what is free: the trainer itself and the page cache need the rest
 CGROUP = Path("/sys/fs/cgroup")
 

@@ -16,7 +16,7 @@ from adam.contract import schema
 from adam.contract.checkpoints import rank_file
 from adam.contract.errors import CheckpointError, DiskError
 from adam.contract.paths import RunPaths
-from adam.contract.ram import claim, no_room
+from adam.contract.ram import FEWEST_SLOTS, SLOTS, claim, no_room
 from adam.contract.records import Staging
 from adam.contract.slots import Part, SlotHead, SlotWriter, TensorEntry, read_head
 from adam.contract.snapshots import slot_path
@@ -24,8 +24,6 @@ from adam.trainer.copying import Copier, Tensors, make_copier, register
 from adam.trainer.model.lm import MambaLM
 from adam.trainer.state import named_state, own_part
 
-# One is being written, one is the newest that is complete, and one may be being copied by the keeper for half a minute.
-SLOTS, FEWEST_SLOTS = 3, 2
 RETRY_S = 30.0
 PATIENCE_S = 2.0  # small slots are made before the first step
 _DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float64: "F64", torch.int64: "I64", torch.uint8: "U8"}
