@@ -21,6 +21,8 @@ import msgspec
 from adam.contract.errors import CheckpointError, DiskError
 
 SLOT_SCHEMA = 1
+PAGE_BYTES = 4096  # of memory, and of `contract.sums`
+PADDING = "padding."
 ITEM_BYTES = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2, "I64": 8, "I32": 4, "U8": 1, "BOOL": 1}
 
 
@@ -34,6 +36,16 @@ class TensorEntry(msgspec.Struct, frozen=True):
     @property
     def nbytes(self) -> int:
         return math.prod(self.shape) * ITEM_BYTES[self.dtype]
+
+
+def aligned(entries: list[TensorEntry]) -> list[TensorEntry]:
+    """`entries` with padding between them, so that each begins on a page of the payload (safetensors allows no holes)."""
+    found: list[TensorEntry] = []
+    for entry in entries:
+        found.append(entry)
+        if rest := entry.nbytes % PAGE_BYTES:
+            found.append(TensorEntry(f"{PADDING}{len(found):05d}", "U8", (PAGE_BYTES - rest,)))
+    return found
 
 
 class Part(msgspec.Struct, frozen=True):
@@ -87,7 +99,7 @@ class SlotWriter:
         self._payload = offset
         # Room for the metadata: the state, a checksum and a part for each tensor; the rest stays blank, as safetensors allows.
         reserve = len(self._header({})) + sum(200 + 2 * len(entry.name) for entry in entries) + 16384
-        self._header_bytes = (reserve + 7) // 8 * 8
+        self._header_bytes = -(-(reserve + 8) // PAGE_BYTES) * PAGE_BYTES - 8  # the payload begins on a page
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         self._allocate()
         self._map = mmap.mmap(self._fd, self.size)
@@ -119,10 +131,19 @@ class SlotWriter:
         self._map[:8] = bytes(8)
         return True
 
+    def span(self, name: str) -> tuple[int, int]:
+        """Where the bytes of a tensor begin and end in the payload."""
+        start = self._offsets[name]
+        return start, start + self._entries[name].nbytes
+
+    def payload(self) -> memoryview:
+        """The bytes of all tensors."""
+        return memoryview(self._map)[8 + self._header_bytes :]
+
     def buffer(self, name: str) -> memoryview:
         """The bytes of a tensor, to be written in place."""
-        start = 8 + self._header_bytes + self._offsets[name]
-        return memoryview(self._map)[start : start + self._entries[name].nbytes]
+        start, end = self.span(name)
+        return self.payload()[start:end]
 
     def memory(self) -> memoryview:
         """All of the file."""

@@ -11,9 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from adam.contract.errors import CheckpointError
-from adam.contract.slots import SlotHead, TensorPlace
+from adam.contract.slots import PAGE_BYTES, SlotHead, TensorPlace
 
-PAGE_BYTES = 4096
 WORDS = PAGE_BYTES // 8
 MASK = (1 << 64) - 1
 BLOCK_BYTES = 1 << 22

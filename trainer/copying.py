@@ -1,10 +1,11 @@
 """How a snapshot gets from where training has it into a slot, at the least cost to training.
 
 CPU        a plain copy: training waits for it.
-GPU        a copy on the device (15 ms for 33 GB), drained into the slot by a stream of its own while training goes on; where the device has
-           no memory for that, drained from the weights themselves while they do not change: until the next optimizer step.
+GPU        a copy on the device (15 ms for 33 GB), drained into the slot by a stream of its own while training goes on. Where the device has
+           no memory for that, group by group through a smaller buffer while the weights do not change: until the next optimizer step.
 
-The slot's memory is registered with CUDA (pinned), since a copy into pageable memory is 20 times slower and blocks.
+A slot's payload has the tensors one after the other, each from a page on; so a group is drained by one copy, and the checksums of all
+tensors come of a few operations on the device. The slot's memory is pinned: a copy into pageable memory is 20 times slower and blocks.
 """
 
 import time
@@ -15,22 +16,25 @@ import torch
 from torch import Tensor
 
 from adam.contract.errors import AdamError
-from adam.trainer.sums import bytes_of, device_sum, read_sum, tensor_sum
+from adam.contract.slots import PAGE_BYTES
+from adam.trainer.sums import bytes_of, page_sums, read_sums, sums_between, tensor_sum
 
 Tensors = dict[str, Tensor]
+Spans = dict[str, tuple[int, int]]  # where a tensor's bytes begin and end in the payload
 MARGIN_BYTES = 4 << 30  # of device memory that a copy on the device leaves to training
+SMALLEST_BUFFER = 512 << 20
 
 
 class Copier(Protocol):
-    """Copies named tensors into buffers of the same names (flat uint8 tensors over the slot's memory)."""
+    """Copies the tensors that it was made for into payloads that are laid out by the same spans."""
 
     stall_s: float  # what the last copy cost training
 
-    def start(self, tensors: Tensors, into: Tensors) -> None:
-        """Begin; what the tensors hold now is what is copied."""
+    def start(self, payload: Tensor) -> None:
+        """Begin; what the tensors hold now is what is copied. `payload`: uint8, in the host's memory."""
 
     def done(self) -> dict[str, str] | None:
-        """The checksum of each tensor when all is in the buffers; None until then."""
+        """The checksum of each tensor when all is in the payload; None until then."""
 
     def before_update(self) -> None:
         """The tensors are about to change."""
@@ -39,16 +43,18 @@ class Copier(Protocol):
 class PlainCopy:
     """Of tensors in the host's memory."""
 
-    def __init__(self) -> None:
+    def __init__(self, tensors: Tensors, spans: Spans) -> None:
         self.stall_s = 0.0
+        self._tensors, self._spans = tensors, spans
         self._sums: dict[str, str] | None = None
 
-    def start(self, tensors: Tensors, into: Tensors) -> None:
+    def start(self, payload: Tensor) -> None:
         began = time.perf_counter()
-        for name, tensor in tensors.items():
-            into[name].copy_(bytes_of(tensor))
+        for name, tensor in self._tensors.items():
+            first, end = self._spans[name]
+            payload[first:end].copy_(bytes_of(tensor))
         # Of what training has, not of the copy: so an error of the copying shows too.
-        self._sums = {name: tensor_sum(tensor) for name, tensor in tensors.items()}
+        self._sums = {name: tensor_sum(tensor) for name, tensor in self._tensors.items()}
         self.stall_s = time.perf_counter() - began
 
     def done(self) -> dict[str, str] | None:
@@ -59,64 +65,109 @@ class PlainCopy:
 
 
 class DeviceCopy:
-    """Of tensors on a GPU, through a copy on the GPU where `spare` is given, else straight from the tensors."""
+    """Of tensors on a GPU, through `buffer` (uint8, there): as large as all of them, or at least as the largest."""
 
-    def __init__(self, spare: Tensors | None) -> None:
+    def __init__(self, tensors: Tensors, spans: Spans, buffer: Tensor) -> None:
         self.stall_s = 0.0
-        self._spare = spare
+        self._tensors, self._spans = tensors, spans
+        self._groups = [Group(names, tensors, spans, buffer) for names in in_groups(spans, buffer.numel())]
+        bounds = torch.tensor([_pages(spans[name]) for name in tensors], device=buffer.device)
+        self._first, self._end = bounds.unbind(1)
         self._stream = torch.cuda.Stream()
         self._began, self._copied, self._drained = (torch.cuda.Event(enable_timing=True) for _ in range(3))
         self._sums: Tensor | None = None
-        self._names: list[str] = []
 
-    def start(self, tensors: Tensors, into: Tensors) -> None:
+    @property
+    def _whole(self) -> bool:
+        return len(self._groups) == 1
+
+    def start(self, payload: Tensor) -> None:
         here = torch.cuda.current_stream()
-        self._names = list(tensors)
         self._began.record(here)
-        source = self._copy_on_device(tensors) if self._spare is not None else dict(tensors)
+        if self._whole:
+            self._groups[0].gather()
         self._copied.record(here)
         self._stream.wait_event(self._copied)
         with torch.cuda.stream(self._stream):
-            for name, tensor in source.items():
-                into[name].copy_(bytes_of(tensor), non_blocking=True)
-            # From where the copy was drained, by the device: host memory and the way there are checked when it is read.
-            on_device = [source[name].cuda(non_blocking=True) for name in self._names]
-            self._sums = torch.stack([device_sum(tensor) for tensor in on_device])
+            pages = []
+            for group in self._groups:
+                if not self._whole:
+                    group.gather()
+                payload[group.first : group.end].copy_(group.bytes, non_blocking=True)
+                # From where the copy was drained: host memory and the way there are checked when it is read.
+                pages.append(page_sums(group.pages))
+            self._sums = sums_between(torch.cat(pages), self._first, self._end)
             self._drained.record(self._stream)
-
-    def _copy_on_device(self, tensors: Tensors) -> Tensors:
-        spare = self._spare or {}
-        pairs = [(spare[name], tensor) for name, tensor in tensors.items() if name in spare]
-        torch._foreach_copy_([copy for copy, _ in pairs], [tensor for _, tensor in pairs])
-        # Host tensors (random generators) are small, and were cloned when they were read.
-        return {name: spare.get(name, tensor) for name, tensor in tensors.items()}
 
     def done(self) -> dict[str, str] | None:
         if self._sums is None or not self._drained.query():
             return None
         self.stall_s = self._began.elapsed_time(self._copied) / 1000
-        return dict(zip(self._names, map(read_sum, self._sums.cpu()), strict=True))
+        return dict(zip(self._tensors, read_sums(self._sums), strict=True))
 
     def before_update(self) -> None:
         """The optimizer's stream waits for a drain that still reads the weights; the host does not."""
-        if self._spare is None:
+        if not self._whole:
             torch.cuda.current_stream().wait_event(self._drained)
 
 
-def make_copier(tensors: Tensors) -> Copier:
+class Group:
+    """Neighbours of the payload that go through the buffer together."""
+
+    def __init__(self, names: list[str], tensors: Tensors, spans: Spans, buffer: Tensor) -> None:
+        self.first, self.end = spans[names[0]][0], spans[names[-1]][1]
+        size = self.end - self.first
+        self.bytes, self.pages = buffer[:size], buffer[: -(-size // PAGE_BYTES) * PAGE_BYTES]
+        self._tensors = [tensors[name] for name in names]
+        self._rests = [_rest(buffer, spans[name], self.first) for name in names]
+        self._copies = [
+            buffer[spans[name][0] - self.first : spans[name][1] - self.first].view(tensor.dtype).view(tensor.shape)
+            for name, tensor in zip(names, self._tensors, strict=True)
+        ]
+
+    def gather(self) -> None:
+        """Copy into the buffer, on the current stream; what lies between two tensors is zero."""
+        torch._foreach_copy_(self._copies, self._tensors)
+        torch._foreach_zero_([rest for rest in self._rests if rest.numel()])
+
+
+def _rest(buffer: Tensor, span: tuple[int, int], base: int) -> Tensor:
+    end = span[1] - base
+    return buffer[end : -(-end // PAGE_BYTES) * PAGE_BYTES]
+
+
+def _pages(span: tuple[int, int]) -> tuple[int, int]:
+    return span[0] // PAGE_BYTES, -(-span[1] // PAGE_BYTES)
+
+
+def in_groups(spans: Spans, size: int) -> list[list[str]]:
+    """The names in payload order, cut so that each group fits into `size` bytes."""
+    groups: list[list[str]] = []
+    base = 0
+    for name, (first, end) in spans.items():
+        if not groups or end - base > size:
+            groups.append([])
+            base = first
+        groups[-1].append(name)
+    return groups
+
+
+def make_copier(tensors: Tensors, spans: Spans) -> Copier:
     """The cheapest way that the machine has memory for. To be called when training has its memory: after the first update."""
-    on_device = {name: tensor for name, tensor in tensors.items() if tensor.device.type == "cuda"}
-    if not on_device:
-        return PlainCopy()
-    need = sum(tensor.nbytes for tensor in on_device.values())
+    if next(iter(tensors.values())).device.type == "cpu":
+        return PlainCopy(tensors, spans)
+    device = next(iter(tensors.values())).device
+    bounds = list(spans.values())
+    need = -(-bounds[-1][1] // PAGE_BYTES) * PAGE_BYTES
+    least = max(SMALLEST_BUFFER, *(-(-(end - first) // PAGE_BYTES) * PAGE_BYTES for first, end in bounds))
     free, _ = torch.cuda.mem_get_info()
     cached = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
-    if need + MARGIN_BYTES > free + cached:
-        return DeviceCopy(None)
+    size = need if need + MARGIN_BYTES <= free + cached else least
     try:
-        return DeviceCopy({name: torch.empty_like(tensor) for name, tensor in on_device.items()})
-    except torch.OutOfMemoryError:
-        return DeviceCopy(None)
+        buffer = torch.empty(size, dtype=torch.uint8, device=device)
+    except torch.OutOfMemoryError:  # the cached memory is in pieces
+        buffer = torch.empty(least, dtype=torch.uint8, device=device)
+    return DeviceCopy(tensors, spans, buffer)
 
 
 def register(buffer: Tensor) -> Callable[[], None]:

@@ -19,11 +19,10 @@ from adam.contract.sums import check_sums
 from adam.trainer.model.lm import MambaLM
 from adam.trainer.optim import set_step
 from adam.trainer.snapshot import Identity, Position
-from adam.trainer.state import named_state, own_part
-from adam.trainer.sums import tensor_sum
+from adam.trainer.state import own_part, trained_state
+from adam.trainer.sums import all_sums
 
 STAGE_BYTES = 256 << 20
-RANDOM = "rng."
 
 
 class Stored(msgspec.Struct, frozen=True):
@@ -49,12 +48,12 @@ def restore(
         for path, own in zip(stored.files, stored.heads, strict=True):
             check_sums(path, own, (read_head(path) or (own, {}))[1])
         check = False
-    for name, tensor in named_state(model, optimizer):
-        if not name.startswith(RANDOM):
-            target, part = own_part(tensor)
-            _fill(name, target, part, stored)
-            if check:
-                _check_arrival(name, target, stored.heads[expected.rank], directory)
+    filled: dict[str, Tensor] = {}
+    for name, tensor in trained_state(model, optimizer):
+        filled[name], part = own_part(tensor)
+        _fill(name, filled[name], part, stored)
+    if check:
+        _check_arrival(filled, stored.heads[expected.rank], directory)
     _restore_random(stored, expected.rank)
     set_step(optimizer, head.step)
     return Position(step=head.step, samples=head.samples, tokens=head.tokens)
@@ -141,9 +140,10 @@ def copy_into(target: Tensor, source: Tensor) -> None:
     torch.cuda.current_stream().synchronize()
 
 
-def _check_arrival(name: str, target: Tensor, head: SlotHead, directory: Path) -> None:
-    if tensor_sum(target) != head.sums.get(name):
-        raise CheckpointError(f"{directory}: the bytes of {name} are not those that were written")
+def _check_arrival(tensors: dict[str, Tensor], head: SlotHead, place: Path) -> None:
+    for name, found in zip(tensors, all_sums(list(tensors.values())), strict=True):
+        if found != head.sums.get(name):
+            raise CheckpointError(f"{place}: the bytes of {name} are not those that were written")
 
 
 def _restore_random(stored: Stored, rank: int) -> None:
@@ -157,5 +157,5 @@ def _restore_random(stored: Stored, rank: int) -> None:
             # A run may move between a GPU box and one without: only the generator of the device that is there matters.
             if name in names and (name == "rng.cpu" or torch.cuda.is_available()):
                 state = file.get_tensor(name)
-                _check_arrival(name, state, head, path)
+                _check_arrival({name: state}, head, path)
                 put(state)

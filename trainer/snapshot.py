@@ -18,11 +18,13 @@ from adam.contract.errors import CheckpointError, DiskError
 from adam.contract.paths import RunPaths
 from adam.contract.ram import FEWEST_SLOTS, SLOTS, claim, no_room
 from adam.contract.records import Staging
-from adam.contract.slots import Part, SlotHead, SlotWriter, TensorEntry, read_head
+from adam.contract.slots import PADDING, Part, SlotHead, SlotWriter, TensorEntry, aligned, read_head
 from adam.contract.snapshots import slot_path
+from adam.contract.sums import page_sum
 from adam.trainer.copying import Copier, Tensors, make_copier, register
 from adam.trainer.model.lm import MambaLM
-from adam.trainer.state import named_state, own_part
+from adam.trainer.state import own_part, random_state, trained_state
+from adam.trainer.sums import tensor_sum
 
 RETRY_S = 30.0
 PATIENCE_S = 2.0  # small slots are made before the first step
@@ -61,18 +63,19 @@ class Slot:
         self.order = (head.attempt, head.sequence) if head else (0, 0)  # (0, 0): nothing that anybody wants
         self.durable = head is not None and head.durable
         self.writer = SlotWriter(file, entries)
-        self.buffers = {entry.name: _over(self.writer.buffer(entry.name)) for entry in entries}
-        self._unpin = register(_over(self.writer.memory())) if pin else None
+        self.payload = torch.frombuffer(self.writer.payload(), dtype=torch.uint8)
+        self._unpin = register(torch.frombuffer(self.writer.memory(), dtype=torch.uint8)) if pin else None
+
+    def put(self, name: str, tensor: Tensor) -> None:
+        """A small tensor of the host's memory."""
+        first, end = self.writer.span(name)
+        self.payload[first:end].copy_(tensor)
 
     def close(self) -> None:
         if self._unpin is not None:
             self._unpin()
-        self.buffers.clear()
+        del self.payload
         self.writer.close()
-
-
-def _over(buffer: memoryview) -> Tensor:
-    return torch.frombuffer(buffer, dtype=torch.uint8) if len(buffer) else torch.empty(0, dtype=torch.uint8)
 
 
 def _head_of(file: Path) -> SlotHead | None:
@@ -93,11 +96,18 @@ class Snapshots:
     def __init__(
         self, paths: RunPaths, model: MambaLM, optimizer: torch.optim.AdamW, identity: Identity, *, use_ram: bool
     ) -> None:
-        self._paths, self._model, self._optimizer, self._identity = paths, model, optimizer, identity
+        self._paths, self._identity = paths, identity
         self._use_ram = use_ram
-        tensors, self._parts = self._state()
-        self._entries = [TensorEntry(name, _DTYPES[t.dtype], tuple(t.shape)) for name, t in tensors.items()]
-        self._pin = any(tensor.device.type == "cuda" for tensor in tensors.values())
+        self._tensors: Tensors = {}
+        self._parts: dict[str, Part] = {}
+        for name, tensor in trained_state(model, optimizer):
+            self._tensors[name], part = own_part(tensor)
+            if part is not None:
+                self._parts[name] = part
+        stored = self._tensors | random_state()
+        self._entries = aligned([TensorEntry(name, _DTYPES[t.dtype], tuple(t.shape)) for name, t in stored.items()])
+        self._padding = {e.name: page_sum([bytes(e.nbytes)]) for e in self._entries if e.name.startswith(PADDING)}
+        self._pin = any(tensor.device.type == "cuda" for tensor in self._tensors.values())
         self._slots: list[Slot] = []
         self._copier: Copier | None = None
         self._pending: tuple[Slot, SlotHead] | None = None
@@ -113,15 +123,6 @@ class Snapshots:
     def stall_s(self) -> float:
         """What the last snapshot cost training."""
         return self._copier.stall_s if self._copier else 0.0
-
-    def _state(self) -> tuple[Tensors, dict[str, Part]]:
-        tensors: Tensors = {}
-        parts: dict[str, Part] = {}
-        for name, tensor in named_state(self._model, self._optimizer):
-            tensors[name], part = own_part(tensor)
-            if part is not None:
-                parts[name] = part
-        return tensors, parts
 
     def _make_slots(self) -> None:
         """Slots in memory, else on disk, else none and the reason in `trouble`."""
@@ -182,11 +183,15 @@ class Snapshots:
         slot = self._free_slot()
         if slot is None:
             return False
-        tensors, _ = self._state()
-        self._copier = self._copier or make_copier(tensors)
-        self._copier.start(tensors, slot.buffers)
+        if self._copier is None:
+            self._copier = make_copier(self._tensors, {name: slot.writer.span(name) for name in self._tensors})
+        generators = random_state()
+        for name, state in generators.items():
+            slot.put(name, state)
+        self._copier.start(slot.payload)
         self._sequence += 1
-        self._pending = slot, self._head(position, why, saves, durable)
+        sums = self._padding | {name: tensor_sum(state) for name, state in generators.items()}
+        self._pending = slot, msgspec.structs.replace(self._head(position, why, saves, durable), sums=sums)
         self.poll()
         return True
 
@@ -230,7 +235,7 @@ class Snapshots:
         if sums is None:
             return False
         slot, head = self._pending
-        slot.writer.complete(msgspec.structs.replace(head, sums=sums))
+        slot.writer.complete(msgspec.structs.replace(head, sums=head.sums | sums))
         slot.order, slot.durable, self._pending = (head.attempt, head.sequence), head.durable, None
         self.taken, self.durable = self.taken + 1, self.durable + head.durable
         self.newest_step, self.saves = head.step, head.saves

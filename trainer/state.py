@@ -11,17 +11,22 @@ from adam.trainer.model.lm import MambaLM
 from adam.trainer.optim import moments
 
 
-def named_state(model: MambaLM, optimizer: torch.optim.AdamW) -> Iterator[tuple[str, Tensor]]:
-    """(name, tensor) of all that training changes: weights, both moments, the state of every random generator.
+def trained_state(model: MambaLM, optimizer: torch.optim.AdamW) -> Iterator[tuple[str, Tensor]]:
+    """(name, tensor) of all that updates change in place: weights and both moments. The tensors stay the same ones.
 
     Tensors that FSDP2 has spread over the ranks are DTensors.
     """
     for name, parameter in model.named_parameters():
         yield f"model.{name}", parameter.detach()
     yield from moments(model, optimizer)
-    yield "rng.cpu", torch.get_rng_state()
+
+
+def random_state() -> dict[str, Tensor]:
+    """The states of the random generators, in the host's memory: copies, as they are now."""
+    found = {"rng.cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
-        yield "rng.cuda", torch.cuda.get_rng_state()
+        found["rng.cuda"] = torch.cuda.get_rng_state()
+    return found
 
 
 def own_part(tensor: Tensor) -> tuple[Tensor, Part | None]:

@@ -15,7 +15,7 @@ from adam.contract.config_file import load_config
 from adam.contract.notify import notify
 from adam.contract.paths import RunPaths
 from adam.contract.process import start_ticks
-from adam.contract.records import Numerics
+from adam.contract.records import Numerics, Staging
 from adam.contract.states import Phase, RunState
 from adam.contract.supervisor import Supervisor
 from adam.watchdog.act import Hands
@@ -36,6 +36,11 @@ TICK_S = 0.25
 CALL_S = 2.0  # for supervisord to answer; the loop stands still meanwhile
 LEAVE_S = 20.0  # after SIGTERM, for the keeper to end what it has begun
 NOTIFY_S = 2.0
+STAGING = {
+    "ram": "snapshots are kept in memory between checkpoints",
+    "disk": "snapshots are staged on disk",
+    "none": "there is no room for snapshots, training goes on without",
+}
 
 
 def boottime_s() -> float:
@@ -121,6 +126,7 @@ class Watchdog:
         self._host = HostSensors(seconds, paths.root)
         self._telemetry = Telemetry(paths, config.trainer.batch_size * config.trainer.seq_len)
         self._numerics = Watched(lambda: schema.load(paths.numerics, Numerics), paths.numerics)
+        self._staging = Watched(lambda: schema.load(paths.staging_report, Staging), paths.staging_report)
         self._status = StatusFile(paths)
         self._remembered = recall(paths, now)
         self._keeper.saves = self._remembered.saves
@@ -170,7 +176,19 @@ class Watchdog:
         numerics, found = hear_numerics(self._remembered.numerics, self._numerics.get())
         if found:
             self._journal.tell("numerics_changed", f"losses are no longer bit for bit those of before: {found}")
-        self._remembered = Remembered(policy=decision.memory, numerics=numerics, saves=self._keeper.saves)
+        self._remembered = Remembered(
+            policy=decision.memory, numerics=numerics, saves=self._keeper.saves, staging=self._hear_staging()
+        )
+
+    def _hear_staging(self) -> str:
+        """Tell where snapshots are written, when that has changed."""
+        report, told = self._staging.get(), self._remembered.staging
+        if report is None:
+            return told
+        text = STAGING[report.tier] + (f": {report.why}" if report.why else "")
+        if text != told:
+            self._journal.tell("staging", text, tier=report.tier, slots=report.slots, bytes=report.slot_bytes)
+        return text
 
     def _join(self, decision: Decision, now: float) -> None:
         phase = decision.memory.listening.phase
@@ -186,9 +204,11 @@ class Watchdog:
 
     def _notes(self, decision: Decision, now: float) -> tuple[str, ...]:
         troubles = (self._hands.trouble, self._telemetry.trouble, self._journal.trouble, self._status.trouble)
+        staging = self._staging.get()
+        nowhere = (f"{STAGING['none']}: {staging.why}",) if staging is not None and staging.tier == "none" else ()
         slow = self._keeper.busy_s(now) > self._settings.get().save_seconds
         own = ("the keeper has not answered for long: the disk may hang",) if slow else ()
-        return (*decision.notes, *(trouble for trouble in troubles if trouble), *own)
+        return (*decision.notes, *(trouble for trouble in troubles if trouble), *nowhere, *own)
 
     def _write_status(self, decision: Decision, now: float, state: RunState | None = None) -> None:
         plan, last = decision.memory.plan, self._remembered.numerics.last

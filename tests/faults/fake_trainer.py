@@ -31,6 +31,7 @@ from adam.contract.states import Exit, Phase
 from adam.contract.sums import check_sums, page_sum
 
 REPEAT = 2048  # weights: one hash, many times over
+START = hashlib.sha256(b"start").digest()
 ENTRY = TensorEntry("weights", "U8", (32 * REPEAT,))
 
 
@@ -71,7 +72,7 @@ class FakeTrainer:
     def load(self) -> tuple[int, bytes]:
         resume = self.plan.resume
         if resume is None:
-            return 0, hashlib.sha256(b"start").digest()
+            return 0, START
         directory = Path(resume.slot) if resume.slot else self.paths.checkpoints / resume.checkpoint
         path = directory / rank_file(0)
         found = read_head(path)
@@ -190,7 +191,7 @@ class FakeTrainer:
 
     def update(self, began: float) -> None:
         self.step += 1
-        self.weights = hashlib.sha256(self.weights + str(self.step).encode()).digest()
+        self.weights = updated(self.weights, self.step)
         self.steps_log.append(
             encode_line(
                 StepRow(
@@ -212,15 +213,20 @@ class FakeTrainer:
         self.beat(Phase.TRAINING, step=self.step, micro_step=self.step)
 
 
+def updated(weights: bytes, step: int) -> bytes:
+    """The weights after update `step`."""
+    return hashlib.sha256(weights + str(step).encode()).digest()
+
+
 def loss_of(weights: bytes) -> float:
     return int.from_bytes(weights[:6], "little") / 2**48
 
 
 def losses(steps: int) -> list[float]:
     """The losses of an undisturbed run, by step from 1."""
-    weights, found = hashlib.sha256(b"start").digest(), []
+    weights, found = START, []
     for step in range(1, steps + 1):
-        weights = hashlib.sha256(weights + str(step).encode()).digest()
+        weights = updated(weights, step)
         found.append(loss_of(weights))
     return found
 

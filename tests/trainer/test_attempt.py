@@ -247,12 +247,15 @@ def test_a_flipped_bit_in_memory_is_found_by_who_begins_from_it(tmp_path) -> Non
     run_attempt(paths.root, 1, never)
     resume = in_memory(paths)
     (file,) = newest(paths).files
-    data = bytearray(file.read_bytes())
-    data[-100] ^= 4
-    file.write_bytes(data)
-    write_plan(paths, 2, resume)
-    with pytest.raises(CheckpointError, match="are not those that were written"):
-        run_attempt(paths.root, 2, never)
+    whole, found = file.read_bytes(), read_head(file)
+    assert found is not None
+    for name in ("model.backbone.norm_f.weight", "exp_avg_sq.backbone.embedding.weight", "rng.cpu"):
+        data = bytearray(whole)
+        data[found[1][name].end - 3] ^= 4
+        file.write_bytes(data)
+        write_plan(paths, 2, resume)
+        with pytest.raises(CheckpointError, match=f"{name} are not those that were written"):
+            run_attempt(paths.root, 2, never)
 
 
 def test_an_attempt_never_writes_over_the_snapshot_that_it_began_from(tmp_path) -> None:
