@@ -20,7 +20,6 @@ from adam.contract.paths import RunPaths
 from adam.contract.process import die_with_parent
 from adam.contract.ram import remove_stale
 from adam.contract.records import SnapshotSeen
-from adam.contract.retention import Rules
 from adam.contract.slots import read_head
 from adam.contract.snapshots import Snapshot, complete_snapshots, read_snapshot, slots_of
 from adam.contract.sums import check_sums
@@ -242,8 +241,7 @@ def main() -> int:
     paths = RunPaths(arguments.run)
     paths.checkpoints.mkdir(parents=True, exist_ok=True)
     remove_stale()
-    rules = Rules(arguments.keep_last, arguments.milestone_every, arguments.keep_every_hours)
-    store = Store(paths, rules)
+    store = Store(paths, arguments.keep_last, arguments.milestone_every, arguments.keep_every_hours)
     store.clean()
     return serve(Keeper(store))
 

@@ -24,13 +24,15 @@ class Store:
     """`checkpoints/` of one run. One keeper writes it; everybody may read it.
 
     Args:
-        rules: which checkpoints are kept.
+        keep_last, milestone_every, keep_every_hours: see `contract.retention`.
     """
 
-    def __init__(self, paths: RunPaths, rules: Rules) -> None:
+    def __init__(
+        self, paths: RunPaths, keep_last: int, milestone_every: int = 0, keep_every_hours: float = 0.0
+    ) -> None:
         self.paths = paths
         self.trouble = ""  # why nothing was deleted; empty: retention does its work
-        self._rules = rules
+        self._rules = Rules(keep_last, milestone_every, keep_every_hours)
         self._verified: dict[str, Identity] = {}
         self._made: dict[str, tuple[Identity, float | None]] = {}
         self._pruned: list[str] = []
