@@ -31,10 +31,13 @@ class Pins(Record, frozen=True, kw_only=True):
 
 def read_pins(paths: RunPaths) -> Wanted:
     """What is pinned. Raises DataError, SchemaError where that can't be known: then nothing may be deleted."""
+    todo = "mend it, or remove it and pin again"
     try:
         pins = schema.load(paths.pins, Pins)
+    except DataError as error:
+        raise DataError(str(error), todo) from None
     except OSError as error:
-        raise DataError(f"{paths.pins} can't be read: {error.strerror}") from None
+        raise DataError(f"{paths.pins} can't be read: {error.strerror}", todo) from None
     return pins.pins if pins else {}
 
 
@@ -59,7 +62,7 @@ def change_pins(paths: RunPaths, change: Callable[[Wanted], Wanted]) -> Wanted:
 @contextmanager
 def held(checkpoint: Path) -> Iterator[None]:
     """The keeper does not delete the checkpoint while this lasts. Raises CheckpointError where there is none (any more)."""
-    gone = CheckpointError(f"{checkpoint} is no longer there", "see `adamctl checkpoints`")
+    gone = CheckpointError(f"there is no checkpoint {checkpoint}, or no longer", "see `adamctl checkpoints`")
     with ExitStack() as stack:
         try:
             stack.enter_context(flocked(checkpoint, fcntl.LOCK_SH))

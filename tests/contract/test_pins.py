@@ -64,7 +64,7 @@ def test_a_hold_is_of_a_checkpoint_that_is_there(paths) -> None:
     checkpoint = paths.checkpoints / "step-00000010-a01"
     for make in (lambda: None, checkpoint.mkdir):
         make()
-        with pytest.raises(CheckpointError, match="no longer there"), held(checkpoint):
+        with pytest.raises(CheckpointError, match="there is no checkpoint"), held(checkpoint):
             pytest.fail("held")
     (checkpoint / MANIFEST).write_bytes(b"")
     before = len(os.listdir("/proc/self/fd"))
