@@ -159,6 +159,15 @@ def add_checkpoints(commands: Commands) -> None:
         actions.add(name, f"pins.{name}", text).add_argument(
             "name", metavar="NAME", help="a checkpoint's name" + (", or newest" if name == "pin" else "")
         )
+    export = actions.add(
+        "export-weights",
+        "export.run",
+        "write model.safetensors and config.json for mamba_ssm",
+        "Every byte of the checkpoint is verified first.",
+    )
+    export.add_argument("name", metavar="NAME", nargs="?", default="newest", help="a checkpoint (default: newest)")
+    export.add_argument("target", metavar="OUT_DIR", help="a new or empty directory")
+    export.add_argument("--dtype", choices=["fp32", "bf16"], default="fp32", help="of all weights (default: fp32)")
 
 
 def add_data(commands: Commands) -> None:
