@@ -109,3 +109,17 @@ def test_hours_reach_the_keeper(paths, store):
     done = subprocess.run(command, input=requests, capture_output=True, check=True)
     answer = msgspec.json.decode(done.stdout.splitlines()[-1], type=Answer)
     assert steps_of(answer) == [10, 40, 50] and answer.pruned == (name(20), name(30))
+
+
+def test_a_status_says_that_nothing_is_deleted(box, await_):
+    def notes() -> tuple[str, ...]:
+        status = box.status()
+        return status.notes if status else ()
+
+    box.configure(step_ms=20.0)
+    box.paths.pins.write_bytes(b"{torn")
+    box.up()
+    await_(lambda: any("no checkpoint is deleted" in note for note in notes()), 30)
+    await_(lambda: len(box.names()) > 3, 30)  # keep_last
+    box.paths.pins.unlink()
+    await_(lambda: len(box.names()) <= 3 and not notes(), 30)
