@@ -123,6 +123,9 @@ class Checkpoint(Section, frozen=True):
     milestone_every: Annotated[
         int, Meta(ge=0, description="checkpoints at multiples of this step are kept for ever; 0: none")
     ] = 0
+    keep_every_hours: Annotated[
+        float, Meta(ge=0, description="the first checkpoint of each so many hours is kept for ever; 0: none")
+    ] = 0.0
 
 
 class Watchdog(Section, frozen=True):

@@ -38,6 +38,7 @@ class RunPaths:
         self.checkpoints = self.root / "checkpoints"
         self.staging = self.checkpoints / ".staging"
         self.quarantine = self.checkpoints / "quarantine"
+        self.pins = self.checkpoints / "pins.json"
 
         self.run = self.root / "run"
         self.desired = self.run / "desired.json"

@@ -1,6 +1,6 @@
 """The keeper: the only one that commits, verifies, quarantines and deletes checkpoints. A process of its own, without policy.
 
-    python -P -m adam.watchdog.keeper --run DIR --parent PID --keep-last N --milestone-every N
+    python -P -m adam.watchdog.keeper --run DIR --parent PID --keep-last N --milestone-every N --keep-every-hours N
 
 Reads a request a line from stdin and writes an answer a line to stdout (`keeper_words`); ends when stdin does.
 """
@@ -57,6 +57,7 @@ class Keeper:
             checkpoints=tuple(self._store.listing()),
             newest=self._store.newest_verified(),
             in_quarantine=self._store.in_quarantine(),
+            note=self._store.trouble,
             **facts,
         )
 
@@ -234,12 +235,13 @@ def main() -> int:
     parser.add_argument("--parent", type=int, required=True, help="end when this process does")
     parser.add_argument("--keep-last", type=int, required=True, help="newest checkpoints that are kept")
     parser.add_argument("--milestone-every", type=int, required=True, help="multiples of this step are kept; 0: none")
+    parser.add_argument("--keep-every-hours", type=float, default=0.0, help="one of so many hours is kept; 0: none")
     arguments = parser.parse_args()
     die_with_parent(arguments.parent)
     paths = RunPaths(arguments.run)
     paths.checkpoints.mkdir(parents=True, exist_ok=True)
     remove_stale()
-    store = Store(paths, arguments.keep_last, arguments.milestone_every)
+    store = Store(paths, arguments.keep_last, arguments.milestone_every, arguments.keep_every_hours)
     store.clean()
     return serve(Keeper(store))
 

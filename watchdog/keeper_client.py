@@ -6,6 +6,7 @@ import msgspec
 
 from adam.contract.paths import RunPaths
 from adam.contract.records import CheckpointSeen
+from adam.contract.retention import Rules
 from adam.watchdog.child import LineChild
 from adam.watchdog.journal import Journal
 from adam.watchdog.keeper_words import Answer, Commit, Request, Settle
@@ -21,11 +22,11 @@ class KeeperClient:
     """Asks, and keeps what the last answers said."""
 
     def __init__(
-        self, paths: RunPaths, keep: tuple[int, int], selector: selectors.BaseSelector, journal: Journal, stderr: int
+        self, paths: RunPaths, rules: Rules, selector: selectors.BaseSelector, journal: Journal, stderr: int
     ) -> None:
-        keep_last, milestone_every = keep
         arguments = ["adam.watchdog.keeper", "--run", str(paths.root)]
-        arguments += ["--keep-last", str(keep_last), "--milestone-every", str(milestone_every)]
+        arguments += ["--keep-last", str(rules.keep_last), "--milestone-every", str(rules.milestone_every)]
+        arguments += ["--keep-every-hours", repr(rules.keep_every_hours)]
         self._child = LineChild(arguments, selector, pause_s, stderr)
         self._journal = journal
         self._decoder = msgspec.json.Decoder(Answer)
@@ -35,6 +36,7 @@ class KeeperClient:
         self.commit_trouble = ""
         self.checkpoints: tuple[Kept, ...] = ()
         self.newest: CheckpointSeen | None = None
+        self.note = ""
         self.saves = 0
         self.commit_seconds, self.commit_bytes = 0.0, 0
 
@@ -77,7 +79,7 @@ class KeeperClient:
 
     def _hear(self, answer: Answer) -> None:
         self._asked = None
-        self.checkpoints, self.newest = answer.checkpoints, answer.newest
+        self.checkpoints, self.newest, self.note = answer.checkpoints, answer.newest, answer.note
         self.saves = max(self.saves, answer.saves)
         self._tell(answer)
         if answer.request == "settle":

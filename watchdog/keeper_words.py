@@ -69,5 +69,6 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
     snapshot: SnapshotSeen | None = None  # complete, in memory, and not on disk yet
     newest: CheckpointSeen | None = None  # the newest verified one
     in_quarantine: int = 0
+    note: str = ""  # why no checkpoint is deleted
     trouble: str = ""
     refused: str = ""

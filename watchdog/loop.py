@@ -16,6 +16,7 @@ from adam.contract.notify import notify
 from adam.contract.paths import RunPaths
 from adam.contract.process import start_ticks
 from adam.contract.records import Numerics, Staging
+from adam.contract.retention import rules_of
 from adam.contract.states import Phase, RunState
 from adam.contract.supervisor import Supervisor
 from adam.watchdog.act import Hands
@@ -116,8 +117,7 @@ class Watchdog:
         now = boottime_s()
         self._selector = selectors.DefaultSelector()
         self._journal = Journal(paths.events, log)
-        keep = (config.checkpoint.keep_last, config.checkpoint.milestone_every)
-        self._keeper = KeeperClient(paths, keep, self._selector, self._journal, stderr)
+        self._keeper = KeeperClient(paths, rules_of(config.checkpoint), self._selector, self._journal, stderr)
         supervisor = Supervisor(paths.supervisor_socket, timeout=CALL_S)
         self._eyes = Eyes(paths, supervisor, self._keeper)
         self._hands = Hands(paths, supervisor, self._keeper, self._journal)
@@ -203,7 +203,13 @@ class Watchdog:
             self._journal.tell("plan_changed", f"metrics.csv had other columns: it is now {name}, and made again")
 
     def _notes(self, decision: Decision, now: float) -> tuple[str, ...]:
-        troubles = (self._hands.trouble, self._telemetry.trouble, self._journal.trouble, self._status.trouble)
+        troubles = (
+            self._hands.trouble,
+            self._telemetry.trouble,
+            self._journal.trouble,
+            self._status.trouble,
+            self._keeper.note,
+        )
         staging = self._staging.get()
         nowhere = (f"{STAGING['none']}: {staging.why}",) if staging is not None and staging.tier == "none" else ()
         slow = self._keeper.busy_s(now) > self._settings.get().save_seconds
