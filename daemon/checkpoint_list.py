@@ -12,17 +12,20 @@ from adam.contract.errors import CheckpointError, SchemaError
 from adam.contract.paths import RunPaths
 from adam.contract.pins import read_pins
 from adam.contract.retention import rules_of, why_kept
+from adam.contract.snapshots import Snapshot, complete_snapshots
 
 REASON = "REASON.txt"
-DISK = "disk"
+DISK, RAM = "disk", "ram"
 SEALED, VERIFIED, DAMAGED, UNKNOWN, QUARANTINED = "sealed", "verified", "damaged", "unknown", "quarantined"
+COMPLETE = "complete"
 
 
 class Entry(msgspec.Struct, kw_only=True):
-    """A checkpoint. None: not known, because its manifest can't be read.
+    """A checkpoint, or a snapshot in memory. None: not known, because its manifest can't be read.
 
     `state`: sealed (its manifest and the sizes of its files are right), verified (every byte is), damaged, unknown (a newer
-    Adam's), quarantined. `kept`: why the keeper does not delete it; empty: it may go. `why`: why it was saved.
+    Adam's), quarantined; of a snapshot in memory: complete. `kept`: why the keeper does not delete it; empty: it may go.
+    `why`: why it was saved.
     """
 
     name: str
@@ -43,8 +46,32 @@ class Entry(msgspec.Struct, kw_only=True):
 
 
 def everything(paths: RunPaths) -> list[Entry]:
-    """Checkpoints, oldest first, then those in quarantine. (Snapshots in shared memory, a tier of their own, belong here too.)"""
-    return [*on_disk(paths), *in_quarantine(paths)]
+    """Checkpoints, oldest first, the snapshots in shared memory, then what is in quarantine."""
+    return [*on_disk(paths), *in_memory(paths), *in_quarantine(paths)]
+
+
+def in_memory(paths: RunPaths) -> list[Entry]:
+    """Complete snapshots that a killed trainer could go on from, oldest first."""
+    return [entry_of_snapshot(found) for found in reversed(complete_snapshots(paths)) if found.path.parent == paths.ram]
+
+
+def entry_of_snapshot(snapshot: Snapshot) -> Entry:
+    head, files = snapshot.head, [file.stat() for file in snapshot.files]
+    made = max(file.st_mtime for file in files)
+    return Entry(
+        name=snapshot.name,
+        path=str(snapshot.path),
+        step=head.step,
+        attempt=head.attempt,
+        tier=RAM,
+        state=COMPLETE,
+        tokens=head.tokens,
+        bytes=sum(file.st_size for file in files),
+        made=made,
+        age_s=max(0.0, stamp().wall - made),
+        why=head.why,
+        parent=head.parent,
+    )
 
 
 def on_disk(paths: RunPaths) -> list[Entry]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from small_slots import write_slot
 
 from adam.contract.checkpoints import MANIFEST
 from adam.contract.config import Checkpoint
@@ -52,6 +53,18 @@ def test_why_each_is_kept(world, paths) -> None:
     keep(paths, keep_last=1, milestone_every=40, keep_every_hours=1e6)
     assert listed(world)[FIRST]["kept"] == ["milestone", "hourly"]
     assert listed(world)[SECOND]["kept"] == ["newest", "milestone"]
+
+
+def test_snapshots_in_memory_are_a_tier_of_their_own(world, paths) -> None:
+    slot = write_slot(paths, 95, in_ram=True, durable=False, why="ram")
+    write_slot(paths, 90, 1)  # staged on disk: not of that tier
+    entries = json.loads(world.adamctl("checkpoints", "--json", "--run", "run").stdout)
+    told = [(entry["name"], entry["tier"], entry["state"]) for entry in entries]
+    assert told == [
+        (FIRST, "disk", "sealed"), (SECOND, "disk", "sealed"), ("step-00000095-a01", "ram", "complete"),
+    ]  # fmt: skip
+    assert entries[2]["path"] == str(slot) and entries[2]["bytes"] > 100_000
+    assert "ram" in world.adamctl("checkpoints", "--run", "run").stdout
 
 
 def test_those_in_quarantine_are_listed_with_the_reason(world, paths) -> None:
