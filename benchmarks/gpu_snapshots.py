@@ -2,11 +2,12 @@
 
     python -P benchmarks/gpu_snapshots.py [--preset 2.7b] [--pairs 8] [--recoveries 5] [--place DIR]
 
-The state is real (weights, both moments, AdamW's own update); forward and backward are stood in for by matrix products of about half a second a
-step in four micro-steps, with random gradients, so that this measures the snapshot and not a backend. Blocks of steps with one snapshot and
-blocks without are interleaved; the stall is the difference of their wall-clock times. Three ways: through a copy on the device, through a small
-buffer, and none (the noise of the method). Then, for each recovery, a new process restores the newest snapshot from shared memory, does one update and
-compares the checksum of its state with that of the writer. Needs an NVIDIA GPU with 120 GB, and 70 GB of memory.
+The state is real (weights, both moments, AdamW's own update); forward and backward are stood in for by matrix products of about half
+a second a step in four micro-steps, with random gradients, so that this measures the snapshot and not a backend. Blocks of steps with
+one snapshot and blocks without are interleaved; the stall is the difference of their wall-clock times. Three ways: through a copy on the
+device, through a small buffer, and none (the noise of the method). Then, for each recovery, a new process restores the newest snapshot
+from shared memory, does one update and compares the checksum of its state with that of the writer. Needs an NVIDIA GPU with 120 GB, and
+70 GB of memory.
 """
 
 import argparse

@@ -119,7 +119,8 @@ class Group:
         size = self.end - self.first
         self.bytes, self.pages = buffer[:size], buffer[: -(-size // PAGE_BYTES) * PAGE_BYTES]
         self._tensors = [tensors[name] for name in names]
-        self._rests = [_rest(buffer, spans[name], self.first) for name in names]
+        rests = [_rest(buffer, spans[name], self.first) for name in names]
+        self._rests = [rest for rest in rests if rest.numel()]
         self._copies = [
             buffer[spans[name][0] - self.first : spans[name][1] - self.first].view(tensor.dtype).view(tensor.shape)
             for name, tensor in zip(names, self._tensors, strict=True)
@@ -128,7 +129,8 @@ class Group:
     def gather(self) -> None:
         """Copy into the buffer, on the current stream; what lies between two tensors is zero."""
         torch._foreach_copy_(self._copies, self._tensors)
-        torch._foreach_zero_([rest for rest in self._rests if rest.numel()])
+        if self._rests:
+            torch._foreach_zero_(self._rests)
 
 
 def _rest(buffer: Tensor, span: tuple[int, int], base: int) -> Tensor:
