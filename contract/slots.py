@@ -145,10 +145,6 @@ class SlotWriter:
         start, end = self.span(name)
         return self.payload()[start:end]
 
-    def memory(self) -> memoryview:
-        """All of the file."""
-        return memoryview(self._map)
-
     def complete(self, head: SlotHead) -> None:
         """Write the header, then the length that makes the file valid, and let it go. `head.sums` has every tensor's checksum."""
         metadata = msgspec.json.encode(head).decode()

@@ -15,7 +15,6 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from adam.contract.errors import AdamError
 from adam.contract.slots import PAGE_BYTES
 from adam.trainer.sums import bytes_of, page_sums, read_sums, sums_between, tensor_sum
 
@@ -73,7 +72,8 @@ class DeviceCopy:
         self._groups = [Group(names, tensors, spans, buffer) for names in in_groups(spans, buffer.numel())]
         bounds = torch.tensor([_pages(spans[name]) for name in tensors], device=buffer.device)
         self._first, self._end = bounds.unbind(1)
-        self._stream = torch.cuda.Stream()
+        # What it does is short beside a matrix product, and behind one it would wait for each of its kernels.
+        self._stream = torch.cuda.Stream(priority=-1)
         self._began, self._copied, self._drained = (torch.cuda.Event(enable_timing=True) for _ in range(3))
         self._sums: Tensor | None = None
 
@@ -172,10 +172,9 @@ def make_copier(tensors: Tensors, spans: Spans) -> Copier:
     return DeviceCopy(tensors, spans, buffer)
 
 
-def register(buffer: Tensor) -> Callable[[], None]:
-    """Pin host memory that others have mapped; gives what undoes it. Raises AdamError where CUDA refuses."""
-    cudart = torch.cuda.cudart()
-    error = int(cudart.cudaHostRegister(buffer.data_ptr(), buffer.nbytes, 0))
-    if error:
-        raise AdamError(f"CUDA could not pin {buffer.nbytes} bytes of snapshot memory: error {error}")
-    return lambda: cudart.cudaHostUnregister(buffer.data_ptr())
+def register(buffer: Tensor) -> Callable[[], None] | None:
+    """Pin host memory that others have mapped; gives what undoes it, None where CUDA refuses (files of a disk, above all)."""
+    cudart, address = torch.cuda.cudart(), buffer.data_ptr()
+    if int(cudart.cudaHostRegister(address, buffer.nbytes, 0)):
+        return None
+    return lambda: cudart.cudaHostUnregister(address)

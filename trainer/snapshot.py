@@ -64,7 +64,7 @@ class Slot:
         self.durable = head is not None and head.durable
         self.writer = SlotWriter(file, entries)
         self.payload = torch.frombuffer(self.writer.payload(), dtype=torch.uint8)
-        self._unpin = register(torch.frombuffer(self.writer.memory(), dtype=torch.uint8)) if pin else None
+        self._unpin = register(self.payload) if pin else None
 
     def put(self, name: str, tensor: Tensor) -> None:
         """A small tensor of the host's memory."""

@@ -22,9 +22,9 @@ def tensors() -> dict[str, Tensor]:
 
 
 @pytest.fixture
-def slot(tmp_path, tensors):
+def slot(shared_memory, tensors):
     entries = aligned([TensorEntry(name, "F32", tuple(tensor.shape)) for name, tensor in tensors.items()])
-    writer = SlotWriter(tmp_path / "slot", entries)
+    writer = SlotWriter(shared_memory / "slot", entries)
     yield writer
     writer.close()
 
@@ -41,7 +41,8 @@ def test_the_bytes_and_their_sums(slot: SlotWriter, tensors: dict[str, Tensor], 
     buffer = torch.full((need if size == "whole" else largest,), 255, dtype=torch.uint8, device="cuda")
     copier = DeviceCopy(tensors, spans, buffer)
     payload = torch.frombuffer(slot.payload(), dtype=torch.uint8)
-    unpin = register(torch.frombuffer(slot.memory(), dtype=torch.uint8))
+    unpin = register(payload)
+    assert unpin is not None
     kept = {name: tensor.clone() for name, tensor in tensors.items()}
     copier.start(payload)
     copier.before_update()
@@ -49,14 +50,25 @@ def test_the_bytes_and_their_sums(slot: SlotWriter, tensors: dict[str, Tensor], 
         tensor.add_(1.0)
     torch.cuda.synchronize()
     sums = copier.done()
-    unpin()
     assert sums is not None
     for name, tensor in kept.items():
         first, end = spans[name]
         assert bytes(payload[first:end].numpy()) == bytes(bytes_of(tensor).cpu().numpy()), name
         assert sums[name] == page_sum([bytes(payload[first:end].numpy())]), name
     assert all_sums(list(kept.values())) == list(sums.values())
+    unpin()
     del payload
+
+
+def test_memory_of_a_disk_can_not_be_pinned_and_is_used_all_the_same(tmp_path, tensors: dict[str, Tensor]) -> None:
+    (tmp_path / "slot").write_bytes(bytes(1 << 20))
+    mapped = torch.from_file(str(tmp_path / "slot"), shared=True, size=1 << 20, dtype=torch.uint8)
+    unpin = register(mapped)
+    mapped[:20].copy_(bytes_of(tensors["t0"])[:20], non_blocking=True)
+    torch.cuda.synchronize()
+    assert torch.equal(mapped[:20], bytes_of(tensors["t0"])[:20].cpu())
+    if unpin is not None:
+        unpin()
 
 
 def test_groups_fit_and_leave_nothing_out() -> None:
