@@ -49,12 +49,11 @@ PRODUCTS = 100  # a micro-step: of 16384 x 2560 x 10240, about 1.2 ms each
 class Work:
     """A model, its optimizer, and something that keeps the GPU as busy as training would."""
 
-    def __init__(self, preset: str, *, filled: bool) -> None:
+    def __init__(self, preset: str) -> None:
         shape = resolved(PRESETS[preset], 50_280)
         torch.manual_seed(0)
-        with torch.device("cuda" if filled else "meta"):
-            model = MambaLM(shape, ReferenceOps())
-        self.model = model if filled else model.to_empty(device="cuda")
+        with torch.device("cuda"):
+            self.model = MambaLM(shape, ReferenceOps())
         self.optimizer = make_optimizer(self.model, Trainer())
         self.a = torch.randn(16384, 2560, device="cuda", dtype=torch.bfloat16)
         self.b = torch.randn(2560, 10240, device="cuda", dtype=torch.bfloat16)
@@ -86,39 +85,42 @@ def identity(paths: RunPaths) -> Identity:
     )
 
 
-def block(work: Work, snapshots: Snapshots, number: int, *, save: bool) -> float:
-    """Seconds of BLOCK steps, the first with a snapshot where `save`."""
+def block(work: Work, snapshots: Snapshots, number: int, *, save: bool) -> tuple[float, float]:
+    """(seconds of BLOCK steps, the first with a snapshot where `save`; seconds until the call returned)."""
     torch.cuda.synchronize()
     began = time.perf_counter()
     if save and not snapshots.take(Position(step=number), why="ram", saves=0, durable=False):
         raise SystemExit("a snapshot could not be taken")
+    calls = time.perf_counter() - began
     for _ in range(BLOCK):
         work.step(snapshots)
     torch.cuda.synchronize()
     seconds = time.perf_counter() - began
     while not snapshots.poll():
         time.sleep(0.01)
-    return seconds
+    return seconds, calls
 
 
 def stalls(work: Work, snapshots: Snapshots, pairs: int, name: str, *, save: bool = True) -> None:
-    found, plain = [], []
+    found, plain, calls = [], [], []
     block(work, snapshots, 0, save=save)  # buffers are made
     for number in range(1, pairs + 1):
-        without = block(work, snapshots, number, save=False)
-        with_one = block(work, snapshots, number, save=save)
+        without, _ = block(work, snapshots, number, save=False)
+        with_one, call = block(work, snapshots, number, save=save)
         found.append(1000 * (with_one - without))
         plain.append(without)
+        calls.append(1000 * call)
     step = statistics.median(plain) / BLOCK
     print(
-        f"{name:34} median {statistics.median(found):7.1f} ms, from {min(found):.1f} to {max(found):.1f} ({pairs} pairs; "
-        f"a step takes {1000 * step:.0f} ms; one a minute costs {statistics.median(found) / 600:.3f} %)",
+        f"{name:34}: median {statistics.median(found):7.1f} ms, from {min(found):.1f} to {max(found):.1f} ({pairs} pairs; "
+        f"a step takes {1000 * step:.0f} ms, the call {statistics.median(calls):.1f} ms; "
+        f"one a minute costs {statistics.median(found) / 600:.3f} %)",
         flush=True,
     )
 
 
 def measure(arguments: argparse.Namespace, paths: RunPaths) -> None:
-    work = Work(arguments.preset, filled=True)
+    work = Work(arguments.preset)
     work.set_gradients()
     work.step(None)
     began = time.perf_counter()
@@ -156,17 +158,20 @@ def recover(arguments: argparse.Namespace, paths: RunPaths) -> None:
     imported = time.perf_counter() - STARTED
     torch.cuda.init()
     context = time.perf_counter() - STARTED
-    work = Work(arguments.preset, filled=False)
+    work = Work(arguments.preset)
     made = time.perf_counter() - STARTED
     slot = complete_snapshots(paths)[0].path
     restore(slot, work.model, work.optimizer, identity(paths), committed=False)
     torch.cuda.synchronize()
     restored = time.perf_counter() - STARTED
     same = work.digest() == (paths.root / "digest").read_text()
+    checked = time.perf_counter() - STARTED
     work.set_gradients()
     work.step(None)
     torch.cuda.synchronize()
-    print(json.dumps({"torch": imported, "context": context, "model": made, "restored": restored, "same": same}))
+    first = time.perf_counter() - STARTED - (checked - restored)
+    stages = {"torch": imported, "context": context, "model": made, "restored": restored, "first update": first}
+    print(json.dumps({name: round(seconds, 2) for name, seconds in stages.items()} | {"same": same}))
 
 
 def main() -> None:
@@ -208,9 +213,9 @@ def release_gpu_and_recover(command: list[str], times: int) -> None:
         stages = json.loads(done.stdout.splitlines()[-1])
         found.append((time.perf_counter() - began, stages))
         print(f"  {found[-1][0]:.2f} s  {stages}", flush=True)
-    middle = statistics.median(seconds for seconds, _ in found)
-    print(f"from the start of a process to its end after the first update: median {middle:.2f} s, all states the same: "
-          f"{all(stages['same'] for _, stages in found)}")  # fmt: skip
+    middle = statistics.median(stages["first update"] for _, stages in found)
+    same = all(stages["same"] for _, stages in found)
+    print(f"from `import torch` to the first update: median {middle:.2f} s; all states the same: {same}")
 
 
 if __name__ == "__main__":

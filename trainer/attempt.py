@@ -63,7 +63,7 @@ def _read_plan(paths: RunPaths, token: int) -> Plan:
 def _train(paths: RunPaths, plan: Plan, config: Config, heart: Heart, stop_requested: Callable[[], bool]) -> bool:
     runtime = set_up(config.trainer, plan)
     data = open_data(paths, config.trainer.seq_len)
-    model, digest = _make_model(config, data, runtime, filled=plan.resume is None)
+    model, digest = _make_model(config, data, runtime)
     optimizer = make_optimizer(model, config.trainer)
     identity = Identity(
         run=paths.identity,
@@ -109,16 +109,13 @@ def _resume(
     return restore(directory, model, optimizer, identity, committed=not resume.slot)
 
 
-def _make_model(config: Config, data: Data, runtime: Runtime, *, filled: bool) -> tuple[MambaLM, str]:
-    """The model, with its first weights where `filled`, and the digest of its shape."""
+def _make_model(config: Config, data: Data, runtime: Runtime) -> tuple[MambaLM, str]:
+    """The model with its first weights, and the digest of its shape."""
     shape = resolved(config.model, data.manifest.vocab_size)
     torch.manual_seed(config.trainer.seed)
-    if filled:
-        return MambaLM(shape, ReferenceOps()).to(runtime.device), config_digest(shape)
-    # All of it is about to be read: drawing 2.8 billion random numbers first would take a minute.
-    with torch.device("meta"):
-        model = MambaLM(shape, ReferenceOps())
-    return model.to_empty(device=runtime.device), config_digest(shape)
+    # Drawn where they are to be: 2.8 billion random numbers take a CPU a minute, at each start.
+    with torch.device(runtime.device):
+        return MambaLM(shape, ReferenceOps()), config_digest(shape)
 
 
 def _record_numerics(paths: RunPaths, plan: Plan, position: Position, runtime: Runtime, digest: str) -> None:

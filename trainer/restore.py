@@ -6,30 +6,50 @@ rank holds.
 
 from pathlib import Path
 
-import msgspec
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
 from adam.contract.checkpoints import rank_file, verify
 from adam.contract.errors import CheckpointError, ConfigError, DataError
-from adam.contract.slots import Part, SlotHead, read_head
+from adam.contract.slots import Part, SlotHead, TensorPlace, read_head
 from adam.contract.snapshots import read_snapshot
 from adam.contract.sums import check_sums
+from adam.trainer.feeding import Feeder
 from adam.trainer.model.lm import MambaLM
 from adam.trainer.optim import set_step
-from adam.trainer.snapshot import Identity, Position
+from adam.trainer.snapshot import DTYPES, Identity, Position
 from adam.trainer.state import own_part, trained_state
 from adam.trainer.sums import all_sums
 
-STAGE_BYTES = 256 << 20
 
+class Stored:
+    """The file of one rank, mapped."""
 
-class Stored(msgspec.Struct, frozen=True):
-    """The rank files of one snapshot and what they say."""
+    def __init__(self, path: Path) -> None:
+        found = read_head(path)
+        if found is None:
+            raise CheckpointError(f"{path} is missing or was never completed")
+        self.path, (self.head, self._places) = path, found
+        self._bytes = torch.from_file(str(path), shared=True, size=path.stat().st_size, dtype=torch.uint8)
 
-    files: list[Path]
-    heads: list[SlotHead]
+    def place(self, name: str) -> TensorPlace:
+        try:
+            return self._places[name]
+        except KeyError:
+            raise CheckpointError(f"{self.path} has no tensor {name}") from None
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self.place(name).entry.shape
+
+    def tensor(self, name: str, dtype: torch.dtype) -> Tensor:
+        """A tensor over the mapped file. Raises CheckpointError where it has another dtype."""
+        place = self.place(name)
+        if place.entry.dtype != DTYPES[dtype]:
+            raise CheckpointError(f"{self.path}: {name} is {place.entry.dtype}, the model has {DTYPES[dtype]}")
+        return self._bytes[place.start : place.end].view(dtype).view(place.entry.shape)
+
+    def check(self) -> None:
+        check_sums(self.path, self.head, self._places)
 
 
 def restore(
@@ -40,42 +60,36 @@ def restore(
     Raises CheckpointError (not whole, not the bytes that were written), ConfigError (another model), DataError (other data).
     """
     stored = _open(directory, committed=committed)
-    head = stored.heads[0]
+    head = stored[0].head
     _check_belongs(directory, head, expected)
     # A checkpoint's bytes were just checked; a slot's are checked where they arrive, which on a GPU costs nothing.
-    check = not committed
-    if check and head.world != expected.world:
-        for path, own in zip(stored.files, stored.heads, strict=True):
-            check_sums(path, own, (read_head(path) or (own, {}))[1])
-        check = False
+    own = stored[expected.rank] if head.world == expected.world else None
+    if not committed and own is None:
+        for file in stored:
+            file.check()
     filled: dict[str, Tensor] = {}
+    feed = Feeder(device=next(model.parameters()).device.type)
     for name, tensor in trained_state(model, optimizer):
         filled[name], part = own_part(tensor)
-        _fill(name, filled[name], part, stored)
-    if check:
-        _check_arrival(filled, stored.heads[expected.rank], directory)
-    _restore_random(stored, expected.rank)
+        _fill(name, filled[name], part, stored, feed)
+    feed.finish()
+    if not committed and own is not None:
+        _check_arrival(filled, own)
+    _restore_random(own or stored[0])
     set_step(optimizer, head.step)
     return Position(step=head.step, samples=head.samples, tokens=head.tokens)
 
 
-def _open(directory: Path, *, committed: bool) -> Stored:
+def _open(directory: Path, *, committed: bool) -> list[Stored]:
+    """The files of all ranks that wrote it."""
     if committed:
         verify(directory)
-        found = read_head(directory / rank_file(0))
-        if found is None:
-            raise CheckpointError(f"{directory / rank_file(0)} is missing or was never completed")
-        files = [directory / rank_file(rank) for rank in range(found[0].world)]
-    else:
-        snapshot = read_snapshot(directory)
-        if snapshot is None:
-            raise CheckpointError(f"{directory} has no complete snapshot")
-        files = snapshot.files
-    heads = [read_head(path) for path in files]
-    missing = [path for path, head in zip(files, heads, strict=True) if head is None]
-    if missing:
-        raise CheckpointError(f"{missing[0]} is missing or was never completed")
-    return Stored(files, [head[0] for head in heads if head is not None])
+        first = Stored(directory / rank_file(0))
+        return [first, *(Stored(directory / rank_file(rank)) for rank in range(1, first.head.world))]
+    snapshot = read_snapshot(directory)
+    if snapshot is None:
+        raise CheckpointError(f"{directory} has no complete snapshot")
+    return [Stored(path) for path in snapshot.files]
 
 
 def _check_belongs(directory: Path, head: SlotHead, expected: Identity) -> None:
@@ -90,72 +104,40 @@ def _check_belongs(directory: Path, head: SlotHead, expected: Identity) -> None:
         )
 
 
-def _fill(name: str, target: Tensor, part: Part | None, stored: Stored) -> None:
+def _fill(name: str, target: Tensor, part: Part | None, stored: list[Stored], feed: Feeder) -> None:
     """Copy into `target` (whole, or the rows of `part`) from whichever files have them."""
     whole = part.shape if part else tuple(target.shape)
-    first = part.start if part else 0
-    rows = target.shape[0] if target.dim() else 0
-    filled = 0
-    for path, head in zip(stored.files, stored.heads, strict=True):
-        with safe_open(path, framework="pt") as file:
-            if name not in file.keys():  # noqa: SIM118 - not a dict
-                raise CheckpointError(f"{path} has no tensor {name}")
-            view = file.get_slice(name)
-            theirs = head.parts.get(name)
-            shape = tuple(view.get_shape())
-            if (theirs.shape if theirs else shape) != whole:
-                raise CheckpointError(f"{path}: {name} is {theirs.shape if theirs else shape}, the model has {whole}")
-            if not target.dim():
-                copy_into(target, file.get_tensor(name))
-                return
-            start = theirs.start if theirs else 0
-            low, high = max(first, start), min(first + rows, start + shape[0])
-            if low < high:
-                copy_into(target[low - first : high - first], view[low - start : high - start])
-                filled += high - low
+    first, rows, filled = (part.start if part else 0), (target.shape[0] if target.dim() else 1), 0
+    for file in stored:
+        shape, theirs = file.shape(name), file.head.parts.get(name)
+        if (theirs.shape if theirs else shape) != whole:
+            raise CheckpointError(f"{file.path}: {name} is {theirs.shape if theirs else shape}, the model has {whole}")
+        source = file.tensor(name, target.dtype)
+        if not target.dim():
+            feed.copy(target, source)
+            return
+        start = theirs.start if theirs else 0
+        low, high = max(first, start), min(first + rows, start + shape[0])
+        if low < high:
+            feed.copy(target[low - first : high - first], source[low - start : high - start])
+            filled += high - low
         if theirs is None:
             break  # each rank has all of it
     if filled != rows:
-        raise CheckpointError(f"{stored.files[0].parent}: {name} has {filled} of {rows} rows")
+        raise CheckpointError(f"{stored[0].path.parent}: {name} has {filled} of {rows} rows")
 
 
-def copy_into(target: Tensor, source: Tensor) -> None:
-    """Copy, exactly; to a GPU through pinned memory, in turns of two, so that reading and sending overlap."""
-    if target.dtype != source.dtype:
-        raise CheckpointError(f"a stored tensor is {source.dtype}, the model has {target.dtype}")
-    if target.device.type == "cpu" or source.nbytes < STAGE_BYTES // 16:
-        target.copy_(source)
-        return
-    into, data = target.reshape(-1), source.reshape(-1)
-    length = STAGE_BYTES // data.element_size()
-    stages = [torch.empty(length, dtype=data.dtype, pin_memory=True) for _ in range(2)]
-    sent = [torch.cuda.Event(), torch.cuda.Event()]
-    for number, begin in enumerate(range(0, data.numel(), length)):
-        stage, event = stages[number % 2], sent[number % 2]
-        event.synchronize()
-        size = min(length, data.numel() - begin)
-        stage[:size].copy_(data[begin : begin + size])
-        into[begin : begin + size].copy_(stage[:size], non_blocking=True)
-        event.record()
-    torch.cuda.current_stream().synchronize()
-
-
-def _check_arrival(tensors: dict[str, Tensor], head: SlotHead, place: Path) -> None:
+def _check_arrival(tensors: dict[str, Tensor], file: Stored) -> None:
     for name, found in zip(tensors, all_sums(list(tensors.values())), strict=True):
-        if found != head.sums.get(name):
-            raise CheckpointError(f"{place}: the bytes of {name} are not those that were written")
+        if found != file.head.sums.get(name):
+            raise CheckpointError(f"{file.path}: the bytes of {name} are not those that were written")
 
 
-def _restore_random(stored: Stored, rank: int) -> None:
-    """The generators of this rank, or those of rank 0 where there was no such rank."""
-    path, head = (
-        (stored.files[rank], stored.heads[rank]) if rank < len(stored.files) else (stored.files[0], stored.heads[0])
-    )
-    with safe_open(path, framework="pt") as file:
-        names = set(file.keys())
-        for name, put in (("rng.cpu", torch.set_rng_state), ("rng.cuda", torch.cuda.set_rng_state)):
-            # A run may move between a GPU box and one without: only the generator of the device that is there matters.
-            if name in names and (name == "rng.cpu" or torch.cuda.is_available()):
-                state = file.get_tensor(name)
-                _check_arrival({name: state}, head, path)
-                put(state)
+def _restore_random(file: Stored) -> None:
+    """The generators of this rank, or those of rank 0 where there was another number of ranks."""
+    for name, put in (("rng.cpu", torch.set_rng_state), ("rng.cuda", torch.cuda.set_rng_state)):
+        # A run may move between a GPU box and one without: only the generator of the device that is there matters.
+        if name in file.head.sums and (name == "rng.cpu" or torch.cuda.is_available()):
+            state = file.tensor(name, torch.uint8)
+            _check_arrival({name: state}, file)
+            put(state.clone())

@@ -28,7 +28,7 @@ from adam.trainer.sums import tensor_sum
 
 RETRY_S = 30.0
 PATIENCE_S = 2.0  # small slots are made before the first step
-_DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float64: "F64", torch.int64: "I64", torch.uint8: "U8"}
+DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float64: "F64", torch.int64: "I64", torch.uint8: "U8"}
 
 
 class Position(msgspec.Struct, frozen=True):
@@ -105,7 +105,7 @@ class Snapshots:
             if part is not None:
                 self._parts[name] = part
         stored = self._tensors | random_state()
-        self._entries = aligned([TensorEntry(name, _DTYPES[t.dtype], tuple(t.shape)) for name, t in stored.items()])
+        self._entries = aligned([TensorEntry(name, DTYPES[t.dtype], tuple(t.shape)) for name, t in stored.items()])
         self._padding = {e.name: page_sum([bytes(e.nbytes)]) for e in self._entries if e.name.startswith(PADDING)}
         self._pin = any(tensor.device.type == "cuda" for tensor in self._tensors.values())
         self._slots: list[Slot] = []
@@ -131,7 +131,7 @@ class Snapshots:
         if not self._slots:
             try:
                 self._paths.staging.mkdir(parents=True, exist_ok=True)
-                self._make(self._paths.staging, FEWEST_SLOTS)
+                self._make(self._paths.staging, FEWEST_SLOTS, pin=False)
             except (DiskError, OSError) as error:
                 self.trouble = str(error)
         tier = "ram" if self.in_ram else "none" if self.trouble else "disk"
@@ -150,16 +150,16 @@ class Snapshots:
         if not fitting:
             return no_room(max(0, FEWEST_SLOTS * size - there))
         try:
-            self._make(claim(self._paths), fitting)
+            self._make(claim(self._paths), fitting, pin=self._pin)
         except (DiskError, OSError) as error:
             return str(error)
         return ""
 
-    def _make(self, place: Path, count: int) -> None:
+    def _make(self, place: Path, count: int, *, pin: bool) -> None:
         made: list[Slot] = []
         try:
             for number in range(count):
-                made.append(Slot(slot_path(place, number), self._entries, self._identity.rank, pin=self._pin))
+                made.append(Slot(slot_path(place, number), self._entries, self._identity.rank, pin=pin))
         except (DiskError, OSError):
             for slot in made:
                 slot.close()

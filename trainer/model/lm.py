@@ -62,18 +62,8 @@ class MambaLM(nn.Module):
         self.backbone = Backbone(config, ops)
         self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False)
         init_weights(self, config.n_layer)
-        self._tied = config.tie_embeddings
-        self._tie()
-
-    def _tie(self) -> None:
-        if self._tied:
+        if config.tie_embeddings:
             self.lm_head.weight = self.backbone.embedding.weight
-
-    def to_empty(self, *, device: torch.types.Device, recurse: bool = True) -> "MambaLM":
-        """As nn.Module's, which forgets that two of the parameters are one."""
-        super().to_empty(device=device, recurse=recurse)
-        self._tie()
-        return self
 
     def forward(self, tokens: Tensor, resets: Tensor | None = None) -> Tensor:
         """Logits, (B, L, V). tokens: int64 (B, L). resets: bool (B, L), True where a document begins, or None."""
