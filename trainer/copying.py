@@ -2,9 +2,10 @@
 
 CPU        a plain copy: training waits for it.
 GPU        a copy on the device (19 ms for 33 GB), drained into the slot by a stream of its own while training goes on. Where the device has
-           no memory for that, drained from the weights while they do not change: until the next optimizer step.
+           no memory for that, group by group through two small buffers while the weights do not change: until the next
+           optimizer step.
 
-A slot's payload has the tensors one after the other, each from a page on; so the copy is drained in one piece, and the checksums of all
+A slot's payload has the tensors one after the other, each from a page on; so a group is drained in one piece, and the checksums of all
 tensors come of a few operations on the device. The slot's memory is pinned: a copy into pageable memory is 20 times slower and blocks.
 """
 
@@ -65,19 +66,19 @@ class PlainCopy:
 
 
 class DeviceCopy:
-    """Of tensors on a GPU, through `buffer` (uint8, there): as large as all of them, or at least as the largest."""
+    """Of tensors on a GPU, through `buffers` (uint8, there): one as large as all of them, or two at least as the largest."""
 
-    def __init__(self, tensors: Tensors, spans: Spans, buffer: Tensor) -> None:
+    def __init__(self, tensors: Tensors, spans: Spans, buffers: list[Tensor]) -> None:
         self.stall_s = 0.0
-        self._tensors, self._spans = tensors, spans
-        self._groups = [Group(names, tensors, spans, buffer) for names in in_groups(spans, buffer.numel())]
-        bounds = torch.tensor([_pages(spans[name]) for name in tensors], device=buffer.device)
+        self._names = list(tensors)
+        cut = in_groups(spans, buffers[0].numel())
+        self._groups = [Group(names, tensors, spans, buffers[n % len(buffers)]) for n, names in enumerate(cut)]
+        self._ahead = len(buffers)
+        bounds = torch.tensor([_pages(spans[name]) for name in tensors], device=buffers[0].device)
         self._first, self._end = bounds.unbind(1)
-        # What they do is short beside a matrix product, and behind one each of its kernels would wait.
-        self._draining, self._summing = torch.cuda.Stream(priority=-1), torch.cuda.Stream(priority=-1)
-        self._began, self._copied, self._drained, self._summed = (
-            torch.cuda.Event(enable_timing=True) for _ in range(4)
-        )
+        # What it does is short beside a matrix product, and behind one each of its kernels would wait.
+        self._draining, self._gathering = torch.cuda.Stream(), torch.cuda.Stream(priority=-1)
+        self._began, self._copied, self._done = (torch.cuda.Event(enable_timing=True) for _ in range(3))
         # Read from the host's memory: reading them from the device would wait for all that training has queued there.
         self._sums = torch.empty(len(tensors), 2, dtype=torch.int64, pin_memory=True)
 
@@ -91,45 +92,40 @@ class DeviceCopy:
         if self._whole:
             self._groups[0].gather()
         self._copied.record(here)
-        self._draining.wait_event(self._copied)
-        self._summing.wait_event(self._copied)
-        with torch.cuda.stream(self._draining):
-            self._drain(payload)
-            self._drained.record(self._draining)
-        with torch.cuda.stream(self._summing):
-            self._sum()
-            self._summed.record(self._summing)
+        self._gathering.wait_event(self._copied)
+        pages = [self._pass_on(number, payload) for number in range(len(self._groups))]
+        with torch.cuda.stream(self._gathering):
+            self._sums.copy_(sums_between(torch.cat(pages), self._first, self._end), non_blocking=True)
+            self._gathering.wait_event(self._groups[-1].drained)
+            self._done.record()
 
-    def _drain(self, payload: Tensor) -> None:
-        """By the copy engines alone: from the buffer in one piece, or from each tensor."""
-        if self._whole:
-            group = self._groups[0]
-            payload[group.first : group.end].copy_(group.bytes, non_blocking=True)
-            return
-        for name, tensor in self._tensors.items():
-            first, end = self._spans[name]
-            payload[first:end].copy_(bytes_of(tensor), non_blocking=True)
-
-    def _sum(self) -> None:
-        """On the device: so the way to the host, and its memory, are checked when the payload is read."""
-        pages = []
-        for group in self._groups:
+    def _pass_on(self, number: int, payload: Tensor) -> Tensor:
+        """Gather a group as soon as its buffer is free, drain it by the copy engine, and give its pages' sums, of the device's copy:
+        so the way to the host, and its memory, are checked when the payload is read."""
+        group = self._groups[number]
+        with torch.cuda.stream(self._gathering):
             if not self._whole:
+                if number >= self._ahead:
+                    self._gathering.wait_event(self._groups[number - self._ahead].drained)
                 group.gather()
-            pages.append(page_sums(group.pages))
-        self._sums.copy_(sums_between(torch.cat(pages), self._first, self._end), non_blocking=True)
+            group.gathered.record()
+            pages = page_sums(group.pages)
+        with torch.cuda.stream(self._draining):
+            self._draining.wait_event(group.gathered)
+            payload[group.first : group.end].copy_(group.bytes, non_blocking=True)
+            group.drained.record()
+        return pages
 
     def done(self) -> dict[str, str] | None:
-        if not self._drained.query() or not self._summed.query():
+        if not self._done.query():
             return None
         self.stall_s = self._began.elapsed_time(self._copied) / 1000
-        return dict(zip(self._tensors, read_sums(self._sums), strict=True))
+        return dict(zip(self._names, read_sums(self._sums), strict=True))
 
     def before_update(self) -> None:
-        """The optimizer's stream waits for what still reads the weights; the host does not."""
+        """The optimizer's stream waits until the last group is gathered from the weights; the host does not."""
         if not self._whole:
-            torch.cuda.current_stream().wait_event(self._drained)
-            torch.cuda.current_stream().wait_event(self._summed)
+            torch.cuda.current_stream().wait_event(self._groups[-1].gathered)
 
 
 class Group:
@@ -139,6 +135,7 @@ class Group:
         self.first, self.end = spans[names[0]][0], spans[names[-1]][1]
         size = self.end - self.first
         self.bytes, self.pages = buffer[:size], buffer[: -(-size // PAGE_BYTES) * PAGE_BYTES]
+        self.gathered, self.drained = torch.cuda.Event(), torch.cuda.Event()
         self._tensors = [tensors[name] for name in names]
         rests = [_rest(buffer, spans[name], self.first) for name in names]
         self._rests = [rest for rest in rests if rest.numel()]
@@ -185,12 +182,14 @@ def make_copier(tensors: Tensors, spans: Spans) -> Copier:
     least = max(SMALLEST_BUFFER, *(-(-(end - first) // PAGE_BYTES) * PAGE_BYTES for first, end in bounds))
     free, _ = torch.cuda.mem_get_info()
     cached = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
-    size = need if need + MARGIN_BYTES <= free + cached else least
+    whole = need + MARGIN_BYTES <= free + cached
     try:
-        buffer = torch.empty(size, dtype=torch.uint8, device=device)
+        buffers = [torch.empty(need, dtype=torch.uint8, device=device)] if whole else []
     except torch.OutOfMemoryError:  # the cached memory is in pieces
-        buffer = torch.empty(least, dtype=torch.uint8, device=device)
-    return DeviceCopy(tensors, spans, buffer)
+        buffers = []
+    return DeviceCopy(
+        tensors, spans, buffers or [torch.empty(least, dtype=torch.uint8, device=device) for _ in range(2)]
+    )
 
 
 def register(buffer: Tensor) -> Callable[[], None] | None:

@@ -38,8 +38,8 @@ def test_the_bytes_and_their_sums(slot: SlotWriter, tensors: dict[str, Tensor], 
     spans = spans_of(slot, tensors)
     need = -(-max(end for _, end in spans.values()) // PAGE_BYTES) * PAGE_BYTES
     largest = max(-(-(end - first) // PAGE_BYTES) * PAGE_BYTES for first, end in spans.values())
-    buffer = torch.full((need if size == "whole" else largest,), 255, dtype=torch.uint8, device="cuda")
-    copier = DeviceCopy(tensors, spans, buffer)
+    sizes = [need] if size == "whole" else [largest, largest]
+    copier = DeviceCopy(tensors, spans, [torch.full((n,), 255, dtype=torch.uint8, device="cuda") for n in sizes])
     payload = torch.frombuffer(slot.payload(), dtype=torch.uint8)
     unpin = register(payload)
     assert unpin is not None
