@@ -34,6 +34,16 @@ class Keeper:
         self._saves = 0
 
     def answer(self, request: Request) -> Answer:
+        """Carry out a request. A disk that fails is trouble to be told, and no reason to end."""
+        try:
+            return self._carried_out(request)
+        except OSError as error:
+            trouble = disk_trouble(error, "the checkpoints could not be put in order", self._paths.checkpoints)
+        if isinstance(request, Settle):
+            return self._finish(Answer("settle", request.id, request.token), trouble=trouble)
+        return self._finish(Answer("prune" if isinstance(request, Prune) else "commit"), trouble=trouble)
+
+    def _carried_out(self, request: Request) -> Answer:
         match request:
             case Commit():
                 return self._finish(self._committed(), request="commit")
@@ -73,11 +83,7 @@ class Keeper:
         except DiskError as error:
             trouble = str(error)
         except OSError as error:
-            if error.errno not in DISK_TROUBLE:
-                raise
-            trouble = (
-                f"the checkpoint could not be written: {error.strerror} ({error.filename or self._paths.checkpoints})"
-            )
+            trouble = disk_trouble(error, "the checkpoint could not be written", self._paths.checkpoints)
         return Answer("", committed=committed, dropped=tuple(dropped), trouble=trouble)
 
     def _commit_newest(self, dropped: list[PutAway]) -> Committed | None:
@@ -165,6 +171,13 @@ class Keeper:
                 raise
             return f"the disk could not read it: {error.strerror} ({error.filename})"
         return ""
+
+
+def disk_trouble(error: OSError, what: str, where: Path) -> str:
+    """What to tell of a disk that is full or failing. Anything else is a fault of the code: raised again."""
+    if error.errno not in DISK_TROUBLE:
+        raise error
+    return f"{what}: {error.strerror} ({error.filename or where})"
 
 
 def serve(keeper: Keeper) -> int:
