@@ -9,6 +9,7 @@ torch imported, loaded, first step logged; then a killed and a frozen watchdog, 
 import argparse
 import json
 import os
+import random
 import signal
 import statistics
 import time
@@ -67,15 +68,15 @@ class Victim:
         events = [json.loads(line) for line in lines]
         return next((e["boottime"] for e in events if e["kind"] == kind and e["boottime"] > after_s), None)
 
-    def await_training(self) -> Pulse:
-        began = self.step()
-        until(lambda: self.status().state == RunState.TRAINING and self.step() > began + 1)
+    def await_progress(self, best: int) -> Pulse:
+        """The pulse of a trainer that has come further than step `best`: a kill before that counts as a failure in a row."""
+        until(lambda: self.status().state == RunState.TRAINING and self.step() > best)
         return self.pulse()
 
 
-def kill_trainer(victim: Victim) -> tuple[dict[str, float], int]:
+def kill_trainer(victim: Victim, best: int) -> tuple[dict[str, float], int]:
     """(seconds from SIGKILL to each stage, steps that were lost)."""
-    old = victim.await_training()
+    old = victim.await_progress(best)
     at, killed = victim.step(), now_s()
     os.kill(old.pid, signal.SIGKILL)
     new = until(lambda: (p := victim.pulse()).attempt > old.attempt and p)
@@ -111,9 +112,11 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=10, help="how often the trainer is killed")
     arguments = parser.parse_args()
     victim = Victim(arguments.run)
-    found = []
+    found, best = [], victim.step()
     for _ in range(arguments.kills):
-        times, lost = kill_trainer(victim)
+        best += random.randrange(2, 20)
+        times, lost = kill_trainer(victim, best)
+        best = max(best, victim.step() + lost)
         found.append((times, lost))
         print(
             "  ".join(f"{stage} {seconds:.2f} s" for stage, seconds in times.items()), f" lost {lost} steps", flush=True
@@ -123,7 +126,7 @@ def main() -> None:
         seconds = [times[stage] for times, _ in found]
         print(f"  {stage:12} {statistics.median(seconds):.2f} s  {max(seconds):.2f} s")
     print(f"  {'steps lost':12} {statistics.median(lost for _, lost in found):.0f}  {max(lost for _, lost in found)}")
-    victim.await_training()
+    victim.await_progress(victim.step())
     print(f"watchdog killed: another after {hurt_watchdog(victim, signal.SIGKILL):.1f} s")
     print(f"watchdog frozen: another after {hurt_watchdog(victim, signal.SIGSTOP):.1f} s")
 

@@ -7,6 +7,7 @@ A directory without a manifest is not a checkpoint. The manifest has a digest of
 
 import hashlib
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -114,8 +115,11 @@ def read_manifest(directory: Path) -> Manifest:
         raise CheckpointError(str(error)) from None
 
 
-def verify(directory: Path) -> Manifest:
-    """Check every byte of a checkpoint. Raises CheckpointError naming the first file that is wrong, SchemaError."""
+def verify(directory: Path, told: Callable[[int], None] = lambda _: None) -> Manifest:
+    """Check every byte of a checkpoint. Raises CheckpointError naming the first file that is wrong, SchemaError.
+
+    `told` hears of each so many bytes that were read, for a bar.
+    """
     manifest = read_manifest(directory)
     if not manifest.files:
         raise CheckpointError(f"{directory / MANIFEST} lists no files")
@@ -127,7 +131,7 @@ def verify(directory: Path) -> Manifest:
             raise CheckpointError(f"{path} is missing") from None
         if size != entry.size:
             raise CheckpointError(f"{path} has {size} bytes, the manifest says {entry.size}")
-        if sha256_file(path) != entry.sha256:
+        if sha256_file(path, told) != entry.sha256:
             raise CheckpointError(f"{path} has other bytes than the manifest says (SHA-256 differs)")
     return manifest
 

@@ -101,12 +101,31 @@ class Trainer(Section, frozen=True):
 
 
 class Checkpoint(Section, frozen=True):
-    every_steps: Annotated[int, Meta(ge=0, description="updates between two checkpoints; 0: by time only")] = 0
-    every_minutes: Annotated[float, Meta(ge=0, description="minutes between two checkpoints; 0: by steps only")] = 30.0
+    every_steps: Annotated[int, Meta(ge=0, description="checkpoints at multiples of this step; 0: by time only")] = 0
+    every_minutes: Annotated[
+        float,
+        Meta(
+            ge=0,
+            description="minutes between two checkpoints; 0: chosen from what they cost and how often the machine fails, never under 10",
+        ),
+    ] = 0.0
+    write_gb_per_day: Annotated[
+        float, Meta(gt=0, description="checkpoints that are chosen by time write no more than this: disks wear")
+    ] = 2000.0
+    ram: Annotated[
+        Literal["auto", "off"],
+        Meta(description="auto: snapshots every few steps in shared memory, where there is room; off: on disk only"),
+    ] = "auto"
+    ram_every_steps: Annotated[
+        int, Meta(ge=0, description="updates between two snapshots in memory; 0: as many as cost under half a per cent")
+    ] = 0
     keep_last: Annotated[int, Meta(ge=1, description="newest checkpoints that are kept")] = 3
     milestone_every: Annotated[
         int, Meta(ge=0, description="checkpoints at multiples of this step are kept for ever; 0: none")
     ] = 0
+    keep_every_hours: Annotated[
+        float, Meta(ge=0, description="the first checkpoint of each so many hours is kept for ever; 0: none")
+    ] = 0.0
 
 
 class Watchdog(Section, frozen=True):
@@ -144,7 +163,7 @@ class Config(Section, frozen=True):
 
 def contradictions(config: Config) -> list[str]:
     """What is wrong between fields that are right one by one: lines of `key = value: what is allowed`."""
-    trainer, forge, checkpoint = config.trainer, config.forge, config.checkpoint
+    trainer, forge = config.trainer, config.forge
     found = []
     if trainer.batch_size % trainer.micro_batch:
         found.append(
@@ -154,8 +173,6 @@ def contradictions(config: Config) -> list[str]:
         found.append(f"trainer.min_lr = {trainer.min_lr}: must not exceed trainer.lr = {trainer.lr}")
     if forge.min_chars > forge.max_chars:
         found.append(f"forge.min_chars = {forge.min_chars}: must not exceed forge.max_chars = {forge.max_chars}")
-    if not checkpoint.every_steps and not checkpoint.every_minutes:
-        found.append("checkpoint.every_minutes = 0: must be above 0 where checkpoint.every_steps is 0")
     for number, source in enumerate(forge.sources):
         if source.kind == "files" and not source.path:
             found.append(f"forge.sources[{number}].path is empty: must name a file or folder")

@@ -8,6 +8,12 @@ from adam.contract.errors import UsageError
 
 # sun_path of a unix socket is 108 bytes; supervisord binds under a temporary name of up to ten bytes more.
 LONGEST_SOCKET_PATH = 90
+RAM_PREFIX = "adam-"
+
+
+def shared_memory() -> Path:
+    """The tmpfs that snapshots may be kept in."""
+    return Path(os.environ.get("ADAM_SHM", "/dev/shm"))
 
 
 class RunPaths:
@@ -20,6 +26,7 @@ class RunPaths:
         self.metrics = self.root / "metrics.csv"
         self.events = self.root / "events.jsonl"
         self.logs = self.root / "logs"
+        self.origin = self.root / "origin.json"
         self.outbox = self.root / "outbox"
 
         self.shards = self.root / "shards"
@@ -31,6 +38,7 @@ class RunPaths:
         self.checkpoints = self.root / "checkpoints"
         self.staging = self.checkpoints / ".staging"
         self.quarantine = self.checkpoints / "quarantine"
+        self.pins = self.checkpoints / "pins.json"
 
         self.run = self.root / "run"
         self.desired = self.run / "desired.json"
@@ -38,6 +46,7 @@ class RunPaths:
         self.control = self.run / "control"
         self.lease = self.run / "lease"
         self.steps = self.run / "steps.jsonl"
+        self.staging_report = self.run / "staging.json"
         self.numerics = self.run / "numerics.json"
         self.status = self.run / "status.json"
         self.beat = self.run / "beat-watchdog"
@@ -60,6 +69,11 @@ class RunPaths:
         """Bound to the directory's device and inode, so that a copied directory is another run."""
         status = self.root.stat()
         return hashlib.sha256(f"{status.st_dev}:{status.st_ino}".encode()).hexdigest()[:12]
+
+    @property
+    def ram(self) -> Path:
+        """The run's directory in shared memory."""
+        return shared_memory() / f"{RAM_PREFIX}{self.identity}"
 
     @property
     def supervisor_socket(self) -> Path:

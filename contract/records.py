@@ -22,8 +22,9 @@ class Desired(Record, frozen=True, kw_only=True):
 class Resume(msgspec.Struct, frozen=True):
     """Where an attempt starts from."""
 
-    checkpoint: str  # the directory's name in checkpoints/
+    checkpoint: str  # its name in checkpoints/, or what a snapshot's name there would be
     step: int
+    slot: str = ""  # the snapshot's directory, where it is read from there
 
 
 class Plan(Record, frozen=True, kw_only=True):
@@ -100,6 +101,16 @@ class Numerics(Record, frozen=True, kw_only=True):
     parts: dict[str, str]  # backend, device, precision, threads, micro_batch, torch, …
 
 
+class Staging(Record, frozen=True, kw_only=True):
+    """Where an attempt writes its snapshots (`run/staging.json`; writer: trainer, at its start)."""
+
+    attempt: int
+    tier: str  # ram, or disk
+    why: str  # not in RAM; empty where it is, or where nobody wanted it
+    slots: int
+    slot_bytes: int
+
+
 class CheckpointSeen(msgspec.Struct, frozen=True):
     """A checkpoint as the keeper last knew it."""
 
@@ -107,6 +118,14 @@ class CheckpointSeen(msgspec.Struct, frozen=True):
     step: int
     verified: bool
     stamp: Stamp
+
+
+class SnapshotSeen(msgspec.Struct, frozen=True):
+    """A complete snapshot in memory that is not on disk yet."""
+
+    name: str  # of the checkpoint that it would be
+    step: int
+    slot: str  # its directory
 
 
 class Gpu(msgspec.Struct, frozen=True):

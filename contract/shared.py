@@ -36,6 +36,8 @@ class Pulse(msgspec.Struct, frozen=True):
     total: int = 0
     snapshots: int = 0  # slots completed by this attempt
     saves: int = 0  # the last save request that a completed slot answers
+    snapshot_step: int = 0  # of the newest completed slot
+    durable: int = 0  # completed slots that are to be committed
 
 
 class Control(msgspec.Struct, frozen=True):
@@ -43,7 +45,8 @@ class Control(msgspec.Struct, frozen=True):
 
     token: int = 0
     pause: int = 0
-    saves: int = 0
+    saves: int = 0  # requests of people
+    due: int = 0  # requests of the policy, by time
     stop: int = 0
 
 

@@ -1,9 +1,10 @@
-"""Snapshot slots: safetensors files that a trainer writes and the keeper commits.
+"""The file of one rank in a snapshot slot: a safetensors file that a trainer writes and the keeper commits.
 
-The file's first eight bytes (the length of the safetensors header) are zero while the slot is being written, and are set last:
-a slot is complete or it is not. The header's `__metadata__` has `adam`: JSON of `SlotHead`, with a CRC-32 of every tensor.
+The file's first eight bytes (the length of the safetensors header) are zero while it is being written, and are set last:
+it is complete or it is not. The header's `__metadata__` has `adam`: JSON of `SlotHead`, with the checksum (`contract.sums`) of every
+tensor.
 
-A slot is flocked exclusively by its writer while it is written and shared by the keeper while it is copied.
+A file is flocked exclusively by its writer while it is written and shared by the keeper while it is copied.
 """
 
 import fcntl
@@ -12,7 +13,6 @@ import math
 import mmap
 import os
 import struct
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,9 @@ import msgspec
 from adam.contract.errors import CheckpointError, DiskError
 
 SLOT_SCHEMA = 1
+PAGE_BYTES = 4096  # of memory, and of `contract.sums`
+PADDING = "padding."
 ITEM_BYTES = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2, "I64": 8, "I32": 4, "U8": 1, "BOOL": 1}
-_CRC_BLOCK = 1 << 24
 
 
 class TensorEntry(msgspec.Struct, frozen=True):
@@ -37,6 +38,23 @@ class TensorEntry(msgspec.Struct, frozen=True):
         return math.prod(self.shape) * ITEM_BYTES[self.dtype]
 
 
+def aligned(entries: list[TensorEntry]) -> list[TensorEntry]:
+    """`entries` with padding between them, so that each begins on a page of the payload (safetensors allows no holes)."""
+    found: list[TensorEntry] = []
+    for entry in entries:
+        found.append(entry)
+        if rest := entry.nbytes % PAGE_BYTES:
+            found.append(TensorEntry(f"{PADDING}{len(found):05d}", "U8", (PAGE_BYTES - rest,)))
+    return found
+
+
+class Part(msgspec.Struct, frozen=True):
+    """Which part of a tensor that several ranks share a file holds: from `start` on along the first dimension of `shape`."""
+
+    shape: tuple[int, ...]  # of the whole tensor
+    start: int
+
+
 class SlotHead(msgspec.Struct, frozen=True, kw_only=True):
     """What a snapshot says of itself. `state` is the trainer's own (integers and strings only)."""
 
@@ -49,12 +67,16 @@ class SlotHead(msgspec.Struct, frozen=True, kw_only=True):
     tokens: int
     samples: int  # data position: the first sample that is not yet trained on
     saves: int  # the last save request that this snapshot answers
-    why: str  # interval, request, stop, final
+    why: str  # ram, interval, request, stop, final
+    durable: bool = True  # to be committed; else it is for the next attempt, as long as the memory lasts
+    rank: int = 0
+    world: int = 1  # ranks, a file each, that make up the snapshot
     parent: str  # the checkpoint that this attempt started from; empty: none
     fingerprint: str  # of the numerics: equal fingerprints give equal bits
     config_digest: str
     state: dict[str, Any]
-    crc32: dict[str, int] = {}
+    parts: dict[str, Part] = {}  # of the tensors that are not whole
+    sums: dict[str, str] = {}  # `contract.sums` of each tensor's bytes
 
 
 class SlotWriter:
@@ -75,9 +97,9 @@ class SlotWriter:
             self._offsets[entry.name] = offset
             offset += entry.nbytes
         self._payload = offset
-        # Room for the metadata: the state and a CRC for each tensor; the rest of it stays blank, as safetensors allows.
-        reserve = len(self._header({})) + 80 * len(entries) + 16384
-        self._header_bytes = (reserve + 7) // 8 * 8
+        # Room for the metadata: the state, a checksum and a part for each tensor; the rest stays blank, as safetensors allows.
+        reserve = len(self._header({})) + sum(200 + 2 * len(entry.name) for entry in entries) + 16384
+        self._header_bytes = -(-(reserve + 8) // PAGE_BYTES) * PAGE_BYTES - 8  # the payload begins on a page
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         self._allocate()
         self._map = mmap.mmap(self._fd, self.size)
@@ -109,15 +131,23 @@ class SlotWriter:
         self._map[:8] = bytes(8)
         return True
 
+    def span(self, name: str) -> tuple[int, int]:
+        """Where the bytes of a tensor begin and end in the payload."""
+        start = self._offsets[name]
+        return start, start + self._entries[name].nbytes
+
+    def payload(self) -> memoryview:
+        """The bytes of all tensors."""
+        return memoryview(self._map)[8 + self._header_bytes :]
+
     def buffer(self, name: str) -> memoryview:
         """The bytes of a tensor, to be written in place."""
-        start = 8 + self._header_bytes + self._offsets[name]
-        return memoryview(self._map)[start : start + self._entries[name].nbytes]
+        start, end = self.span(name)
+        return self.payload()[start:end]
 
     def complete(self, head: SlotHead) -> None:
-        """Write the header with the tensors' checksums, then the length that makes the slot valid, and let it go."""
-        sums = {name: zlib.crc32(self.buffer(name)) for name in self._entries}
-        metadata = msgspec.json.encode(msgspec.structs.replace(head, crc32=sums)).decode()
+        """Write the header, then the length that makes the file valid, and let it go. `head.sums` has every tensor's checksum."""
+        metadata = msgspec.json.encode(head).decode()
         header = self._header({"adam": metadata})
         if len(header) > self._header_bytes:
             raise ValueError(
@@ -181,18 +211,3 @@ def read_head(path: Path) -> tuple[SlotHead, dict[str, TensorPlace]] | None:
 def _place(name: str, item: dict[str, Any], base: int) -> TensorPlace:
     start, end = item["data_offsets"]
     return TensorPlace(TensorEntry(name, item["dtype"], tuple(item["shape"])), base + start, base + end)
-
-
-def check_sums(path: Path, head: SlotHead, places: dict[str, TensorPlace]) -> None:
-    """Raise CheckpointError naming the first tensor whose bytes are not those that the trainer wrote."""
-    if set(head.crc32) != set(places):
-        raise CheckpointError(f"{path}: its list of checksums does not match its tensors")
-    with path.open("rb") as file:
-        for name, place in places.items():
-            file.seek(place.start)
-            left, crc = place.end - place.start, 0
-            while left > 0 and (block := file.read(min(left, _CRC_BLOCK))):
-                crc = zlib.crc32(block, crc)
-                left -= len(block)
-            if left or crc != head.crc32[name]:
-                raise CheckpointError(f"{path}: the bytes of {name} are not those that were written")

@@ -1,9 +1,22 @@
-"""Progress bars of `adamctl up --wait` on a terminal."""
+"""Progress bars on a terminal: of `adamctl up --wait`, and of long reading and writing."""
 
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 
 from adam.contract.states import RunState
 from adam.daemon.report import headline, human_time
@@ -53,3 +66,19 @@ def training_text(report: dict[str, Any]) -> str:
     if report["tokens_per_second"] is not None:
         parts.append(f"{report['tokens_per_second']:,.0f} tokens/s, {human_time(report['eta_s'])} left")
     return "  ".join([*parts, report["state"] if report["state"] != RunState.TRAINING else ""]).rstrip()
+
+
+@contextmanager
+def byte_bar(text: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar on stderr for work on `total` bytes, gone when it is done; none where stderr is no terminal. Tell it bytes done."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    shown = sys.stderr.isatty()
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not shown) as progress:
+        task = progress.add_task(text, total=total)
+        yield lambda count: progress.advance(task, count)

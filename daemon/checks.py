@@ -9,6 +9,7 @@ from adam.contract.config import Config, Source
 from adam.contract.durable import require_room
 from adam.contract.errors import CheckpointError, ConfigError, DataError, DiskError
 from adam.contract.paths import RunPaths
+from adam.contract.ram import FEWEST_SLOTS, no_room
 from adam.contract.records import Desired, Plan
 from adam.contract.shards import check_files, load_shards, load_tokens, token_files
 from adam.daemon.presets import parameters
@@ -16,7 +17,6 @@ from adam.daemon.processes import read_status
 from adam.daemon.supervisord import check_root
 
 STATE_BYTES = 12  # per parameter: fp32 weights and AdamW's two moments
-SLOTS = 2
 CHECKPOINTS = 2
 
 
@@ -110,9 +110,10 @@ def has_bytes(path: Path) -> bool:
 
 
 def check_room(paths: RunPaths, config: Config) -> None:
-    """Raise DiskError where there is no room for two checkpoints and the slots, less what is there already."""
+    """Raise DiskError where there is no room for two checkpoints (and for slots that memory can't take), less what is there already."""
     state = parameters(config, tokenizer_size(paths, config)) * STATE_BYTES
-    slots = sum(slot.stat().st_size for slot in paths.staging.iterdir()) if paths.staging.is_dir() else 0
     missing = max(1, CHECKPOINTS - len(list_checkpoints(paths.checkpoints)))
-    need = missing * state + max(0, SLOTS * state - slots)
+    staged = FEWEST_SLOTS * state if config.checkpoint.ram == "off" or no_room(FEWEST_SLOTS * state) else 0
+    there = sum(file.stat().st_size for file in paths.staging.rglob("*.safetensors"))
+    need = missing * state + max(0, staged - there)
     require_room(paths.checkpoints, need, "two checkpoints and the snapshots of this model")

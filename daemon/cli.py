@@ -49,8 +49,13 @@ def exit_table() -> str:
 class Commands:
     """Adds commands; each gets `--run`, its help in full, and the table of exit codes."""
 
-    def __init__(self, parser: argparse.ArgumentParser) -> None:
-        self._commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    def __init__(self, commands: "argparse._SubParsersAction[argparse.ArgumentParser]", run: str | None = None) -> None:
+        self._commands, self._run = commands, run
+
+    @staticmethod
+    def below(parser: argparse.ArgumentParser, text: str) -> "Commands":
+        """Commands of a command, which does something without them too. Options that both have keep what was said before."""
+        return Commands(parser.add_subparsers(metavar="ACTION", help=text), run=argparse.SUPPRESS)
 
     def add(self, name: str, handler: str, text: str, more: str = "") -> argparse.ArgumentParser:
         formatter = argparse.RawDescriptionHelpFormatter
@@ -61,6 +66,7 @@ class Commands:
         parser.add_argument(
             "--run",
             metavar="DIR",
+            default=self._run,
             help="the run directory; else $ADAM_RUN, else the run in this directory, else runs/demo",
         )
         parser.set_defaults(handler=handler)
@@ -74,10 +80,11 @@ def make_parser() -> argparse.ArgumentParser:
         epilog=exit_table(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands = Commands(parser)
+    commands = Commands(parser.add_subparsers(title="commands", metavar="COMMAND", required=True))
     add_starting(commands)
     add_looking(commands)
     add_wishes(commands)
+    add_checkpoints(commands)
     add_data(commands)
     return parser
 
@@ -134,14 +141,40 @@ def add_wishes(commands: Commands) -> None:
     flag(save, "--no-wait", "only ask for it")
 
 
-def add_data(commands: Commands) -> None:
-    checkpoints = commands.add("checkpoints", "checkpoints.run", "list or verify the checkpoints", "Changes nothing.")
-    checkpoints.add_argument("what", nargs="?", choices=["list", "verify"], default="list", help="default: list")
-    flag(checkpoints, "--all", "verify all of them, not only the newest")
+def add_checkpoints(commands: Commands) -> None:
+    checkpoints = commands.add("checkpoints", "checkpoints.show_list", "list, verify, keep or export checkpoints")
     flag(checkpoints, "--json", "for scripts: one JSON array")
+    actions = commands.below(checkpoints, "what to do with them (default: list)")
 
+    listing = actions.add("list", "checkpoints.show_list", "list them, those in quarantine too, and why each is kept")
+    flag(listing, "--json", "for scripts: one JSON array", default=argparse.SUPPRESS)
+    verify = actions.add("verify", "checkpoints.show_verified", "read every byte of the newest, the named ones, or all")
+    verify.add_argument("names", metavar="NAME", nargs="*", help="a checkpoint's name, or newest (default: newest)")
+    flag(verify, "--all", "verify all of them")
+    flag(verify, "--json", "for scripts: one JSON array", default=argparse.SUPPRESS)
+    for name, text in (
+        ("pin", "keep a checkpoint until `unpin`"),
+        ("unpin", "leave it to the rules of retention again"),
+    ):
+        actions.add(name, f"pins.{name}", text).add_argument(
+            "name", metavar="NAME", help="a checkpoint's name" + (", or newest" if name == "pin" else "")
+        )
+    export = actions.add(
+        "export-weights",
+        "export.run",
+        "write model.safetensors and config.json for mamba_ssm",
+        "Every byte of the checkpoint is verified first.",
+    )
+    export.add_argument("name", metavar="NAME", nargs="?", default="newest", help="a checkpoint (default: newest)")
+    export.add_argument("target", metavar="OUT_DIR", help="a new or empty directory")
+    export.add_argument("--dtype", choices=["fp32", "bf16"], default="fp32", help="of all weights (default: fp32)")
+
+
+def add_data(commands: Commands) -> None:
     fork = commands.add("fork", "fork.run", "begin another run from a checkpoint of this one")
-    fork.add_argument("--from", metavar="CHECKPOINT", dest="origin", required=True, help="its name or its directory")
+    fork.add_argument(
+        "--from", metavar="CHECKPOINT", dest="origin", required=True, help="its name, its directory, or newest"
+    )
     fork.add_argument(
         "target", metavar="DIR", help="the directory of the new run; its trainer settings may then be changed"
     )

@@ -4,6 +4,7 @@ import argparse
 
 from adam.contract.states import Exit
 from adam.daemon.doctor_machine import check_machine
+from adam.daemon.doctor_memory import check_memory
 from adam.daemon.doctor_run import check_run
 from adam.daemon.doctor_words import Mark
 from adam.daemon.run_of import run_paths
@@ -12,7 +13,8 @@ from adam.daemon.run_of import run_paths
 def run(arguments: argparse.Namespace) -> int:
     """Print a line for each check. Exit.FAILED where training would not work."""
     marks = []
-    for findings in (check_run(run_paths(arguments.run)), check_machine()):
+    paths = run_paths(arguments.run)
+    for findings in (check_run(paths), check_memory(paths), check_machine()):
         for finding in findings:
             print(finding.line(), flush=True)
             marks.append(finding.mark)

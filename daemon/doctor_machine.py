@@ -5,7 +5,6 @@ Whatever could block for ever (a GPU's driver) or is heavy (torch) is asked in a
 
 import json
 import re
-import shutil
 import subprocess
 import sys
 import time
@@ -14,7 +13,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from adam.contract.durable import human_bytes
 from adam.daemon.doctor_words import Finding, bad, ok, warn
 
 ASK_S = 60.0
@@ -46,7 +44,6 @@ def check_machine() -> Iterator[Finding]:
     yield from check_torch(ask(ASK_TORCH))
     yield check_nvml(ask(ASK_NVML))
     yield from check_versions(CONSTRAINTS)
-    yield check_shm(Path("/dev/shm"))
     yield check_clock(time.time())
 
 
@@ -111,18 +108,6 @@ def check_versions(constraints: Path) -> Iterator[Finding]:
         yield warn(f"other versions than tested: {', '.join(other)}", "bin/adamctl installs the tested ones into .venv")
     else:
         yield ok("the libraries have the tested versions")
-
-
-def check_shm(path: Path) -> Finding:
-    """Where snapshots are to live in memory one day, and where torch's workers share theirs."""
-    if not path.is_dir():
-        return warn(f"{path} is missing", "mount a tmpfs there")
-    total = shutil.disk_usage(path).total
-    if total < SMALL_SHM:
-        return warn(
-            f"{path} has only {human_bytes(total)}", "in containers: --shm-size; snapshots are staged on disk meanwhile"
-        )
-    return ok(f"{path} has {human_bytes(total)}")
 
 
 def check_clock(now: float) -> Finding:

@@ -11,7 +11,8 @@ from adam.contract.durable import free_bytes, human_bytes
 from adam.contract.errors import AdamError
 from adam.contract.lease import lease_is_held
 from adam.contract.paths import RunPaths
-from adam.daemon.checks import CHECKPOINTS, SLOTS, STATE_BYTES, check_writable, tokenizer_size
+from adam.contract.ram import FEWEST_SLOTS
+from adam.daemon.checks import CHECKPOINTS, STATE_BYTES, check_writable, tokenizer_size
 from adam.daemon.doctor_words import Finding, bad, ok, warn
 from adam.daemon.presets import parameters
 from adam.daemon.processes import anybody_lives, ours, read_status, watchdog_lives
@@ -98,7 +99,7 @@ def check_disk(paths: RunPaths) -> Finding:
         return ok(f"{human_bytes(free)} are free for {paths.root}")
     try:
         config = load_config(source)
-        need = (CHECKPOINTS + SLOTS) * STATE_BYTES * parameters(config, tokenizer_size(paths, config))
+        need = (CHECKPOINTS + FEWEST_SLOTS) * STATE_BYTES * parameters(config, tokenizer_size(paths, config))
     except AdamError as error:
         return bad(str(error), "")
     if free < need:

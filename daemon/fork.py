@@ -11,11 +11,13 @@ from adam.contract.checkpoints import MANIFEST, parse_name, verify
 from adam.contract.clock import stamp
 from adam.contract.config_file import commented_toml, load_config, write_lock
 from adam.contract.durable import fsync_dir, replace_file
-from adam.contract.errors import CheckpointError, UsageError
+from adam.contract.errors import UsageError
 from adam.contract.paths import RunPaths
+from adam.contract.pins import held
 from adam.contract.shards import check_files, load_shards, load_tokens, token_files
+from adam.daemon.named import named_checkpoint
 from adam.daemon.run_of import run_paths, shown
-from adam.daemon.settle import Origin, origin_path
+from adam.daemon.settle import Origin
 
 # A hard link is refused across file systems, by some file systems, for others' files, and beyond a number of links.
 NO_LINK = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP)
@@ -27,8 +29,16 @@ def run(arguments: argparse.Namespace) -> int:
     if target.root.exists() and (not target.root.is_dir() or any(target.root.iterdir())):
         raise UsageError(f"{target.root} is not an empty directory", "name another one")
     print(f"verifying {checkpoint.name}", flush=True)
-    verify(checkpoint)
-    check_data(parent)
+    with held(checkpoint):
+        verify(checkpoint)
+        check_data(parent)
+        build_or_nothing(parent, checkpoint, target)
+    print(f"{shown(target.root)} begins at step {(parse_name(checkpoint.name) or (0, 0))[0]} of {shown(parent.root)}")
+    print(f"change [trainer] in {shown(target.config)} as you like, then `adamctl up --run {shown(target.root)}`")
+    return 0
+
+
+def build_or_nothing(parent: RunPaths, checkpoint: Path, target: RunPaths) -> None:
     existed = target.root.exists()
     try:
         build(parent, checkpoint, target)
@@ -38,22 +48,16 @@ def run(arguments: argparse.Namespace) -> int:
         if not existed and target.root.exists():
             target.root.rmdir()
         raise
-    print(f"{shown(target.root)} begins at step {(parse_name(checkpoint.name) or (0, 0))[0]} of {shown(parent.root)}")
-    print(f"change [trainer] in {shown(target.config)} as you like, then `adamctl up --run {shown(target.root)}`")
-    return 0
 
 
 def find_checkpoint(arguments: argparse.Namespace) -> tuple[Path, RunPaths]:
-    """The checkpoint's directory and its run: `--from` is a path, or a name in the run that is meant."""
+    """The checkpoint's directory and its run: `--from` is a path, or a name in the run that is meant, or `newest`."""
     named = Path(arguments.origin)
     if named.is_dir() and parse_name(named.resolve().name):
         checkpoint = named.resolve()
         return checkpoint, RunPaths(checkpoint.parent.parent)
     parent = run_paths(arguments.run)
-    checkpoint = parent.checkpoints / arguments.origin
-    if not parse_name(arguments.origin) or not checkpoint.is_dir():
-        raise CheckpointError(f"no checkpoint {arguments.origin} in {parent.checkpoints}", "see `adamctl checkpoints`")
-    return checkpoint, parent
+    return named_checkpoint(parent, arguments.origin), parent
 
 
 def check_data(parent: RunPaths) -> None:
@@ -78,7 +82,7 @@ def build(parent: RunPaths, checkpoint: Path, target: RunPaths) -> None:
     text = parent.config.read_text() if parent.config.exists() else commented_toml(config)
     replace_file(target.config, text.encode())
     step, _ = parse_name(checkpoint.name) or (0, 0)
-    schema.save(origin_path(target), Origin(run=str(parent.root), checkpoint=checkpoint.name, step=step, stamp=stamp()))
+    schema.save(target.origin, Origin(run=str(parent.root), checkpoint=checkpoint.name, step=step, stamp=stamp()))
     write_lock(target.lock, config)
 
 

@@ -7,7 +7,7 @@ import msgspec
 from adam.contract.clock import Stamp
 from adam.contract.config import Config
 from adam.contract.durable import human_bytes
-from adam.contract.records import CheckpointSeen, Gpu, Lease, Status
+from adam.contract.records import CheckpointSeen, Gpu, Lease, Staging, Status
 from adam.contract.shared import Pulse
 from adam.contract.states import Phase, RunState
 from adam.daemon.numbers import Numbers
@@ -31,6 +31,7 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
     position: int | None = None  # of an attempt that has no row yet
     order2_bits_per_byte: float | None = None
     checkpoint: CheckpointSeen | None = None
+    staging: Staging | None = None
     watchdog_alive: bool = False
     program_alive: bool = False
     anybody_alive: bool = False
@@ -65,6 +66,7 @@ def describe(seen: Seen) -> dict[str, Any]:
         "trainer": trainer_of(seen),
         "watchdog": {"pid": status.watchdog_pid if status and seen.watchdog_alive else None},
         "checkpoint": checkpoint_of(seen),
+        "snapshot": snapshot_of(seen),
         "gpus": msgspec.to_builtins(status.gpus) if status and seen.watchdog_alive else [],
         "breaks": list(status.breaks) if status else [],
         "notes": notes_of(seen, state),
@@ -127,6 +129,14 @@ def checkpoint_of(seen: Seen) -> dict[str, Any]:
     return {"step": known.step, "age_s": age, "verified": known.verified, "path": f"{seen.checkpoints}/{known.name}"}
 
 
+def snapshot_of(seen: Seen) -> dict[str, Any]:
+    """The newest snapshot of the living trainer: in `ram` (a killed trainer goes on from there) or staged on `disk`."""
+    pulse, staging = present_pulse(seen), seen.staging
+    if pulse is None or not pulse.snapshots or staging is None or staging.attempt != pulse.attempt:
+        return {"step": None, "tier": None}
+    return {"step": pulse.snapshot_step, "tier": staging.tier}
+
+
 def notes_of(seen: Seen, state: RunState) -> list[str]:
     """What is wrong while the run goes on."""
     notes = list(seen.status.notes) if seen.status and not state.final else []
@@ -152,6 +162,7 @@ def human_lines(report: dict[str, Any]) -> list[str]:
         "trainer": human_trainer(report),
         "watchdog": f"process {report['watchdog']['pid']}" if report["watchdog"]["pid"] else "",
         "checkpoint": human_checkpoint(report["checkpoint"]),
+        "snapshot": f"step {report['snapshot']['step']:,}, in memory" if report["snapshot"]["tier"] == "ram" else "",
     }
     shown = [(name, text) for name, text in lines.items() if text]
     shown += [("gpu", human_gpu(msgspec.convert(gpu, Gpu))) for gpu in report["gpus"]]

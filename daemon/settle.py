@@ -1,7 +1,5 @@
 """Which configuration a run goes on with: its adam.toml, held against what it has already begun."""
 
-from pathlib import Path
-
 import msgspec
 
 from adam.contract.checkpoints import list_checkpoints
@@ -22,10 +20,6 @@ class Origin(Record, frozen=True, kw_only=True):
     stamp: Stamp
 
 
-def origin_path(paths: RunPaths) -> Path:
-    return paths.root / "origin.json"
-
-
 def has_steps(paths: RunPaths) -> bool:
     """True where a step was trained in this very directory."""
     return paths.steps.exists() and paths.steps.stat().st_size > 0
@@ -38,7 +32,7 @@ def settle(paths: RunPaths, new: Config, *, rebuild_data: bool = False) -> tuple
     `rebuild_data`: the shards are about to be made anew.
     """
     locked = load_config(paths.lock) if paths.lock.exists() else None
-    if locked is not None and load(origin_path(paths), Origin) is not None and not has_steps(paths):
+    if locked is not None and load(paths.origin, Origin) is not None and not has_steps(paths):
         new = inherit_schedule(new, locked)
         locked = msgspec.structs.replace(locked, trainer=new.trainer)
     has_training = has_steps(paths) or bool(list_checkpoints(paths.checkpoints))

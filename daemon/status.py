@@ -14,7 +14,7 @@ from adam.contract.errors import CheckpointError, DataError
 from adam.contract.lease import read_lease
 from adam.contract.paths import RunPaths
 from adam.contract.process import alive
-from adam.contract.records import CheckpointSeen, Plan, Status
+from adam.contract.records import CheckpointSeen, Plan, Staging, Status
 from adam.contract.schema import load
 from adam.contract.shards import load_tokens
 from adam.contract.shared import Pulse, read_once
@@ -56,6 +56,7 @@ def look(paths: RunPaths) -> Seen:
         position=position,
         order2_bits_per_byte=tokens.order2_bits_per_byte if tokens else None,
         checkpoint=newest_checkpoint(paths, status),
+        staging=load(paths.staging_report, Staging),
         watchdog_alive=watching,
         program_alive=lease is not None and alive(lease.child_pid, lease.child_ticks),
         anybody_alive=watching or anybody_lives(paths),

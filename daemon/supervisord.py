@@ -7,14 +7,14 @@ survive the ini format; only `--run` of the commands is absolute.
 
 import os
 import shlex
-import stat
 import subprocess
 import sys
 from pathlib import Path
 
 from adam.contract.config import Config
-from adam.contract.errors import DiskError, UsageError
+from adam.contract.errors import UsageError
 from adam.contract.paths import RunPaths
+from adam.contract.ram import private_directory
 from adam.daemon.processes import SUPERVISED
 
 WATCHDOG_COMMAND = (sys.executable, "-P", "-m", "adam.watchdog")
@@ -126,17 +126,10 @@ def check_root(paths: RunPaths) -> None:
 
 
 def make_socket_place(paths: RunPaths) -> None:
-    """Make the socket's directory where it is outside of the run.
-
-    Raises DiskError where somebody else made it: whoever owns it could take the socket's place.
-    """
+    """Make the socket's directory where it is outside of the run. Raises DiskError where somebody else made it."""
     place = paths.supervisor_socket.parent
-    if place == paths.run:
-        return
-    place.mkdir(mode=0o700, exist_ok=True)
-    status = place.lstat()
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or stat.S_IMODE(status.st_mode) & 0o077:
-        raise DiskError(f"{place} is not a directory of ours alone", "remove it, or choose a shorter --run")
+    if place != paths.run:
+        private_directory(place)
 
 
 def command_line(paths: RunPaths) -> list[str]:

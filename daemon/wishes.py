@@ -2,7 +2,6 @@
 
 import argparse
 import fcntl
-import os
 import time
 from collections.abc import Callable
 
@@ -12,6 +11,7 @@ from adam.contract import schema
 from adam.contract.clock import stamp
 from adam.contract.config_file import load_config
 from adam.contract.errors import DataError, NotRunningError, TimeoutExpired
+from adam.contract.flock import flocked
 from adam.contract.paths import RunPaths
 from adam.contract.records import Desired, Status
 from adam.contract.states import RunState
@@ -32,13 +32,9 @@ def read_desired(paths: RunPaths) -> Desired:
 
 def change_desired(paths: RunPaths, change: Callable[[Desired], Desired]) -> Desired:
     """Read, change and replace `desired.json` under a lock on `run/`, so that two adamctl lose neither's change."""
-    directory = os.open(paths.run, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(directory, fcntl.LOCK_EX)
+    with flocked(paths.run, fcntl.LOCK_EX):
         desired = msgspec.structs.replace(change(read_desired(paths)), stamp=stamp())
         schema.save(paths.desired, desired)
-    finally:
-        os.close(directory)
     return desired
 
 

@@ -15,7 +15,7 @@ from adam.contract.durable import LineAppender
 from adam.contract.errors import BusyError, UsageError
 from adam.contract.model import resolved
 from adam.contract.paths import RunPaths
-from adam.contract.records import Numerics, Plan
+from adam.contract.records import Numerics, Plan, Resume
 from adam.contract.states import Phase
 from adam.trainer.data import Data, open_data
 from adam.trainer.heart import Heart
@@ -23,8 +23,9 @@ from adam.trainer.loop import Loop
 from adam.trainer.model.lm import MambaLM
 from adam.trainer.ops.reference import ReferenceOps
 from adam.trainer.optim import make_optimizer
+from adam.trainer.restore import restore
 from adam.trainer.runtime import Runtime, fingerprint, set_up
-from adam.trainer.snapshot import Identity, Position, Snapshots, restore
+from adam.trainer.snapshot import Identity, Position, Snapshots
 
 log = structlog.get_logger()
 
@@ -76,10 +77,10 @@ def _train(paths: RunPaths, plan: Plan, config: Config, heart: Heart, stop_reque
     heart.beat()
     position = Position()
     if plan.resume:
-        position = restore(paths.checkpoints / plan.resume.checkpoint, model, optimizer, identity)
+        position = _resume(paths, plan.resume, model, optimizer, identity)
     _record_numerics(paths, plan, position, runtime, identity.fingerprint)
     heart.beat(step=position.step)
-    snapshots = Snapshots(paths.staging, model, optimizer, identity)
+    snapshots = Snapshots(paths, model, optimizer, identity, use_ram=config.checkpoint.ram == "auto")
     steps = LineAppender(paths.steps)
     log.info("training", step=position.step, of=config.trainer.steps, attempt=plan.attempt, **runtime.parts())
     loop = Loop(
@@ -94,15 +95,27 @@ def _train(paths: RunPaths, plan: Plan, config: Config, heart: Heart, stop_reque
         heart=heart,
         stop_requested=stop_requested,
     )
-    return loop.run(position)
+    try:
+        return loop.run(position)
+    finally:
+        snapshots.close()
+
+
+def _resume(
+    paths: RunPaths, resume: Resume, model: MambaLM, optimizer: torch.optim.AdamW, identity: Identity
+) -> Position:
+    """From the slot that the plan names, else from the checkpoint."""
+    directory = Path(resume.slot) if resume.slot else paths.checkpoints / resume.checkpoint
+    return restore(directory, model, optimizer, identity, committed=not resume.slot)
 
 
 def _make_model(config: Config, data: Data, runtime: Runtime) -> tuple[MambaLM, str]:
     """The model with its first weights, and the digest of its shape."""
     shape = resolved(config.model, data.manifest.vocab_size)
     torch.manual_seed(config.trainer.seed)
-    model = MambaLM(shape, ReferenceOps())
-    return model.to(runtime.device), config_digest(shape)
+    # Drawn where they are to be: 2.8 billion random numbers take a CPU a minute, at each start.
+    with torch.device(runtime.device):
+        return MambaLM(shape, ReferenceOps()), config_digest(shape)
 
 
 def _record_numerics(paths: RunPaths, plan: Plan, position: Position, runtime: Runtime, digest: str) -> None:

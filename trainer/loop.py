@@ -16,8 +16,9 @@ import torch
 from adam.contract.clock import boottime_ns
 from adam.contract.config import Config
 from adam.contract.durable import LineAppender
-from adam.contract.errors import NumericError
+from adam.contract.errors import DiskError, NumericError
 from adam.contract.records import Plan, StepRow, encode_line
+from adam.contract.shared import Control
 from adam.contract.states import Phase
 from adam.trainer.data import Batch, Data
 from adam.trainer.evaluate import Score, evaluate
@@ -25,10 +26,11 @@ from adam.trainer.heart import Heart
 from adam.trainer.model.lm import MambaLM
 from adam.trainer.optim import learning_rate, set_rate
 from adam.trainer.order import DataOrder, take
+from adam.trainer.pace import Pace
 from adam.trainer.runtime import Runtime
 from adam.trainer.snapshot import Position, Snapshots
 
-RETRY_SAVE_S = 5.0
+LONGEST_WAIT_FOR_SLOTS_S = 60.0
 
 log = structlog.get_logger()
 
@@ -43,35 +45,6 @@ class Update(msgspec.Struct, frozen=True):
     rate: float
     seconds: float
     data_wait: float
-
-
-class Saving:
-    """When a snapshot is due: every N steps, every M minutes, on request. Remembers what was asked and answered."""
-
-    def __init__(self, every_steps: int, every_s: float, clock: Callable[[], float]) -> None:
-        self._every_steps, self._every_s, self._clock = every_steps, every_s, clock
-        self._last = clock()
-        self._blocked_until = 0.0
-        self._wanted = ""
-        self.answered = 0
-
-    def due(self, step: int, requested: int) -> str:
-        """Why a snapshot is to be taken after update `step`; empty: not now."""
-        now = self._clock()
-        if requested > self.answered:
-            self._wanted = "request"
-        elif (self._every_steps and step % self._every_steps == 0) or (
-            self._every_s and now - self._last >= self._every_s
-        ):
-            self._wanted = self._wanted or "interval"
-        return self._wanted if now >= self._blocked_until else ""
-
-    def done(self, requested: int) -> None:
-        self._last, self._wanted, self.answered = self._clock(), "", max(self.answered, requested)
-
-    def postponed(self) -> None:
-        """The keeper is still copying: ask again a little later."""
-        self._blocked_until = self._clock() + RETRY_SAVE_S
 
 
 class Loop:
@@ -95,8 +68,9 @@ class Loop:
         self.data, self.model, self.optimizer = data, model, optimizer
         self.snapshots, self.steps, self.heart = snapshots, steps, heart
         self.order = DataOrder(data.train.count, config.trainer.seed)
-        self.saving = Saving(config.checkpoint.every_steps, config.checkpoint.every_minutes * 60, time.monotonic)
+        self.pace = Pace(config.checkpoint.every_steps, config.checkpoint.ram_every_steps)
         self._stop_requested = stop_requested
+        self._told = 0  # snapshots that the pulse speaks of
 
     def run(self, position: Position) -> bool:
         """Train from `position` to `trainer.steps`. True when all steps are done, False when somebody asked to stop.
@@ -132,6 +106,7 @@ class Loop:
             data_wait += time.perf_counter() - fetched
             losses.append(self._backward(batch))
             self.heart.beat(micro_step=micro + 1)
+            self._finish_save()
         rate = learning_rate(position.step, trainer) * self.plan.lr_factor
         loss, grad_norm = self._apply(losses, rate)
         done = Position(
@@ -167,6 +142,7 @@ class Loop:
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.trainer.clip)
         loss, grad_norm = float(torch.stack(losses).double().sum()), float(norm)
         if math.isfinite(grad_norm) and math.isfinite(loss):
+            self.snapshots.before_update()
             set_rate(self.optimizer, rate)
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -178,14 +154,22 @@ class Loop:
         if step % self.config.trainer.log_every == 0 or score is not None or step == total:
             self._log(update, score)
         self.heart.beat(step=step, micro_step=0, done=step)
-        requested = self.heart.control().saves
-        if step < total and (why := self.saving.due(step, requested)):
-            self._save(update.position, why, requested)
+        self.pace.stepped(update.seconds)
+        if step < total:
+            self._save_if_due(update.position)
+
+    def _save_if_due(self, position: Position) -> None:
+        self._finish_save()
+        control = self.heart.control()
+        if why := self.pace.due(position.step, control, in_ram=self.snapshots.in_ram):
+            self._save(position, why, control)
 
     def _save_if_asked(self, position: Position) -> None:
-        requested = self.heart.control().saves
-        if requested > self.saving.answered and (why := self.saving.due(position.step, requested)):
-            self._save(position, why, requested)
+        """During a pause: no step is done, so nothing is due by itself."""
+        self._finish_save()
+        control = self.heart.control()
+        if self.pace.asked(control) and (why := self.pace.due(position.step, control, in_ram=False)):
+            self._save(position, why, control)
 
     def _evaluation_due(self, step: int, total: int) -> bool:
         every = self.config.trainer.eval_every
@@ -226,21 +210,40 @@ class Loop:
             )
         )
 
-    def _save(self, position: Position, why: str, requested: int) -> None:
+    def _save(self, position: Position, why: str, control: Control) -> None:
         with self.heart.during(Phase.SAVING):
-            if self.snapshots.take(position, why=why, saves=requested):
-                self.saving.done(requested)
-                self.heart.beat(snapshots=self.snapshots.taken, saves=requested)
+            if self.snapshots.take(position, why=why, saves=control.saves, durable=why != "ram"):
+                self.pace.begun(position.step, control, self.snapshots.stall_s)
             else:
-                self.saving.postponed()
+                self.pace.postponed()
+        self._finish_save()
+
+    def _finish_save(self) -> None:
+        """Say so where a snapshot has become complete meanwhile."""
+        snapshots = self.snapshots
+        if snapshots.poll() and snapshots.taken != self._told:
+            self._told = snapshots.taken
+            self.heart.beat(
+                snapshots=snapshots.taken,
+                durable=snapshots.durable,
+                snapshot_step=snapshots.newest_step,
+                saves=snapshots.saves,
+            )
 
     def _save_last(self, position: Position, why: str) -> None:
-        """The snapshot of an attempt's end; waits for the keeper, which may still copy the one before."""
+        """The snapshot of an attempt's end; waits for the keeper, which may still copy the one before.
+
+        Raises DiskError where there is no room for it.
+        """
         self.heart.enter(Phase.ENDING)
-        requested = self.heart.control().saves
-        while not self.snapshots.take(position, why=why, saves=requested):
-            time.sleep(0.1)
-        self.heart.beat(snapshots=self.snapshots.taken, saves=requested)
+        control, began = self.heart.control(), time.monotonic()
+        while not self.snapshots.take(position, why=why, saves=control.saves, durable=True):
+            if self.snapshots.trouble and time.monotonic() - began > LONGEST_WAIT_FOR_SLOTS_S:
+                raise DiskError(self.snapshots.trouble, "free some space; training goes on from the last checkpoint")
+            time.sleep(0.05)
+        while not self.snapshots.poll():
+            time.sleep(0.005)
+        self._finish_save()
         log.info("ending", step=position.step, why=why)
 
 

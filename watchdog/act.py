@@ -43,7 +43,7 @@ class Hands:
             case AskSettle():
                 self._keeper.settle(action, now)
             case AskCommit():
-                self._keeper.commit(now)
+                self._keeper.commit(action, now)
             case Signal():
                 send_signal(action)
             case Sweep():

@@ -10,13 +10,13 @@ import fcntl
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
 import msgspec
 
-from adam.contract.checkpoints import MANIFEST, STATE, FileEntry, checkpoint_name, manifest_of, rank_file, seal
+from adam.contract.checkpoints import MANIFEST, STATE, FileEntry, manifest_of, rank_file, seal
 from adam.contract.clock import stamp
 from adam.contract.durable import (
     copy_hashed,
@@ -29,42 +29,30 @@ from adam.contract.durable import (
     write_all,
 )
 from adam.contract.errors import CheckpointError, DiskError
-from adam.contract.slots import SlotHead, check_sums, read_head
+from adam.contract.slots import SlotHead, read_head
+from adam.contract.snapshots import Snapshot, read_snapshot
+from adam.contract.sums import check_sums
 from adam.watchdog.keeper_words import Committed
 from adam.watchdog.store import TEMPORARY, Store
 
-SLOTS = "slot-*.safetensors"
 SPARE_BYTES = 1 << 20  # for state, manifest and directories
 
 
 @contextmanager
-def reading(slot: Path) -> Iterator[IO[bytes] | None]:
-    """The slot, locked against its writer; None where the trainer is writing it or it is gone."""
-    try:
-        file = slot.open("rb", buffering=0)
-    except FileNotFoundError:
-        yield None
-        return
-    with file:
+def reading(snapshot: Snapshot) -> Iterator[list[IO[bytes]]]:
+    """The files of a snapshot, locked against their writers; empty where a trainer is writing them, or has since."""
+    with ExitStack() as stack:
+        files: list[IO[bytes]] = []
         try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield None
-            return
-        yield file
-
-
-def complete_slots(staging: Path) -> list[tuple[Path, SlotHead]]:
-    """The slots that say that they are complete, newest first; unreadable ones are left out."""
-    found = []
-    for path in staging.glob(SLOTS):
-        try:
-            head = read_head(path)
-        except CheckpointError:
-            continue
-        if head is not None:
-            found.append((path, head[0]))
-    return sorted(found, key=lambda item: (item[1].attempt, item[1].sequence), reverse=True)
+            for path in snapshot.files:
+                file = stack.enter_context(path.open("rb", buffering=0))
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                files.append(file)
+        except (FileNotFoundError, BlockingIOError):
+            files = []
+        # What was read before it was locked may have been written over.
+        now = read_snapshot(snapshot.path) if files else None
+        yield files if now is not None and now.order == snapshot.order else []
 
 
 def is_committed(store: Store, head: SlotHead) -> bool:
@@ -78,25 +66,22 @@ def is_committed(store: Store, head: SlotHead) -> bool:
     )
 
 
-def commit(store: Store, slot: Path, head: SlotHead) -> Committed | None:
-    """Make a checkpoint of a complete slot; None where the slot is being written, or is no longer what `head` says.
+def commit(store: Store, snapshot: Snapshot) -> Committed | None:
+    """Make a checkpoint of a snapshot; None where its slot is being written, or has another one by now.
 
-    Raises CheckpointError where the slot's bytes are not those that the trainer wrote, DiskError or OSError where the
+    Raises CheckpointError where the snapshot's bytes are not those that the trainer wrote, DiskError or OSError where the
     disk does not take it: nothing is then left behind.
     """
     began = time.monotonic()
-    with reading(slot) as source:
-        if source is None:
+    head, name = snapshot.head, snapshot.name
+    with reading(snapshot) as sources:
+        if not sources:
             return None
-        now = read_head(slot)
-        if now is None or (now[0].attempt, now[0].sequence) != (head.attempt, head.sequence):
-            return None
-        size = os.fstat(source.fileno()).st_size
+        size = sum(os.fstat(source.fileno()).st_size for source in sources)
         make_room(store, size)
-        name = checkpoint_name(head.step, head.attempt)
         temporary = store.paths.checkpoints / f"{TEMPORARY}{name}"
         try:
-            _build(store, temporary, source, head)
+            _build(store, temporary, sources, head)
             _publish(store, temporary, name)
         finally:
             with suppress(OSError):  # the next `clean` tries again; what went wrong first is the error to tell
@@ -118,21 +103,23 @@ def make_room(store: Store, need: int) -> None:
         )
 
 
-def _build(store: Store, temporary: Path, source: IO[bytes], head: SlotHead) -> None:
+def _build(store: Store, temporary: Path, sources: list[IO[bytes]], head: SlotHead) -> None:
     remove_tree(temporary)
     temporary.mkdir()
-    tensors = temporary / rank_file(0)
+    ranks = [_copy_rank(source, temporary / rank_file(rank)) for rank, source in enumerate(sources)]
+    _write(temporary / STATE, readable(head))
+    _sync_steps(store.paths.steps)
+    state = FileEntry(STATE, (temporary / STATE).stat().st_size, sha256_file(temporary / STATE))
+    files = (*ranks, state)
+    _write(temporary / MANIFEST, seal(manifest_of(head, files, stamp())))
+    fsync_dir(temporary)
+
+
+def _copy_rank(source: IO[bytes], tensors: Path) -> FileEntry:
     with new_file(tensors) as target:
         digest = copy_hashed(source, target)
     _check_copy(tensors)
-    _write(temporary / STATE, readable(head))
-    _sync_steps(store.paths.steps)
-    files = (
-        FileEntry(tensors.name, tensors.stat().st_size, digest),
-        FileEntry(STATE, (temporary / STATE).stat().st_size, sha256_file(temporary / STATE)),
-    )
-    _write(temporary / MANIFEST, seal(manifest_of(head, files, stamp())))
-    fsync_dir(temporary)
+    return FileEntry(tensors.name, tensors.stat().st_size, digest)
 
 
 def _publish(store: Store, temporary: Path, name: str) -> None:
@@ -147,7 +134,7 @@ def _publish(store: Store, temporary: Path, name: str) -> None:
 def readable(head: SlotHead) -> bytes:
     """The head for people and scripts: without its table of checksums, which is in the tensors' own file."""
     fields = msgspec.to_builtins(head)
-    del fields["crc32"]
+    del fields["sums"], fields["parts"]
     return msgspec.json.format(msgspec.json.encode(fields), indent=1) + b"\n"
 
 

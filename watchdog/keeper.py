@@ -1,24 +1,30 @@
 """The keeper: the only one that commits, verifies, quarantines and deletes checkpoints. A process of its own, without policy.
 
-    python -P -m adam.watchdog.keeper --run DIR --parent PID --keep-last N --milestone-every N
+    python -P -m adam.watchdog.keeper --run DIR --parent PID --keep-last N --milestone-every N --keep-every-hours N
 
 Reads a request a line from stdin and writes an answer a line to stdout (`keeper_words`); ends when stdin does.
 """
 
 import argparse
 import errno
+import shutil
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 
+from adam.contract.checkpoints import parse_name
+from adam.contract.durable import remove_tree
 from adam.contract.errors import CheckpointError, DiskError, SchemaError, run_main
 from adam.contract.lease import lease_is_held, read_lease
 from adam.contract.paths import RunPaths
 from adam.contract.process import die_with_parent
-from adam.contract.slots import SlotHead, read_head
-from adam.watchdog.commit import SLOTS, commit, complete_slots, is_committed
+from adam.contract.ram import remove_stale
+from adam.contract.records import SnapshotSeen
+from adam.contract.slots import read_head
+from adam.contract.snapshots import Snapshot, complete_snapshots, read_snapshot, slots_of
+from adam.contract.sums import check_sums
+from adam.watchdog.commit import commit, is_committed
 from adam.watchdog.keeper_words import Answer, Commit, Committed, Prune, PutAway, Request, Settle
 from adam.watchdog.store import Store
 
@@ -30,7 +36,7 @@ class Keeper:
 
     def __init__(self, store: Store) -> None:
         self._store, self._paths = store, store.paths
-        self._bad: set[tuple[int, int]] = set()  # (attempt, sequence) of snapshots whose bytes are wrong
+        self._bad: set[tuple[int, int]] = set()  # order of snapshots whose bytes are wrong
         self._saves = 0
 
     def answer(self, request: Request) -> Answer:
@@ -46,7 +52,7 @@ class Keeper:
     def _carried_out(self, request: Request) -> Answer:
         match request:
             case Commit():
-                return self._finish(self._committed(), request="commit")
+                return self._finish(self._committed(request.resumed, request.durable_only), request="commit")
             case Settle():
                 return self._settle(request)
             case Prune():
@@ -62,23 +68,29 @@ class Keeper:
             checkpoints=tuple(self._store.listing()),
             newest=self._store.newest_verified(),
             in_quarantine=self._store.in_quarantine(),
+            note=self._store.trouble,
             **facts,
         )
 
-    def _own_slots(self) -> Iterator[tuple[Path, SlotHead]]:
-        """Complete slots of the last holder of the lease, newest first."""
+    def _own(self, resumed: str) -> list[Snapshot]:
+        """The good snapshots of the last holder of the lease, and the one that it began from; newest first."""
         lease = read_lease(self._paths)
-        for slot, head in complete_slots(self._paths.staging):
-            if lease is not None and head.token == lease.token and head.run == self._paths.identity:
-                yield slot, head
+        return [
+            snapshot
+            for snapshot in complete_snapshots(self._paths)
+            if lease is not None
+            and snapshot.head.run == self._paths.identity
+            and (snapshot.head.token == lease.token or snapshot.name == resumed)
+            and snapshot.order not in self._bad
+        ]
 
-    def _committed(self) -> Answer:
+    def _committed(self, resumed: str, durable_only: bool = False) -> Answer:
         """Commit the newest snapshot that is not on disk yet, if there is one, and prune behind it."""
         dropped: list[PutAway] = []
         committed: Committed | None = None
         trouble = ""
         try:
-            committed = self._commit_newest(dropped)
+            committed = self._commit_newest(resumed, durable_only, dropped)
             self._store.prune()
         except DiskError as error:
             trouble = str(error)
@@ -86,61 +98,90 @@ class Keeper:
             trouble = disk_trouble(error, "the checkpoint could not be written", self._paths.checkpoints)
         return Answer("", committed=committed, dropped=tuple(dropped), trouble=trouble)
 
-    def _commit_newest(self, dropped: list[PutAway]) -> Committed | None:
-        for slot, head in self._own_slots():
-            if (head.attempt, head.sequence) in self._bad:
+    def _commit_newest(self, resumed: str, durable_only: bool, dropped: list[PutAway]) -> Committed | None:
+        for snapshot in self._own(resumed):
+            if durable_only and not snapshot.head.durable:
                 continue
-            if is_committed(self._store, head):
-                self._saves = max(self._saves, head.saves)
+            if is_committed(self._store, snapshot.head):
+                self._saves = max(self._saves, snapshot.head.saves)
                 return None
             try:
-                committed = commit(self._store, slot, head)
+                committed = commit(self._store, snapshot)
             except CheckpointError as error:
-                self._bad.add((head.attempt, head.sequence))
-                dropped.append(PutAway(slot.name, str(error)))
+                self._bad.add(snapshot.order)
+                dropped.append(PutAway(snapshot.path.name, str(error)))
                 continue
             if committed is not None:
-                self._saves = max(self._saves, head.saves)
+                self._saves = max(self._saves, snapshot.head.saves)
                 return committed
         return None
 
     def _settle(self, request: Settle) -> Answer:
-        answer = Answer("settle")
         if lease_is_held(self._paths):
             answer = Answer("settle", trouble="the lease is held: a program still runs")
         else:
             self._store.clean()
-            answer = self._committed()
-            dropped = answer.dropped + (() if answer.trouble else self._drop_strangers())
+            dropped = self._drop_distrusted(request)
+            answer = Answer("settle", snapshot=None if request.commit else self._left_in_memory(request.resumed))
+            if answer.snapshot is None:
+                answer = self._committed(request.resumed)
+            if not answer.trouble:
+                dropped += self._drop_strangers(request)
+            if not answer.trouble and request.commit:
+                shutil.rmtree(self._paths.ram, ignore_errors=True)
+            answer = msgspec.structs.replace(answer, dropped=answer.dropped + tuple(dropped))
             try:
-                quarantined = self._find_good(request)
-                answer = msgspec.structs.replace(answer, dropped=dropped, quarantined=quarantined)
+                answer = msgspec.structs.replace(answer, quarantined=self._find_good(request))
             except SchemaError as error:
-                answer = msgspec.structs.replace(answer, dropped=dropped, refused=str(error))
+                answer = msgspec.structs.replace(answer, refused=str(error))
         return self._finish(answer, request="settle", id=request.id, token=request.token)
 
-    def _drop_strangers(self) -> tuple[PutAway, ...]:
-        """Delete the slots that must never be committed: incomplete, of another token or another run, or with wrong bytes."""
-        own = {slot for slot, head in self._own_slots() if (head.attempt, head.sequence) not in self._bad}
+    def _left_in_memory(self, resumed: str) -> SnapshotSeen | None:
+        """The newest snapshot in memory where no checkpoint is as far. Its bytes are checked by who begins from it."""
+        for snapshot in self._own(resumed)[:1]:
+            if snapshot.path.parent == self._paths.ram and not is_committed(self._store, snapshot.head):
+                return SnapshotSeen(snapshot.name, snapshot.head.step, str(snapshot.path))
+        return None
+
+    def _drop_distrusted(self, request: Settle) -> list[PutAway]:
+        """Delete the snapshots that the last attempts failed after; and where nothing is trusted, those with wrong bytes."""
         dropped = []
-        for slot in self._paths.staging.glob(SLOTS):
-            if slot not in own:
+        for snapshot in self._own(request.resumed):
+            reason = ""
+            if request.quarantine and snapshot.head.step >= (parse_name(request.quarantine) or (0, 0))[0]:
+                reason = request.reason
+            elif request.verify:
+                reason = _what_is_wrong_with(snapshot)
+            if reason:
+                dropped.append(PutAway(snapshot.path.name, reason))
+                remove_tree(snapshot.path)
+        return dropped
+
+    def _drop_strangers(self, request: Settle) -> list[PutAway]:
+        """Delete the slots that nobody will read: incomplete, of another token or run, with wrong bytes, or all where all is on disk."""
+        own = [] if request.commit else self._own(request.resumed)
+        done = [snapshot.path for snapshot in self._own(request.resumed) if snapshot not in own]
+        dropped = []
+        for slot in slots_of(self._paths):
+            if slot in {snapshot.path for snapshot in own}:
+                continue
+            if slot not in done:
                 dropped.append(PutAway(slot.name, self._why_dropped(slot)))
-                slot.unlink()
-        return tuple(dropped)
+            remove_tree(slot)
+        return dropped
 
     def _why_dropped(self, slot: Path) -> str:
         try:
-            head = read_head(slot)
+            snapshot = read_snapshot(slot)
         except CheckpointError as error:
             return str(error)
-        if head is None:
+        if snapshot is None:
             return "the snapshot was not complete"
-        if head[0].run != self._paths.identity:
+        if snapshot.head.run != self._paths.identity:
             return "the snapshot is another run's"
         lease = read_lease(self._paths)
-        if lease is None or head[0].token != lease.token:
-            return f"the snapshot's writer (token {head[0].token}) no longer had the lease (token {lease.token if lease else 0})"
+        if lease is None or snapshot.head.token != lease.token:
+            return f"the snapshot's writer (token {snapshot.head.token}) no longer had the lease (token {lease.token if lease else 0})"
         return "the snapshot's bytes are not those that were written"
 
     def _find_good(self, request: Settle) -> tuple[PutAway, ...]:
@@ -180,6 +221,19 @@ def disk_trouble(error: OSError, what: str, where: Path) -> str:
     return f"{what}: {error.strerror} ({error.filename or where})"
 
 
+def _what_is_wrong_with(snapshot: Snapshot) -> str:
+    """Empty where every byte of a snapshot is what its writer had."""
+    try:
+        for path in snapshot.files:
+            found = read_head(path)
+            if found is None:
+                return f"{path} is no longer complete"
+            check_sums(path, *found)
+    except CheckpointError as error:
+        return str(error)
+    return ""
+
+
 def serve(keeper: Keeper) -> int:
     """Answer requests until stdin ends."""
     decoder = msgspec.json.Decoder(Request)
@@ -195,11 +249,13 @@ def main() -> int:
     parser.add_argument("--parent", type=int, required=True, help="end when this process does")
     parser.add_argument("--keep-last", type=int, required=True, help="newest checkpoints that are kept")
     parser.add_argument("--milestone-every", type=int, required=True, help="multiples of this step are kept; 0: none")
+    parser.add_argument("--keep-every-hours", type=float, default=0.0, help="one of so many hours is kept; 0: none")
     arguments = parser.parse_args()
     die_with_parent(arguments.parent)
     paths = RunPaths(arguments.run)
-    paths.staging.mkdir(parents=True, exist_ok=True)
-    store = Store(paths, arguments.keep_last, arguments.milestone_every)
+    paths.checkpoints.mkdir(parents=True, exist_ok=True)
+    remove_stale()
+    store = Store(paths, arguments.keep_last, arguments.milestone_every, arguments.keep_every_hours)
     store.clean()
     return serve(Keeper(store))
 

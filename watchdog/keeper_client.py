@@ -6,10 +6,11 @@ import msgspec
 
 from adam.contract.paths import RunPaths
 from adam.contract.records import CheckpointSeen
+from adam.contract.retention import Rules
 from adam.watchdog.child import LineChild
 from adam.watchdog.journal import Journal
 from adam.watchdog.keeper_words import Answer, Commit, Request, Settle
-from adam.watchdog.policy_words import AskSettle, Settled
+from adam.watchdog.policy_words import AskCommit, AskSettle, Settled
 from adam.watchdog.retention import Kept
 
 
@@ -21,11 +22,11 @@ class KeeperClient:
     """Asks, and keeps what the last answers said."""
 
     def __init__(
-        self, paths: RunPaths, keep: tuple[int, int], selector: selectors.BaseSelector, journal: Journal, stderr: int
+        self, paths: RunPaths, rules: Rules, selector: selectors.BaseSelector, journal: Journal, stderr: int
     ) -> None:
-        keep_last, milestone_every = keep
         arguments = ["adam.watchdog.keeper", "--run", str(paths.root)]
-        arguments += ["--keep-last", str(keep_last), "--milestone-every", str(milestone_every)]
+        arguments += ["--keep-last", str(rules.keep_last), "--milestone-every", str(rules.milestone_every)]
+        arguments += ["--keep-every-hours", repr(rules.keep_every_hours)]
         self._child = LineChild(arguments, selector, pause_s, stderr)
         self._journal = journal
         self._decoder = msgspec.json.Decoder(Answer)
@@ -35,7 +36,9 @@ class KeeperClient:
         self.commit_trouble = ""
         self.checkpoints: tuple[Kept, ...] = ()
         self.newest: CheckpointSeen | None = None
+        self.note = ""
         self.saves = 0
+        self.commit_seconds, self.commit_bytes = 0.0, 0
 
     @property
     def pid(self) -> int:
@@ -49,11 +52,11 @@ class KeeperClient:
         """Seconds since the request that it is busy with; 0.0 where it is idle."""
         return now - self._asked_at if self._asked is not None else 0.0
 
-    def commit(self, now: float) -> None:
-        self._ask(Commit(), now)
+    def commit(self, ask: AskCommit, now: float) -> None:
+        self._ask(Commit(ask.resumed, ask.durable_only), now)
 
     def settle(self, ask: AskSettle, now: float) -> None:
-        self._ask(Settle(ask.id, ask.token, ask.verify, ask.quarantine, ask.reason), now)
+        self._ask(Settle(**msgspec.structs.asdict(ask)), now)
 
     def _ask(self, request: Request, now: float) -> None:
         self._asked, self._asked_at = request, now
@@ -76,7 +79,7 @@ class KeeperClient:
 
     def _hear(self, answer: Answer) -> None:
         self._asked = None
-        self.checkpoints, self.newest = answer.checkpoints, answer.newest
+        self.checkpoints, self.newest, self.note = answer.checkpoints, answer.newest, answer.note
         self.saves = max(self.saves, answer.saves)
         self._tell(answer)
         if answer.request == "settle":
@@ -87,6 +90,7 @@ class KeeperClient:
                 in_quarantine=answer.in_quarantine,
                 trouble=answer.trouble,
                 refused=answer.refused,
+                snapshot=answer.snapshot,
             )
         else:
             self._note_trouble(answer.trouble)
@@ -100,6 +104,7 @@ class KeeperClient:
 
     def _tell(self, answer: Answer) -> None:
         if made := answer.committed:
+            self.commit_seconds, self.commit_bytes = made.seconds, made.size
             text = f"checkpoint {made.name} is verified on disk"
             facts = {"step": made.step, "why": made.why, "bytes": made.size, "seconds": round(made.seconds, 3)}
             self._journal.tell("checkpoint", text, **facts)

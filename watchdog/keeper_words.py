@@ -2,22 +2,31 @@
 
 import msgspec
 
-from adam.contract.records import CheckpointSeen
+from adam.contract.records import CheckpointSeen, SnapshotSeen
 from adam.watchdog.retention import Kept
 
 
 class Commit(msgspec.Struct, frozen=True, tag_field="request", tag="commit"):
-    """Look at the slots now and commit the newest snapshot."""
+    """Look at the slots now and commit the newest snapshot: of the lease's holder, or the one called `resumed` that it began from.
+
+    `durable_only`: leave those that are for the next attempt alone.
+    """
+
+    resumed: str = ""
+    durable_only: bool = False
 
 
 class Settle(msgspec.Struct, frozen=True, tag_field="request", tag="settle"):
-    """After an attempt and before the next: commit or drop what the dead one left, and find a checkpoint that verifies.
+    """After an attempt and before the next: keep, commit or drop what the dead one left, and find a checkpoint that verifies.
 
+    `resumed`: see Commit. `commit`: leave nothing in memory only; else a snapshot there is what the next attempt begins from.
     `verify`: trust nothing that was verified earlier. `quarantine`: a checkpoint to put away first, for `reason`.
     """
 
     id: int
     token: int
+    resumed: str = ""
+    commit: bool = True
     verify: bool = False
     quarantine: str = ""
     reason: str = ""
@@ -57,7 +66,9 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
     quarantined: tuple[PutAway, ...] = ()
     pruned: tuple[str, ...] = ()
     checkpoints: tuple[Kept, ...] = ()  # oldest first
+    snapshot: SnapshotSeen | None = None  # complete, in memory, and not on disk yet
     newest: CheckpointSeen | None = None  # the newest verified one
     in_quarantine: int = 0
+    note: str = ""  # why no checkpoint is deleted
     trouble: str = ""
     refused: str = ""

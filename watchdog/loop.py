@@ -15,7 +15,8 @@ from adam.contract.config_file import load_config
 from adam.contract.notify import notify
 from adam.contract.paths import RunPaths
 from adam.contract.process import start_ticks
-from adam.contract.records import Numerics
+from adam.contract.records import Numerics, Staging
+from adam.contract.retention import rules_of
 from adam.contract.states import Phase, RunState
 from adam.contract.supervisor import Supervisor
 from adam.watchdog.act import Hands
@@ -36,6 +37,11 @@ TICK_S = 0.25
 CALL_S = 2.0  # for supervisord to answer; the loop stands still meanwhile
 LEAVE_S = 20.0  # after SIGTERM, for the keeper to end what it has begun
 NOTIFY_S = 2.0
+STAGING = {
+    "ram": "snapshots are kept in memory between checkpoints",
+    "disk": "snapshots are staged on disk",
+    "none": "there is no room for snapshots, training goes on without",
+}
 
 
 def boottime_s() -> float:
@@ -53,6 +59,9 @@ def settings_of(config: Config) -> Settings:
         backoff_cap_seconds=watchdog.backoff_cap_seconds,
         same_failures=watchdog.same_failures,
         stop_seconds=watchdog.stop_seconds,
+        checkpoint_minutes=config.checkpoint.every_minutes,
+        by_steps_only=config.checkpoint.every_steps > 0 and config.checkpoint.every_minutes == 0,
+        write_bytes_per_day=config.checkpoint.write_gb_per_day * 1e9,
         seed=config.trainer.seed,
     )
 
@@ -108,8 +117,7 @@ class Watchdog:
         now = boottime_s()
         self._selector = selectors.DefaultSelector()
         self._journal = Journal(paths.events, log)
-        keep = (config.checkpoint.keep_last, config.checkpoint.milestone_every)
-        self._keeper = KeeperClient(paths, keep, self._selector, self._journal, stderr)
+        self._keeper = KeeperClient(paths, rules_of(config.checkpoint), self._selector, self._journal, stderr)
         supervisor = Supervisor(paths.supervisor_socket, timeout=CALL_S)
         self._eyes = Eyes(paths, supervisor, self._keeper)
         self._hands = Hands(paths, supervisor, self._keeper, self._journal)
@@ -118,6 +126,7 @@ class Watchdog:
         self._host = HostSensors(seconds, paths.root)
         self._telemetry = Telemetry(paths, config.trainer.batch_size * config.trainer.seq_len)
         self._numerics = Watched(lambda: schema.load(paths.numerics, Numerics), paths.numerics)
+        self._staging = Watched(lambda: schema.load(paths.staging_report, Staging), paths.staging_report)
         self._status = StatusFile(paths)
         self._remembered = recall(paths, now)
         self._keeper.saves = self._remembered.saves
@@ -167,7 +176,19 @@ class Watchdog:
         numerics, found = hear_numerics(self._remembered.numerics, self._numerics.get())
         if found:
             self._journal.tell("numerics_changed", f"losses are no longer bit for bit those of before: {found}")
-        self._remembered = Remembered(policy=decision.memory, numerics=numerics, saves=self._keeper.saves)
+        self._remembered = Remembered(
+            policy=decision.memory, numerics=numerics, saves=self._keeper.saves, staging=self._hear_staging()
+        )
+
+    def _hear_staging(self) -> str:
+        """Tell where snapshots are written, when that has changed."""
+        report, told = self._staging.get(), self._remembered.staging
+        if report is None:
+            return told
+        text = STAGING[report.tier] + (f": {report.why}" if report.why else "")
+        if text != told:
+            self._journal.tell("staging", text, tier=report.tier, slots=report.slots, bytes=report.slot_bytes)
+        return text
 
     def _join(self, decision: Decision, now: float) -> None:
         phase = decision.memory.listening.phase
@@ -182,10 +203,18 @@ class Watchdog:
             self._journal.tell("plan_changed", f"metrics.csv had other columns: it is now {name}, and made again")
 
     def _notes(self, decision: Decision, now: float) -> tuple[str, ...]:
-        troubles = (self._hands.trouble, self._telemetry.trouble, self._journal.trouble, self._status.trouble)
+        troubles = (
+            self._hands.trouble,
+            self._telemetry.trouble,
+            self._journal.trouble,
+            self._status.trouble,
+            self._keeper.note,
+        )
+        staging = self._staging.get()
+        nowhere = (f"{STAGING['none']}: {staging.why}",) if staging is not None and staging.tier == "none" else ()
         slow = self._keeper.busy_s(now) > self._settings.get().save_seconds
         own = ("the keeper has not answered for long: the disk may hang",) if slow else ()
-        return (*decision.notes, *(trouble for trouble in troubles if trouble), *own)
+        return (*decision.notes, *(trouble for trouble in troubles if trouble), *nowhere, *own)
 
     def _write_status(self, decision: Decision, now: float, state: RunState | None = None) -> None:
         plan, last = decision.memory.plan, self._remembered.numerics.last

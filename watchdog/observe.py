@@ -51,6 +51,8 @@ class Eyes:
             keeper_idle=self._keeper.idle,
             commit_trouble=self._keeper.commit_trouble,
             checkpoints=self._keeper.checkpoints,
+            commit_seconds=self._keeper.commit_seconds,
+            commit_bytes=self._keeper.commit_bytes,
             saves_done=self._keeper.saves,
             launch_error=launch_error,
             program_state=self._state_of(memory, now),

@@ -31,7 +31,7 @@ STEPS: dict[Stage, Callable[[Turn], None]] = {
 
 def decide(settings: Settings, memory: Memory, seen: Observation, now: float) -> Decision:
     """What to do at `now` (seconds of CLOCK_BOOTTIME), and what to remember."""
-    turn = Turn(settings, memory, seen, now)
+    turn = Turn(settings, memory if memory.began else replace(memory, began=now), seen, now)
     for _ in range(2 * len(STEPS)):
         stage = turn.memory.stage
         STEPS[stage](turn)
@@ -66,6 +66,10 @@ def restored(memory: Memory, now: float, *, same_boot: bool) -> Memory:
         not_before=now,
         asked=now,
         commit_at=now,
+        saved_at=0.0,
+        reboots=memory.reboots + 1,
+        watched_s=memory.watched_s + max(0.0, memory.listening.tick - memory.began),
+        began=now,
         hang=None,
         child_gone=None,
         stop_asked=now if memory.stop_asked is not None else None,
@@ -83,6 +87,7 @@ def control(turn: Turn) -> Control:
         pause=int(bool(desired.pauses)),
         # A request that a verified checkpoint answers must not be answered again by the next attempt.
         saves=desired.saves if desired.saves > turn.seen.saves_done else 0,
+        due=memory.due,
         stop=int(memory.stop_asked is not None),
     )
 

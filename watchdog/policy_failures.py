@@ -126,18 +126,17 @@ def worn(turn: Turn, failures: Failures) -> bool:
 def change_or_give_up(turn: Turn, failures: Failures) -> None:
     """An older checkpoint, once; then the run has failed."""
     times = f"{failures.in_a_row} times without progress, last at {failures.signature.rpartition(' step ')[2]}"
-    kept = turn.seen.checkpoints
-    newest = next((item for item in reversed(kept) if item.verified), None)
-    has_older = newest is not None and any(item.step < newest.step for item in kept)
-    if turn.plan.program != "trainer" or failures.older_tried or newest is None or not has_older:
+    begun = turn.plan.resume
+    has_older = begun is not None and any(item.step < begun.step for item in turn.seen.checkpoints)
+    if turn.plan.program != "trainer" or failures.older_tried or begun is None or not has_older:
         also = ", also from an older checkpoint" if failures.older_tried else ""
         turn.set(verdict=f"{failures.text} ({times}{also})")
         return
     reason = f"training failed after it {times}: {failures.text}"
     turn.set(
         failures=Failures(failures.in_a_row, failures.signature, failures.same, True, failures.kind, failures.text),
-        quarantine=newest.name,
+        quarantine=begun.checkpoint,
         quarantine_reason=reason,
         settled=None,
     )
-    turn.tell("plan_changed", f"going back to before {newest.name}: {reason}", checkpoint=newest.name)
+    turn.tell("plan_changed", f"going back to before {begun.checkpoint}: {reason}", checkpoint=begun.checkpoint)

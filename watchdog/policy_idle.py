@@ -2,8 +2,9 @@
 
 from msgspec.structs import replace
 
-from adam.contract.records import Plan, Resume
+from adam.contract.records import Plan, Resume, SnapshotSeen
 from adam.contract.states import FailureClass, RunState
+from adam.watchdog.policy_commit import resumed
 from adam.watchdog.policy_failures import fail
 from adam.watchdog.policy_turn import Turn
 from adam.watchdog.policy_words import (
@@ -29,6 +30,8 @@ def idle(turn: Turn) -> None:
         meet_holder(turn, turn.holder)
     elif turn.memory.settled is None:
         turn.enter(Stage.SETTLING, settle_id=turn.memory.settle_id + 1, asked=0.0)
+    elif turn.memory.settled.snapshot is not None and ends_here(turn, turn.memory.settled.snapshot):
+        turn.set(commit_all=True, settled=None)
     elif not turn.wanted:
         end(turn, RunState.STOPPED, "stopped because it was asked for")
     elif turn.memory.verdict:
@@ -37,6 +40,11 @@ def idle(turn: Turn) -> None:
         turn.wake(turn.memory.not_before)
     else:
         choose(turn, turn.memory.settled)
+
+
+def ends_here(turn: Turn, snapshot: SnapshotSeen) -> bool:
+    """True where no attempt will begin from this snapshot: it must be on disk before the run ends."""
+    return not turn.wanted or bool(turn.memory.verdict) or snapshot.step >= turn.settings.steps
 
 
 def meet_holder(turn: Turn, lease: LeaseSeen) -> None:
@@ -66,7 +74,8 @@ FRESH = {
     "stop_killed": False,
     "child_gone": None,
     "hang": None,
-    "snapshots": 0,
+    "durable": 0,
+    "due": 0,
     "commit_at": 0.0,
     "commit_failed": False,
     "settled": None,
@@ -92,6 +101,9 @@ def settling(turn: Turn) -> None:
             AskSettle(
                 memory.settle_id,
                 memory.plan.token if memory.plan else turn.seen.highest_token,
+                resumed(turn),
+                # Memory is for an attempt that follows at once.
+                memory.commit_all or not memory.crashed or not turn.wanted,
                 memory.full_verify,
                 memory.quarantine,
                 memory.quarantine_reason,
@@ -109,7 +121,7 @@ def take_answer(turn: Turn, answer: Settled) -> None:
         return
     if answer.refused:
         turn.set(verdict=answer.refused)
-    turn.enter(Stage.IDLE, settled=answer, quarantine="", quarantine_reason="", full_verify=False)
+    turn.enter(Stage.IDLE, settled=answer, quarantine="", quarantine_reason="", full_verify=False, commit_all=False)
 
 
 def choose(turn: Turn, settled: Settled) -> None:
@@ -131,7 +143,13 @@ def choose(turn: Turn, settled: Settled) -> None:
     elif not turn.seen.data_ready:
         launch(turn, "forge", None, "the data are not ready")
     else:
-        launch(turn, "trainer", resume, f"from {resume.checkpoint}" if resume else "from the beginning")
+        launch(turn, "trainer", resume, begins(resume))
+
+
+def begins(resume: Resume | None) -> str:
+    if resume is None:
+        return "from the beginning"
+    return f"from {resume.checkpoint}" + (" in memory" if resume.slot else "")
 
 
 def launch(turn: Turn, program: str, resume: Resume | None, why: str) -> None:
@@ -155,6 +173,7 @@ def launch(turn: Turn, program: str, resume: Resume | None, why: str) -> None:
         listening=Listening(tick=turn.now, gaps=memory.listening.gaps if program == "trainer" else ()),
         **FRESH,
     )
+    turn.set(owed=resume is not None and bool(resume.slot))
     turn.act(Launch(plan))
     turn.tell(
         "started",

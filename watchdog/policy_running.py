@@ -4,17 +4,17 @@ import signal
 
 from adam.contract.records import ExitReport
 from adam.contract.states import FailureClass
+from adam.watchdog.policy_commit import commit_if_due
 from adam.watchdog.policy_failures import fail, finish
 from adam.watchdog.policy_idle import adopt
 from adam.watchdog.policy_pulse import LONGEST_TICK_S, deadline_s, left_s, listen
 from adam.watchdog.policy_turn import Turn
-from adam.watchdog.policy_words import AskCommit, Hang, Launch, LeaseSeen, Signal, Stage, Sweep
+from adam.watchdog.policy_words import Hang, Launch, LeaseSeen, Signal, Stage, Sweep
 
 ASK_AGAIN_S = 2.0
 LAUNCHING_S = 5.0  # after which supervisord is asked what became of the launcher
 GONE = {"EXITED", "FATAL", "STOPPED", "BACKOFF"}
 REPORT_S = 10.0  # that a launcher has to tell how its program ended
-COMMIT_AGAIN_S = 10.0
 # What is done to a program that hangs, and how many seconds after it was noticed: its stacks, a request, the end, and again.
 BLOWS = ((0.0, signal.SIGUSR1), (1.0, signal.SIGTERM), (4.0, signal.SIGKILL))
 SWEEP_AFTER_S = 14.0
@@ -79,7 +79,7 @@ def running(turn: Turn) -> None:
         elif lease.child_pid:
             stop_if_asked(turn, lease)
             end_if_hung(turn, lease)
-        commit_if_new(turn)
+        commit_if_due(turn)
         turn.wake(turn.now + LONGEST_TICK_S)
 
 
@@ -189,18 +189,3 @@ def tell_hang(turn: Turn, lease: LeaseSeen) -> None:
         process_state=turn.seen.child_letter,
         pid=lease.child_pid,
     )
-
-
-def commit_if_new(turn: Turn) -> None:
-    """A snapshot was completed: have it committed; where the disk did not take it, again later."""
-    pulse, memory, seen = turn.pulse, turn.memory, turn.seen
-    if memory.commit_failed != bool(seen.commit_trouble):
-        turn.set(commit_failed=bool(seen.commit_trouble), commit_at=turn.now + COMMIT_AGAIN_S)
-    if seen.commit_trouble:
-        turn.note(f"{seen.commit_trouble} (training goes on)")
-    if pulse is None or not pulse.snapshots or not seen.keeper_idle:
-        return
-    again = turn.memory.commit_failed and turn.now >= turn.memory.commit_at
-    if pulse.snapshots != memory.snapshots or again:
-        turn.set(snapshots=pulse.snapshots, commit_at=turn.now + COMMIT_AGAIN_S)
-        turn.act(AskCommit())

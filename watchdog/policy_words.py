@@ -4,7 +4,7 @@ from enum import StrEnum
 
 import msgspec
 
-from adam.contract.records import Desired, ExitReport, Plan, Resume
+from adam.contract.records import Desired, ExitReport, Plan, Resume, SnapshotSeen
 from adam.contract.shared import Control, Pulse
 from adam.contract.states import FailureClass, RunState
 from adam.watchdog.retention import Kept
@@ -31,6 +31,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     backoff_cap_seconds: float = 300.0
     same_failures: int = 3
     stop_seconds: float = 180.0
+    checkpoint_minutes: float = 0.0  # 0: chosen
+    by_steps_only: bool = False  # checkpoints are due at steps, and never by time
+    write_bytes_per_day: float = 2e12
     seed: int = 0  # of the jitter
 
 
@@ -57,6 +60,7 @@ class Settled(msgspec.Struct, frozen=True, kw_only=True):
     in_quarantine: int = 0
     trouble: str = ""
     refused: str = ""
+    snapshot: SnapshotSeen | None = None
 
 
 class Observation(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,6 +75,8 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True):
     keeper_idle: bool = True
     commit_trouble: str = ""  # of the last commit; empty: it went well
     checkpoints: tuple[Kept, ...] = ()  # as the keeper last listed them, oldest first
+    commit_seconds: float = 0.0  # what the last checkpoint took, and its size; 0: none was made yet
+    commit_bytes: int = 0
     saves_done: int = 0  # the last save request that a verified checkpoint answers
     launch_error: str = ""  # of the last Launch or Shutdown; empty: it went well
     program_state: str = ""  # supervisord's word for the plan's program, where it was asked
@@ -136,8 +142,15 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
     quarantine: str = ""  # a checkpoint that the next settling puts away, and why
     quarantine_reason: str = ""
     full_verify: bool = False
+    commit_all: bool = False  # the next settling leaves nothing in memory only
     ended_well: bool = False  # the last trainer ended by itself with exit 0
-    snapshots: int = 0  # the pulse's count when a commit was asked for last
+    durable: int = 0  # the pulse's count when a commit was asked for last
+    owed: bool = False  # the snapshot that the attempt began from is to be committed
+    due: int = 0  # the last durable snapshot that the trainer was asked for
+    saved_at: float = 0.0  # when a checkpoint, or a snapshot for one, was asked for last; 0: never
+    reboots: int = 0
+    began: float = 0.0  # when this run was first seen on this boot
+    watched_s: float = 0.0  # … and how long on the boots before
     commit_at: float = 0.0  # a commit that failed is tried again then
     commit_failed: bool = False
     verdict: str = ""  # why the run has failed; empty: it has not
@@ -156,13 +169,16 @@ class Launch(msgspec.Struct, frozen=True):
 class AskSettle(msgspec.Struct, frozen=True):
     id: int
     token: int
+    resumed: str  # the snapshot that the last attempt began from
+    commit: bool  # whatever is in memory; else the next attempt begins from there
     verify: bool
     quarantine: str
     reason: str
 
 
 class AskCommit(msgspec.Struct, frozen=True):
-    pass
+    resumed: str  # the snapshot that the present attempt began from
+    durable_only: bool
 
 
 class Signal(msgspec.Struct, frozen=True):
@@ -208,5 +224,7 @@ class Decision(msgspec.Struct, frozen=True):
 
 
 def resume_of(settled: Settled) -> Resume | None:
-    """The newest verified checkpoint of the keeper's answer."""
+    """The newest of the keeper's answer: a snapshot in memory, else a verified checkpoint."""
+    if (snapshot := settled.snapshot) is not None:
+        return Resume(snapshot.name, snapshot.step, snapshot.slot)
     return next((Resume(kept.name, kept.step) for kept in reversed(settled.checkpoints) if kept.verified), None)

@@ -1,8 +1,10 @@
 """Which checkpoints may go: a pure function of what there is. Never the last verified one, nor any newer one."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
+
+from adam.contract.retention import Rules, in_order, why_kept
 
 
 class Kept(msgspec.Struct, frozen=True):
@@ -12,21 +14,17 @@ class Kept(msgspec.Struct, frozen=True):
     step: int
     attempt: int
     verified: bool
+    made: float | None = None  # when, by the wall clock; None: not known
 
 
-def superfluous(checkpoints: Iterable[Kept], keep_last: int, milestone_every: int) -> list[str]:
-    """Names to delete, oldest first.
+def superfluous(checkpoints: Iterable[Kept], rules: Rules, pins: Mapping[str, Sequence[str]]) -> list[str]:
+    """Names to delete, oldest first: what no rule and no pin keeps, of those before the newest verified one.
 
-    Kept are the newest `keep_last`, every multiple of `milestone_every` (0: none), the newest verified one and all after it.
     Where none is known to be verified, nothing goes.
     """
-    ordered = sorted(checkpoints, key=lambda item: (item.step, item.attempt))
+    ordered = in_order(checkpoints)
     verified = [place for place, item in enumerate(ordered) if item.verified]
     if not verified:
         return []
-    first_safe = min(verified[-1], len(ordered) - keep_last)
-    return [
-        item.name
-        for item in ordered[: max(0, first_safe)]
-        if not (milestone_every and item.step % milestone_every == 0)
-    ]
+    reasons = why_kept(ordered, rules, pins)
+    return [item.name for item in ordered[: verified[-1]] if not reasons[item.name]]

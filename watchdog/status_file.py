@@ -23,6 +23,7 @@ class Remembered(msgspec.Struct, frozen=True, kw_only=True):
     policy: Memory = Memory()
     numerics: NumericsMemory = NumericsMemory()
     saves: int = 0
+    staging: str = ""  # what was told last of where snapshots are written
 
 
 def recall(paths: RunPaths, now: float) -> Remembered:

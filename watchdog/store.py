@@ -1,13 +1,19 @@
 """The directory of checkpoints, as the keeper handles it: what is there, what is known to be right, putting away, deleting."""
 
+import fcntl
 from contextlib import suppress
 from pathlib import Path
 
+import msgspec
+
 from adam.contract.checkpoints import list_checkpoints, parse_name, read_manifest, verify
 from adam.contract.durable import fsync_dir, remove_tree, replace_file
-from adam.contract.errors import CheckpointError, SchemaError
+from adam.contract.errors import CheckpointError, DataError, SchemaError
+from adam.contract.flock import flocked
 from adam.contract.paths import RunPaths
+from adam.contract.pins import read_pins
 from adam.contract.records import CheckpointSeen
+from adam.contract.retention import Rules
 from adam.watchdog.retention import Kept, superfluous
 
 TEMPORARY, TRASH = ".tmp-", ".trash-"
@@ -18,13 +24,17 @@ class Store:
     """`checkpoints/` of one run. One keeper writes it; everybody may read it.
 
     Args:
-        keep_last, milestone_every: see `retention`.
+        keep_last, milestone_every, keep_every_hours: see `contract.retention`.
     """
 
-    def __init__(self, paths: RunPaths, keep_last: int, milestone_every: int) -> None:
+    def __init__(
+        self, paths: RunPaths, keep_last: int, milestone_every: int = 0, keep_every_hours: float = 0.0
+    ) -> None:
         self.paths = paths
-        self._keep_last, self._milestone_every = keep_last, milestone_every
+        self.trouble = ""  # why nothing was deleted; empty: retention does its work
+        self._rules = Rules(keep_last, milestone_every, keep_every_hours)
         self._verified: dict[str, Identity] = {}
+        self._made: dict[str, tuple[Identity, float | None]] = {}
         self._pruned: list[str] = []
 
     def clean(self) -> None:
@@ -48,8 +58,16 @@ class Store:
         found = []
         for path in list_checkpoints(self.paths.checkpoints):
             step, attempt = parse_name(path.name) or (0, 0)
-            found.append(Kept(path.name, step, attempt, self.is_verified(path.name)))
+            found.append(Kept(path.name, step, attempt, self.is_verified(path.name), self._made_at(path.name)))
         return found
+
+    def _made_at(self, name: str) -> float | None:
+        """When it was made; None where its manifest can't be read. Read again only where its files were touched."""
+        identity = _identity(self.directory(name))
+        known = self._made.get(name)
+        if known is None or known[0] != identity:
+            known = self._made[name] = (identity, _time_of(self.directory(name)))
+        return known[1]
 
     def directory(self, name: str) -> Path:
         return self.paths.checkpoints / name
@@ -103,20 +121,40 @@ class Store:
         return len(list(self.paths.quarantine.iterdir())) if self.paths.quarantine.is_dir() else 0
 
     def prune(self, keep_last: int | None = None) -> None:
-        """Delete what retention gives free (with fewer kept where room is needed).
-
-        Renamed first: half deleted, it is never taken for a checkpoint.
-        """
-        for name in superfluous(self.listing(), keep_last or self._keep_last, self._milestone_every):
-            self.directory(name).rename(self.paths.checkpoints / f"{TRASH}{name}")
-            self._verified.pop(name, None)
-            self._pruned.append(name)
+        """Delete what retention gives free (with fewer kept where room is needed)."""
+        rules = msgspec.structs.replace(self._rules, keep_last=keep_last) if keep_last else self._rules
+        self.trouble = ""
+        try:
+            for name in superfluous(self.listing(), rules, read_pins(self.paths)):
+                self._discard_unless_wanted(name)
+        except (DataError, SchemaError) as error:
+            self.trouble = f"no checkpoint is deleted: {error}"
         self._remove_leftovers()
 
     def take_pruned(self) -> tuple[str, ...]:
         """The names deleted since the last call, oldest first."""
         names, self._pruned = tuple(self._pruned), []
         return names
+
+    def _discard_unless_wanted(self, name: str) -> None:
+        """Leave it to the next time where somebody holds it, for ever where somebody pinned it meanwhile (see `contract.pins`).
+
+        It is renamed only, under the lock: half deleted, it is never taken for a checkpoint.
+        """
+        with flocked(self.directory(name), fcntl.LOCK_EX | fcntl.LOCK_NB) as free:
+            if not free or read_pins(self.paths).get(name):
+                return
+            self.directory(name).rename(self.paths.checkpoints / f"{TRASH}{name}")
+        self._verified.pop(name, None)
+        self._made.pop(name, None)
+        self._pruned.append(name)
+
+
+def _time_of(directory: Path) -> float | None:
+    try:
+        return read_manifest(directory).stamp.wall
+    except (CheckpointError, SchemaError, OSError):
+        return None
 
 
 def _identity(directory: Path) -> Identity:

@@ -21,7 +21,8 @@ from adam.contract.checkpoints import (
 from adam.contract.clock import stamp
 from adam.contract.durable import sha256_file
 from adam.contract.errors import CheckpointError, DiskError
-from adam.contract.slots import SlotHead, SlotWriter, TensorEntry, check_sums, read_head
+from adam.contract.slots import SlotHead, SlotWriter, TensorEntry, read_head
+from adam.contract.sums import check_sums, page_sum
 
 ENTRIES = [TensorEntry("a", "F32", (3, 4)), TensorEntry("b", "U8", (5,)), TensorEntry("empty", "F32", (0,))]
 
@@ -39,7 +40,7 @@ def write_slot(path: Path, fill: int = 7) -> SlotWriter:
     assert slot.begin()
     for entry in ENTRIES:
         slot.buffer(entry.name)[:] = bytes([fill]) * entry.nbytes
-    slot.complete(head())
+    slot.complete(head(sums={entry.name: page_sum([slot.buffer(entry.name)]) for entry in ENTRIES}))
     return slot
 
 

@@ -122,7 +122,10 @@ class World:
         # A child that outlives adamctl, as supervisord does, is a ResourceWarning.
         warnings = ["-W", "error", "-W", "ignore::ResourceWarning"]
         command = [sys.executable, "-P", *warnings, *self.program(fake), *map(str, arguments)]
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith("ADAM_")}
+        # Not the run, token or index of whoever runs the tests; but their shared memory.
+        inherited = {
+            name: value for name, value in os.environ.items() if not name.startswith("ADAM_") or name == "ADAM_SHM"
+        }
         environment = {**inherited, "PYTHONSAFEPATH": "1", **(env or {})}
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=100, cwd=self.root, env=environment, check=False

@@ -12,9 +12,19 @@ COMMANDS = {
 }  # fmt: skip
 
 
+def below(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    found = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    return {name: child for action in found for name, child in action.choices.items()}
+
+
 def parsers() -> dict[str, argparse.ArgumentParser]:
-    action = next(a for a in make_parser()._actions if isinstance(a, argparse._SubParsersAction))
-    return dict(action.choices)
+    return below(make_parser())
+
+
+EVERY = [
+    *((name, parser) for name, parser in parsers().items()),
+    *((f"{name} {action}", child) for name, parser in parsers().items() for action, child in below(parser).items()),
+]
 
 
 def test_every_command_is_there_and_has_help() -> None:
@@ -23,9 +33,8 @@ def test_every_command_is_there_and_has_help() -> None:
     assert all(name in text for name in COMMANDS)
 
 
-@pytest.mark.parametrize("name", sorted(COMMANDS))
-def test_every_option_has_help_and_every_command_takes_a_run(name: str) -> None:
-    parser = parsers()[name]
+@pytest.mark.parametrize(("name", "parser"), EVERY, ids=[name for name, _ in EVERY])
+def test_every_option_has_help_and_every_command_takes_a_run(name: str, parser: argparse.ArgumentParser) -> None:
     for action in parser._actions:
         assert action.help, f"{name} {action.option_strings or action.dest}"
     assert "--run" in parser.format_help()
@@ -33,7 +42,7 @@ def test_every_option_has_help_and_every_command_takes_a_run(name: str) -> None:
 
 
 def test_every_command_has_a_function() -> None:
-    for name, parser in parsers().items():
+    for name, parser in EVERY:
         assert callable(handler(parser.get_default("handler"))), name
 
 

@@ -6,9 +6,12 @@ import sys
 
 import pytest
 
+from adam.contract.paths import RunPaths
+from adam.contract.ram import claim
 from adam.contract.states import Exit
 from adam.daemon import doctor_machine, doctor_run
-from adam.daemon.doctor_machine import ask, check_clock, check_nvml, check_shm, check_torch, check_versions
+from adam.daemon.doctor_machine import ask, check_clock, check_nvml, check_torch, check_versions
+from adam.daemon.doctor_memory import check_left_behind, check_remove_ipc, check_shm
 from adam.daemon.doctor_run import (
     check_file_system,
     check_flock,
@@ -96,3 +99,23 @@ def test_the_command_ends_with_its_verdict(world) -> None:
     marks = {line.split()[0] for line in done.stdout.splitlines()}
     assert done.returncode == (Exit.FAILED if "bad" in marks else Exit.OK), done.stdout + done.stderr
     assert sys.executable in done.stdout
+
+
+def test_what_runs_have_in_memory(world) -> None:
+    paths, other = world.run(), world.root / "other"
+    other.mkdir()
+    claim(RunPaths(other))
+    gone = claim(paths)
+    assert [finding.mark for finding in check_left_behind(RunPaths(other))] == [Mark.OK]
+    paths.root.rename(world.root / "moved")
+    (finding,) = [finding for finding in check_left_behind(RunPaths(other)) if finding.mark == Mark.WARN]
+    assert str(gone) in finding.what and "is gone" in finding.what
+
+
+def test_logind_and_shared_memory(tmp_path) -> None:
+    settings = tmp_path / "logind.conf"
+    assert not list(check_remove_ipc(0, tmp_path, settings))
+    assert not list(check_remove_ipc(1000, tmp_path / "no seats", settings))
+    assert [finding.mark for finding in check_remove_ipc(1000, tmp_path, settings)] == [Mark.WARN]
+    settings.write_text("[Login]\nRemoveIPC = no\n")
+    assert [finding.mark for finding in check_remove_ipc(1000, tmp_path, settings)] == [Mark.OK]

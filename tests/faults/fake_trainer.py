@@ -22,12 +22,16 @@ from adam.contract.config_file import load_config
 from adam.contract.durable import LineAppender
 from adam.contract.errors import run_main
 from adam.contract.paths import RunPaths
+from adam.contract.ram import claim
 from adam.contract.records import Plan, StepRow, encode_line
 from adam.contract.shared import Control, Pulse, SharedWord
 from adam.contract.slots import SlotHead, SlotWriter, TensorEntry, read_head
+from adam.contract.snapshots import slot_path
 from adam.contract.states import Exit, Phase
+from adam.contract.sums import check_sums, page_sum
 
 REPEAT = 2048  # weights: one hash, many times over
+START = hashlib.sha256(b"start").digest()
 ENTRY = TensorEntry("weights", "U8", (32 * REPEAT,))
 
 
@@ -46,11 +50,21 @@ class FakeTrainer:
         self.count = 0
         self.beat(Phase.LOADING)
         self.steps_log = LineAppender(paths.steps)
-        paths.staging.mkdir(parents=True, exist_ok=True)
-        self.slots = [SlotWriter(paths.staging / f"slot-{number}.safetensors", [ENTRY]) for number in range(2)]
-        self.sequence = self.saves = 0
+        self.in_ram = self.config.checkpoint.ram == "auto"
+        self.sequence = self.saves = self.due = self.durable = 0
         self.control_word: SharedWord[Control] | None = None
         self.step, self.weights = self.load()
+        place = claim(paths) if self.in_ram else paths.staging
+        place.mkdir(parents=True, exist_ok=True)
+        # The oldest first: the snapshot that this attempt began from is the last to be written over.
+        began = Path(plan.resume.slot) if plan.resume else None
+        slots = sorted((slot_path(place, number) for number in range(3)), key=lambda slot: slot == began)
+        self.slots = [self.open_slot(slot) for slot in slots]
+        self.newest_durable: SlotWriter | None = None
+
+    def open_slot(self, slot: Path) -> SlotWriter:
+        slot.mkdir(exist_ok=True)
+        return SlotWriter(slot / rank_file(0), [ENTRY])
 
     def on_term(self, *_: object) -> None:
         self.stopping = True
@@ -58,10 +72,12 @@ class FakeTrainer:
     def load(self) -> tuple[int, bytes]:
         resume = self.plan.resume
         if resume is None:
-            return 0, hashlib.sha256(b"start").digest()
-        path = self.paths.checkpoints / resume.checkpoint / rank_file(0)
+            return 0, START
+        directory = Path(resume.slot) if resume.slot else self.paths.checkpoints / resume.checkpoint
+        path = directory / rank_file(0)
         found = read_head(path)
         assert found is not None and found[0].step == resume.step
+        check_sums(path, *found)
         data = path.read_bytes()[found[1]["weights"].start :]
         return resume.step, data[:32]
 
@@ -102,13 +118,19 @@ class FakeTrainer:
 
     def save(self, why: str) -> None:
         self.beat(Phase.SAVING)
-        slot = next((slot for slot in self.slots if slot.begin()), None)
+        # Never the newest; the newest durable one, which the keeper may not have seen yet, only if there is no other.
+        free = sorted(self.slots[:-1], key=lambda slot: slot is self.newest_durable)
+        slot = next((slot for slot in free if slot.begin()), None)
         if slot is None:
             return
-        slot.buffer("weights")[:] = self.weights * REPEAT
+        data = self.weights * REPEAT
+        slot.buffer("weights")[:] = data
         self.sequence += 1
-        self.slots.reverse()
-        wanted = self.control().saves
+        self.slots.remove(slot)
+        self.slots.append(slot)
+        wanted, self.due = self.control().saves, self.control().due
+        durable = why != "ram"
+        self.newest_durable = slot if durable else self.newest_durable
         slot.complete(
             SlotHead(
                 run=self.paths.identity,
@@ -123,11 +145,14 @@ class FakeTrainer:
                 parent=self.plan.resume.checkpoint if self.plan.resume else "",
                 fingerprint="fake",
                 config_digest="fake",
+                durable=durable,
                 state={"step": self.step},
+                sums={"weights": page_sum([data])},
             )
         )
         self.saves = wanted
-        self.beat(Phase.SAVING, snapshots=self.sequence, saves=wanted)
+        self.durable += durable
+        self.beat(Phase.SAVING, snapshots=self.sequence, saves=wanted, durable=self.durable, snapshot_step=self.step)
 
     def train(self) -> int:
         saved = self.step
@@ -148,18 +173,25 @@ class FakeTrainer:
             began = time.monotonic()
             time.sleep(self.step_s)
             self.update(began)
-            if control.saves > self.saves or self.step % (self.config.checkpoint.every_steps or 10**9) == 0:
-                self.save("request" if control.saves > self.saves else "interval")
-                saved = self.step
+            if why := self.due_now(control):
+                self.save(why)
+                saved = self.step if why != "ram" else saved
                 self.beat(Phase.TRAINING)
         if saved != self.step:
             self.save("final")
         self.beat(Phase.ENDING)
         return Exit.OK
 
+    def due_now(self, control: Control) -> str:
+        if control.saves > self.saves:
+            return "request"
+        if control.due > self.due or self.step % (self.config.checkpoint.every_steps or 10**9) == 0:
+            return "interval"
+        return "ram" if self.in_ram else ""
+
     def update(self, began: float) -> None:
         self.step += 1
-        self.weights = hashlib.sha256(self.weights + str(self.step).encode()).digest()
+        self.weights = updated(self.weights, self.step)
         self.steps_log.append(
             encode_line(
                 StepRow(
@@ -181,15 +213,20 @@ class FakeTrainer:
         self.beat(Phase.TRAINING, step=self.step, micro_step=self.step)
 
 
+def updated(weights: bytes, step: int) -> bytes:
+    """The weights after update `step`."""
+    return hashlib.sha256(weights + str(step).encode()).digest()
+
+
 def loss_of(weights: bytes) -> float:
     return int.from_bytes(weights[:6], "little") / 2**48
 
 
 def losses(steps: int) -> list[float]:
     """The losses of an undisturbed run, by step from 1."""
-    weights, found = hashlib.sha256(b"start").digest(), []
+    weights, found = START, []
     for step in range(1, steps + 1):
-        weights = hashlib.sha256(weights + str(step).encode()).digest()
+        weights = updated(weights, step)
         found.append(loss_of(weights))
     return found
 

@@ -8,7 +8,8 @@ from functools import lru_cache
 from pathlib import Path
 
 from crash_disk import Disk, Sync, Tree
-from crash_work import REASON, SIZE, Promise, Story, payload, step_of
+from crash_work import REASON, SIZE, Promise, Story, step_of
+from small_slots import payload
 
 from adam.contract.checkpoints import parse_name, rank_file, verify
 from adam.contract.durable import LineAppender, last_line, whole_lines
@@ -156,7 +157,7 @@ def _digest(data: bytes | None) -> bytes:
 
 @lru_cache
 def cached_payload(step: int) -> bytes:
-    return payload(step)
+    return payload(step, SIZE)
 
 
 def shape(tree: Tree) -> list[str]:

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from unittest.mock import patch
 
+import small_slots
 from crash_disk import Op
 from crash_record import Killed, Recorder, real_tree
 
@@ -20,7 +21,6 @@ from adam.contract.clock import Stamp
 from adam.contract.durable import LineAppender
 from adam.contract.lease import take_lease
 from adam.contract.paths import RunPaths
-from adam.contract.slots import SlotHead, SlotWriter, TensorEntry
 from adam.watchdog.keeper import Keeper
 from adam.watchdog.keeper_words import Answer, Commit, Request, Settle
 from adam.watchdog.store import Store
@@ -52,21 +52,9 @@ class Story:
     since: int = 0  # from where on in the log crashes are of interest
 
 
-def payload(step: int) -> bytes:
-    return random.Random(step).randbytes(SIZE)
-
-
 def write_slot(paths: RunPaths, step: int, attempt: int, size: int = SIZE) -> None:
     """A snapshot as the trainer leaves it; the token is the attempt."""
-    writer = SlotWriter(paths.staging / f"slot-{step // 10 % 2}.safetensors", [TensorEntry("w", "U8", (size,))])
-    assert writer.begin()
-    writer.buffer("w")[:] = payload(step)[:size]
-    head = SlotHead(
-        run=paths.identity, attempt=attempt, token=attempt, sequence=step, step=step, tokens=step, samples=step,
-        saves=step, why="interval", parent="", fingerprint="f", config_digest="c", state={"position": step},
-    )  # fmt: skip
-    writer.complete(head)
-    writer.close()
+    small_slots.write_slot(paths, step, step // 10 % 2, token=attempt, attempt=attempt, size=size, saves=step)
 
 
 def apart(paths: RunPaths) -> tuple[Path, ...]:

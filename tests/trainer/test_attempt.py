@@ -1,6 +1,8 @@
 """An attempt of the real trainer, in this process: logs, snapshots, stops, and goes on exactly."""
 
+import errno
 import hashlib
+import os
 import shutil
 import signal
 from pathlib import Path
@@ -10,18 +12,20 @@ import pytest
 import torch
 from small_run import make_run, small_config, write_plan
 
-from adam.contract.checkpoints import MANIFEST, STATE, FileEntry, checkpoint_name, manifest_of, rank_file, seal
+from adam.contract import ram, schema, slots
+from adam.contract.checkpoints import MANIFEST, STATE, FileEntry, manifest_of, rank_file, seal
 from adam.contract.clock import stamp
 from adam.contract.config_file import write_lock
 from adam.contract.durable import sha256_file, whole_lines
-from adam.contract.errors import BusyError, CheckpointError, ConfigError, DataError, NumericError, UsageError
+from adam.contract.errors import BusyError, CheckpointError, ConfigError, DataError, DiskError, NumericError, UsageError
 from adam.contract.model import ModelConfig
 from adam.contract.paths import RunPaths
-from adam.contract.records import Resume, StepRow, decode_step
+from adam.contract.records import Resume, Staging, StepRow, decode_step
 from adam.contract.shared import Control, Pulse, SharedWord, read_once
 from adam.contract.slots import read_head
+from adam.contract.snapshots import Snapshot, complete_snapshots
 from adam.contract.states import Phase
-from adam.trainer import heart
+from adam.trainer import heart, loop
 from adam.trainer.attempt import run_attempt
 from adam.trainer.model.lm import MambaLM
 
@@ -34,33 +38,35 @@ def never() -> bool:
     return False
 
 
+def newest(paths: RunPaths) -> Snapshot:
+    return complete_snapshots(paths)[0]
+
+
 def commit(paths: RunPaths) -> Resume:
-    """What the keeper does with the newest slot, in short."""
-    found = [
-        ((head[0].attempt, head[0].sequence), slot, head[0])
-        for slot in paths.staging.iterdir()
-        if (head := read_head(slot))
-    ]
-    _, slot, head = max(found, key=lambda item: item[0])
-    directory = paths.checkpoints / checkpoint_name(head.step, head.attempt)
-    directory.mkdir()
-    shutil.copy(slot, directory / rank_file(0))
-    (directory / STATE).write_bytes(msgspec.json.encode(head.state))
+    """What the keeper does with the newest snapshot, in short."""
+    snapshot = newest(paths)
+    directory = paths.checkpoints / snapshot.name
+    directory.mkdir(parents=True)
+    shutil.copy(snapshot.files[0], directory / rank_file(0))
+    (directory / STATE).write_bytes(msgspec.json.encode(snapshot.head.state))
     files = tuple(FileEntry(f.name, f.stat().st_size, sha256_file(f)) for f in sorted(directory.iterdir()))
-    (directory / MANIFEST).write_bytes(seal(manifest_of(head, files, stamp())))
-    return Resume(directory.name, head.step)
+    (directory / MANIFEST).write_bytes(seal(manifest_of(snapshot.head, files, stamp())))
+    return Resume(directory.name, snapshot.head.step)
+
+
+def in_memory(paths: RunPaths) -> Resume:
+    """The newest snapshot, for an attempt that begins from there."""
+    snapshot = newest(paths)
+    return Resume(snapshot.name, snapshot.head.step, str(snapshot.path))
 
 
 def state_digest(paths: RunPaths) -> str:
     """Of the last snapshot's tensors, whatever its header says."""
-    found = [
-        ((head[0].attempt, head[0].sequence), slot, head[1])
-        for slot in paths.staging.iterdir()
-        if (head := read_head(slot))
-    ]
-    _, slot, places = max(found, key=lambda item: item[0])
-    data = slot.read_bytes()
-    return hashlib.sha256(b"".join(data[p.start : p.end] for _, p in sorted(places.items()))).hexdigest()
+    (file,) = newest(paths).files
+    found = read_head(file)
+    assert found is not None
+    data = file.read_bytes()
+    return hashlib.sha256(b"".join(data[p.start : p.end] for _, p in sorted(found[1].items()))).hexdigest()
 
 
 def stop_after(micro_steps: int):
@@ -81,11 +87,11 @@ def test_a_run_trains_to_its_last_step_and_logs_each(tmp_path) -> None:
     assert log[-1].val_bits_per_byte == pytest.approx(log[-1].val_loss / 0.6931, rel=0.2)
     pulse = read_once(paths.pulse("0"), Pulse)
     assert pulse is not None
-    assert (pulse.step, pulse.phase, pulse.snapshots) == (30, Phase.ENDING, 15)
+    assert (pulse.step, pulse.phase, pulse.durable) == (30, Phase.ENDING, 15)
 
 
-@pytest.mark.parametrize("arch", ["mamba1", "mamba2"])
-def test_stopped_anywhere_and_resumed_gives_the_same_bits(tmp_path, arch: str) -> None:
+@pytest.mark.parametrize(("arch", "save"), [("mamba1", commit), ("mamba2", commit), ("mamba1", in_memory)])
+def test_stopped_anywhere_and_resumed_gives_the_same_bits(tmp_path, arch: str, save) -> None:
     config = msgspec.structs.replace(
         small_config(), model=ModelConfig(arch=arch, d_model=16, n_layer=2, d_state=4, headdim=8)
     )
@@ -98,7 +104,7 @@ def test_stopped_anywhere_and_resumed_gives_the_same_bits(tmp_path, arch: str) -
         attempt += 1
         write_plan(parts, attempt, resume)
         assert not run_attempt(parts.root, attempt, stop_after(micro_steps))
-        resume = commit(parts)
+        resume = save(parts)
     write_plan(parts, attempt + 1, resume)
     assert run_attempt(parts.root, attempt + 1, never)
     key = [(row.step, row.loss, row.grad_norm, row.val_loss, row.first_sample) for row in rows(whole)]
@@ -137,7 +143,7 @@ def test_a_request_to_save_is_answered_once(tmp_path) -> None:
     run_attempt(paths.root, 1, never)
     pulse = read_once(paths.pulse("0"), Pulse)
     assert pulse is not None
-    assert (pulse.saves, pulse.snapshots) == (3, 2)  # the one asked for, and the last
+    assert (pulse.saves, pulse.durable) == (3, 2)  # the one asked for, and the last
 
 
 def test_a_request_to_save_during_a_pause_is_answered_by_the_last_whole_step(tmp_path, monkeypatch) -> None:
@@ -149,9 +155,7 @@ def test_a_request_to_save_during_a_pause_is_answered_by_the_last_whole_step(tmp
     seen: list[tuple[int, str]] = []
 
     def meanwhile(_: float) -> None:
-        head = max(
-            (found[0] for slot in paths.staging.iterdir() if (found := read_head(slot))), key=lambda h: h.sequence
-        )
+        head = newest(paths).head
         seen.append((head.step, head.why))
         control.write(Control(token=1))
 
@@ -201,8 +205,7 @@ def test_a_loss_that_is_not_finite_ends_the_attempt_and_changes_nothing(tmp_path
     with pytest.raises(NumericError, match="step 3: loss nan"):
         run_attempt(paths.root, 1, never)
     assert (rows(paths)[-1].step, rows(paths)[-1].loss) == (3, None)
-    heads = [head[0].step for slot in paths.staging.iterdir() if (head := read_head(slot))]
-    assert heads == [2]
+    assert newest(paths).head.step == 2
 
 
 def test_out_of_gpu_memory_is_a_memory_error(tmp_path, monkeypatch) -> None:
@@ -236,6 +239,85 @@ def test_what_can_not_be_resumed_is_refused_with_the_reason(tmp_path) -> None:
     file.write_bytes(data)
     with pytest.raises(CheckpointError, match="SHA-256 differs"):
         run_attempt(paths.root, 2, never)
+
+
+def test_a_flipped_bit_in_memory_is_found_by_who_begins_from_it(tmp_path) -> None:
+    paths = make_run(tmp_path / "run")
+    write_plan(paths)
+    run_attempt(paths.root, 1, never)
+    resume = in_memory(paths)
+    (file,) = newest(paths).files
+    whole, found = file.read_bytes(), read_head(file)
+    assert found is not None
+    for name in ("model.backbone.norm_f.weight", "exp_avg_sq.backbone.embedding.weight", "rng.cpu"):
+        data = bytearray(whole)
+        data[found[1][name].end - 3] ^= 4
+        file.write_bytes(data)
+        write_plan(paths, 2, resume)
+        with pytest.raises(CheckpointError, match=f"{name} are not those that were written"):
+            run_attempt(paths.root, 2, never)
+
+
+def test_an_attempt_never_writes_over_the_snapshot_that_it_began_from(tmp_path) -> None:
+    paths = make_run(tmp_path / "run", small_config(steps=40))
+    write_plan(paths)
+    assert not run_attempt(paths.root, 1, stop_after(9))
+    resume = in_memory(paths)
+    write_plan(paths, 2, resume)
+    assert not run_attempt(paths.root, 2, stop_after(0))
+    names = {snapshot.name for snapshot in complete_snapshots(paths)}
+    assert resume.checkpoint in names and len(names) >= 2
+
+
+def test_snapshots_lie_in_memory_where_there_is_room(tmp_path, monkeypatch) -> None:
+    paths = make_run(tmp_path / "run", small_config(steps=30))
+    write_plan(paths)
+    run_attempt(paths.root, 1, never)
+    report = schema.load(paths.staging_report, Staging)
+    assert report is not None and (report.tier, report.why, report.slots) == ("ram", "", 3)
+    pulse = read_once(paths.pulse("0"), Pulse)
+    assert pulse is not None and pulse.snapshots > pulse.durable
+    assert newest(paths).path.parent == paths.ram
+
+
+@pytest.mark.parametrize("what", ["full", "absent", "off"])
+def test_without_room_in_memory_snapshots_are_staged_on_disk(tmp_path, monkeypatch, what: str) -> None:
+    config = small_config(steps=8)
+    if what == "off":
+        config = msgspec.structs.replace(config, checkpoint=msgspec.structs.replace(config.checkpoint, ram="off"))
+    elif what == "full":
+        monkeypatch.setattr(ram, "cgroup_left", lambda: 1000)
+    else:
+        monkeypatch.setenv("ADAM_SHM", str(tmp_path / "absent"))
+    paths = make_run(tmp_path / "run", config)
+    write_plan(paths)
+    run_attempt(paths.root, 1, never)
+    report = schema.load(paths.staging_report, Staging)
+    assert report is not None and (report.tier, report.slots) == ("disk", 2)
+    assert {"full": "the memory limit", "absent": "is not there", "off": "off"}[what] in report.why
+    pulse = read_once(paths.pulse("0"), Pulse)
+    assert pulse is not None and pulse.snapshots == pulse.durable == 4
+    assert newest(paths).path.parent == paths.staging
+
+
+def test_where_nothing_has_room_training_goes_on_and_says_so(tmp_path, monkeypatch) -> None:
+    paths = make_run(tmp_path / "run", small_config(steps=8))
+    write_plan(paths)
+
+    real = os.posix_fallocate
+
+    def full(fd: int, offset: int, size: int) -> None:
+        if size > 10_000:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(fd, offset, size)
+
+    monkeypatch.setattr(slots.os, "posix_fallocate", full)
+    monkeypatch.setattr(loop, "LONGEST_WAIT_FOR_SLOTS_S", 0.1)
+    with pytest.raises(DiskError, match="no room for a snapshot"):
+        run_attempt(paths.root, 1, never)
+    assert [row.step for row in rows(paths)] == list(range(1, 9))
+    report = schema.load(paths.staging_report, Staging)
+    assert report is not None and report.tier == "none" and "no room" in report.why
 
 
 def test_other_data_than_the_checkpoint_was_trained_on_is_refused(tmp_path) -> None:

@@ -12,47 +12,22 @@ import time
 
 import msgspec
 import pytest
+from small_slots import SIZE, payload, slot_file, write_slot
 
 from adam.contract.checkpoints import MANIFEST, list_checkpoints, verify
 from adam.contract.errors import CheckpointError
 from adam.contract.lease import take_lease
-from adam.contract.slots import SlotHead, SlotWriter, TensorEntry
+from adam.contract.records import SnapshotSeen
+from adam.contract.slots import SlotWriter, TensorEntry
 from adam.watchdog.keeper import Keeper
 from adam.watchdog.keeper_words import Answer, Commit, Prune, Settle
 from adam.watchdog.store import Store
-
-SIZE = 100_000
 
 
 def lease(paths, token: int = 5) -> None:
     """Somebody held the lease with this token, and is gone."""
     fd, _ = take_lease(paths, "trainer", token, 1)
     os.close(fd)
-
-
-def write_slot(
-    paths, step: int, number: int = 0, *, token: int = 5, attempt: int = 1, size: int = SIZE, **head
-) -> None:
-    writer = SlotWriter(paths.staging / f"slot-{number}.safetensors", [TensorEntry("w", "U8", (size,))])
-    assert writer.begin()
-    writer.buffer("w")[:] = random.Random(step).randbytes(size)
-    fields = {"saves": 0, "sequence": step, "run": paths.identity} | head
-    writer.complete(
-        SlotHead(
-            attempt=attempt,
-            token=token,
-            step=step,
-            tokens=step,
-            samples=step,
-            why="interval",
-            parent="",
-            fingerprint="f",
-            config_digest="c",
-            state={"position": step},
-            **fields,
-        )
-    )
-    writer.close()
 
 
 def flip(path, offset: int = -10) -> None:
@@ -79,7 +54,7 @@ def test_commits_the_newest_once(paths, keeper):
     manifest = verify(paths.checkpoints / answer.committed.name)
     assert (manifest.step, manifest.token, manifest.samples) == (20, 5, 20)
     state = json.loads((paths.checkpoints / answer.committed.name / "state.json").read_text())
-    assert state["state"] == {"position": 20} and "crc32" not in state
+    assert state["state"] == {"position": 20} and "sums" not in state
     again = keeper.answer(Commit())
     assert again.committed is None and names(again) == ["step-00000020-a01"] and again.saves == 4
 
@@ -87,9 +62,9 @@ def test_commits_the_newest_once(paths, keeper):
 def test_a_flipped_bit_in_a_slot_is_not_committed(paths, keeper):
     write_slot(paths, 10, 0)
     write_slot(paths, 20, 1)
-    flip(paths.staging / "slot-1.safetensors")
+    flip(slot_file(paths, 1))
     answer = keeper.answer(Commit())
-    assert [item.name for item in answer.dropped] == ["slot-1.safetensors"]
+    assert [item.name for item in answer.dropped] == ["slot-1"]
     assert names(answer) == ["step-00000010-a01"]  # the one before is there
     assert not keeper.answer(Commit()).dropped  # told once
 
@@ -101,15 +76,16 @@ def test_a_flipped_bit_in_a_slot_is_not_committed(paths, keeper):
 def test_a_stranger_is_never_committed(paths, keeper, slot, why):
     write_slot(paths, 10, **slot)
     assert keeper.answer(Commit()).committed is None
-    assert (paths.staging / "slot-0.safetensors").exists()  # a living trainer may be about to use it
+    assert (slot_file(paths)).exists()  # a living trainer may be about to use it
     answer = keeper.answer(Settle(1, 5))
     assert answer.committed is None and why in answer.dropped[0].reason
-    assert not (paths.staging / "slot-0.safetensors").exists()
+    assert not (slot_file(paths)).exists()
 
 
 def test_an_incomplete_slot_is_dropped_when_settling(paths, keeper):
     write_slot(paths, 10, 0)
-    writer = SlotWriter(paths.staging / "slot-1.safetensors", [TensorEntry("w", "U8", (SIZE,))])
+    slot_file(paths, 1).parent.mkdir()
+    writer = SlotWriter(slot_file(paths, 1), [TensorEntry("w", "U8", (SIZE,))])
     writer.begin()
     assert keeper.answer(Commit()).committed  # the other one; this one is left in peace
     writer.close()
@@ -118,10 +94,10 @@ def test_an_incomplete_slot_is_dropped_when_settling(paths, keeper):
 
 def test_a_slot_that_is_being_written_is_left_alone(paths, keeper):
     write_slot(paths, 10, 0)
-    writer = SlotWriter(paths.staging / "slot-0.safetensors", [TensorEntry("w", "U8", (SIZE,))])
-    head_still_there = (paths.staging / "slot-0.safetensors").read_bytes()[:8]
+    writer = SlotWriter(slot_file(paths), [TensorEntry("w", "U8", (SIZE,))])
+    head_still_there = (slot_file(paths)).read_bytes()[:8]
     assert writer.begin()
-    with (paths.staging / "slot-0.safetensors").open("r+b") as file:
+    with (slot_file(paths)).open("r+b") as file:
         file.write(head_still_there)  # a writer that is so slow that the header of before is still to be seen
     assert keeper.answer(Commit()).committed is None
     writer.close()
@@ -142,6 +118,76 @@ def test_settling_is_refused_while_the_lease_is_held(paths, keeper):
     assert not keeper.answer(Settle(2, 5)).trouble
 
 
+def test_what_a_crash_left_in_memory_is_what_the_next_attempt_begins_from(paths, keeper):
+    write_slot(paths, 10, 0, in_ram=True, durable=False)
+    slot = write_slot(paths, 20, 1, in_ram=True, durable=False)
+    answer = keeper.answer(Settle(1, 5, commit=False))
+    assert answer.snapshot == SnapshotSeen("step-00000020-a01", 20, str(slot)) and not answer.checkpoints
+    # That attempt died before its first snapshot: its slot is still the one.
+    lease(paths, token=6)
+    answer = keeper.answer(Settle(2, 6, resumed="step-00000020-a01", commit=False))
+    assert answer.snapshot and answer.snapshot.slot == str(slot)
+    answer = keeper.answer(Commit(resumed="step-00000020-a01"))
+    assert answer.committed and answer.committed.step == 20
+    # On disk now, so nothing is gained by memory.
+    assert keeper.answer(Settle(3, 6, resumed="step-00000020-a01", commit=False)).snapshot is None
+
+
+def test_a_run_that_ends_leaves_nothing_in_memory(paths, keeper):
+    write_slot(paths, 20, 1, in_ram=True, durable=False)
+    answer = keeper.answer(Settle(1, 5, commit=True))
+    assert names(answer) == ["step-00000020-a01"] and not answer.dropped
+    assert not paths.ram.exists()
+
+
+def test_snapshots_for_the_next_attempt_are_not_committed_unless_asked(paths, keeper):
+    write_slot(paths, 10, 0, in_ram=True)
+    write_slot(paths, 20, 1, in_ram=True, durable=False)
+    assert names(keeper.answer(Commit(durable_only=True))) == ["step-00000010-a01"]
+    assert names(keeper.answer(Commit())) == ["step-00000010-a01", "step-00000020-a01"]
+
+
+def test_a_snapshot_that_training_failed_after_is_dropped(paths, keeper):
+    write_slot(paths, 10, 0)
+    keeper.answer(Commit())
+    slot = write_slot(paths, 20, 1, in_ram=True, durable=False)
+    answer = keeper.answer(Settle(1, 5, commit=False, quarantine="step-00000020-a01", reason="failed twice"))
+    assert answer.snapshot is None and [item.reason for item in answer.dropped] == ["failed twice"]
+    assert not slot.exists() and names(answer) == ["step-00000010-a01"]
+
+
+def test_where_nothing_is_trusted_a_flipped_bit_in_memory_is_found(paths, keeper):
+    slot = write_slot(paths, 20, 1, in_ram=True, durable=False)
+    flip(slot / "rank-00000.safetensors")
+    assert keeper.answer(Settle(1, 5, commit=False)).snapshot  # whoever begins from it looks at its bytes
+    answer = keeper.answer(Settle(2, 5, commit=False, verify=True))
+    assert answer.snapshot is None and "not those that were written" in answer.dropped[0].reason
+
+
+def test_several_ranks_make_one_checkpoint(paths, keeper):
+    slot = write_slot(paths, 10, world=3)
+    answer = keeper.answer(Commit())
+    assert names(answer) == ["step-00000010-a01"]
+    directory = paths.checkpoints / "step-00000010-a01"
+    manifest = verify(directory)
+    assert [file.name for file in manifest.files] == [
+        *(f"rank-0000{rank}.safetensors" for rank in range(3)),
+        "state.json",
+    ]
+    assert payload(10, rank=2) in (directory / "rank-00002.safetensors").read_bytes()
+    write_slot(paths, 20, world=3)
+    (slot / "rank-00001.safetensors").unlink()
+    assert keeper.answer(Commit()).committed is None
+
+
+def test_ranks_of_different_snapshots_are_not_one(paths, keeper):
+    slot = write_slot(paths, 10, world=2)
+    older = (slot / "rank-00001.safetensors").read_bytes()
+    write_slot(paths, 20, world=2)
+    (slot / "rank-00001.safetensors").write_bytes(older)
+    assert keeper.answer(Commit()).committed is None
+
+
 def test_bad_checkpoints_are_put_away_until_one_verifies(paths, keeper):
     for step in (10, 20, 30):
         write_slot(paths, step)
@@ -149,7 +195,7 @@ def test_bad_checkpoints_are_put_away_until_one_verifies(paths, keeper):
     flip(paths.checkpoints / "step-00000030-a01" / "rank-00000.safetensors")
     flip(paths.checkpoints / "step-00000020-a01" / MANIFEST, 40)
     write_slot(paths, 5, attempt=2)  # nothing that could be committed in their place
-    (paths.staging / "slot-0.safetensors").unlink()
+    slot_file(paths).unlink(missing_ok=True)
     answer = keeper.answer(Settle(1, 5, verify=True))
     assert [item.name for item in answer.quarantined] == ["step-00000030-a01", "step-00000020-a01"]
     assert names(answer) == ["step-00000010-a01"] and answer.checkpoints[0].verified and answer.in_quarantine == 2
@@ -161,7 +207,7 @@ def test_what_this_keeper_checked_is_read_once_only_while_untouched(paths, keepe
     monkeypatch.setattr("adam.watchdog.store.verify", lambda _: pytest.fail("read again"))
     assert keeper.answer(Settle(1, 5)).checkpoints[0].verified
     monkeypatch.undo()
-    (paths.staging / "slot-0.safetensors").unlink()
+    slot_file(paths).unlink(missing_ok=True)
     flip(paths.checkpoints / "step-00000010-a01" / "rank-00000.safetensors")
     assert keeper.answer(Settle(2, 5)).quarantined
 
@@ -174,7 +220,7 @@ def test_a_checkpoint_of_a_newer_adam_is_not_touched(paths, keeper):
     newer = blank.replace(b'"schema": 1', b'"schema": 9')
     seal = hashlib.sha256(newer).hexdigest().encode()
     manifest.write_bytes(newer.replace(b'"self_sha256": ""', b'"self_sha256": "%s"' % seal))
-    (paths.staging / "slot-0.safetensors").unlink()
+    slot_file(paths).unlink(missing_ok=True)
     answer = Keeper(Store(paths, 3, 0)).answer(Settle(1, 5))
     assert "schema 9" in answer.refused and names(answer) == ["step-00000010-a01"]
 
@@ -218,13 +264,13 @@ def test_no_room_lets_old_ones_go_first(paths, keeper, monkeypatch):
 def test_a_full_disk_frees_itself(paths):
     lease(paths)
     write_slot(paths, 10, size=600_000)
-    slot = (paths.staging / "slot-0.safetensors").read_bytes()
+    slot = slot_file(paths).read_bytes()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "none", str(paths.checkpoints)], check=False)
     if mounted.returncode:
         pytest.skip("mounting is not allowed here")
     try:
-        paths.staging.mkdir()
-        (paths.staging / "slot-0.safetensors").write_bytes(slot)
+        slot_file(paths).parent.mkdir(parents=True)
+        slot_file(paths).write_bytes(slot)
         (paths.checkpoints / "filler").write_bytes(bytes(2_500_000))
         keeper = Keeper(Store(paths, 3, 0))
         assert keeper.answer(Commit()).trouble

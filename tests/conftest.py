@@ -1,0 +1,20 @@
+"""What every test needs: shared memory of its own, so that nothing is left behind on the machine."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def shared_memory() -> Iterator[Path]:
+    """A directory on the machine's tmpfs (elsewhere where there is none), for this process and all that it starts."""
+    tmpfs = Path("/dev/shm")
+    place = Path(tempfile.mkdtemp(prefix="test-adam-", dir=tmpfs if tmpfs.is_dir() else None))
+    os.environ["ADAM_SHM"] = str(place)
+    yield place
+    shutil.rmtree(place)
+    del os.environ["ADAM_SHM"]

@@ -1,0 +1,108 @@
+"""Snapshots of a model on a GPU: every way of copying gives the bytes that training has, and the checksums that a reader finds."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from adam.contract.ram import claim
+from adam.contract.slots import PAGE_BYTES, SlotWriter, TensorEntry, aligned
+from adam.contract.sums import page_sum
+from adam.trainer import copying
+from adam.trainer.copying import DeviceCopy, in_groups, make_copier, register
+from adam.trainer.sums import all_sums, bytes_of
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
+SHAPES = [(3, 5), (1024,), (700, 33), (1,), (4096, 512), (0,), (513, 1025)]
+
+
+@pytest.fixture
+def tensors() -> dict[str, Tensor]:
+    torch.manual_seed(3)
+    return {f"t{number}": torch.randn(shape, device="cuda") for number, shape in enumerate(SHAPES)}
+
+
+@pytest.fixture
+def slot(shared_memory, tensors):
+    entries = aligned([TensorEntry(name, "F32", tuple(tensor.shape)) for name, tensor in tensors.items()])
+    writer = SlotWriter(shared_memory / "slot", entries)
+    yield writer
+    writer.close()
+
+
+def spans_of(slot: SlotWriter, tensors: dict[str, Tensor]) -> dict[str, tuple[int, int]]:
+    return {name: slot.span(name) for name in tensors}
+
+
+@pytest.mark.parametrize("size", ["whole", "largest"])
+def test_the_bytes_and_their_sums(slot: SlotWriter, tensors: dict[str, Tensor], size: str) -> None:
+    spans = spans_of(slot, tensors)
+    need = -(-max(end for _, end in spans.values()) // PAGE_BYTES) * PAGE_BYTES
+    largest = max(-(-(end - first) // PAGE_BYTES) * PAGE_BYTES for first, end in spans.values())
+    buffer = torch.full((need if size == "whole" else largest,), 255, dtype=torch.uint8, device="cuda")
+    copier = DeviceCopy(tensors, spans, buffer)
+    payload = torch.frombuffer(slot.payload(), dtype=torch.uint8)
+    unpin = register(payload)
+    assert unpin is not None
+    kept = {name: tensor.clone() for name, tensor in tensors.items()}
+    copier.start(payload)
+    copier.before_update()
+    for tensor in tensors.values():  # an optimizer that does not wait for anybody
+        tensor.add_(1.0)
+    torch.cuda.synchronize()
+    sums = copier.done()
+    assert sums is not None
+    for name, tensor in kept.items():
+        first, end = spans[name]
+        assert bytes(payload[first:end].numpy()) == bytes(bytes_of(tensor).cpu().numpy()), name
+        assert sums[name] == page_sum([bytes(payload[first:end].numpy())]), name
+    assert all_sums(list(kept.values())) == list(sums.values())
+    unpin()
+    del payload
+
+
+def test_memory_of_a_disk_can_not_be_pinned_and_is_used_all_the_same(tmp_path, tensors: dict[str, Tensor]) -> None:
+    (tmp_path / "slot").write_bytes(bytes(1 << 20))
+    mapped = torch.from_file(str(tmp_path / "slot"), shared=True, size=1 << 20, dtype=torch.uint8)
+    unpin = register(mapped)
+    mapped[:20].copy_(bytes_of(tensors["t0"])[:20], non_blocking=True)
+    torch.cuda.synchronize()
+    assert torch.equal(mapped[:20], bytes_of(tensors["t0"])[:20].cpu())
+    if unpin is not None:
+        unpin()
+
+
+def test_groups_fit_and_leave_nothing_out() -> None:
+    spans = {"a": (0, 10), "b": (4096, 9000), "c": (12288, 12300), "d": (16384, 30000)}
+    assert in_groups(spans, 1 << 20) == [["a", "b", "c", "d"]]
+    assert in_groups(spans, 13_616) == [["a", "b", "c"], ["d"]]
+    assert [name for group in in_groups(spans, 4096) for name in group] == list(spans)
+
+
+def test_little_memory_means_a_small_buffer(slot: SlotWriter, tensors: dict[str, Tensor], monkeypatch) -> None:
+    monkeypatch.setattr(copying, "MARGIN_BYTES", 1 << 60)
+    monkeypatch.setattr(copying, "SMALLEST_BUFFER", PAGE_BYTES)
+    copier = make_copier(tensors, spans_of(slot, tensors))
+    assert isinstance(copier, DeviceCopy) and len(copier._groups) > 1
+
+
+def test_a_run_on_a_gpu_goes_on_from_memory(tmp_path) -> None:
+    from small_run import make_run, small_config, write_plan
+
+    from adam.contract.records import Resume
+    from adam.contract.snapshots import complete_snapshots
+    from adam.trainer.attempt import run_attempt
+
+    config = small_config(steps=12, device="cuda", precision="fp32")
+    whole, parts = make_run(tmp_path / "whole", config), make_run(tmp_path / "parts", config)
+    write_plan(whole)
+    run_attempt(whole.root, 1, lambda: False)
+    asked = iter(range(9))
+    write_plan(parts)
+    assert not run_attempt(parts.root, 1, lambda: next(asked, None) is None)
+    snapshot = complete_snapshots(parts)[0]
+    assert snapshot.path.parent == parts.ram == claim(parts)
+    write_plan(parts, 2, Resume(snapshot.name, snapshot.head.step, str(snapshot.path)))
+    assert run_attempt(parts.root, 2, lambda: False)
+    ends = [complete_snapshots(paths)[0].head for paths in (whole, parts)]
+    names = [name for name in ends[0].sums if not name.startswith("rng")]
+    assert [ends[0].sums[name] for name in names] == [ends[1].sums[name] for name in names]

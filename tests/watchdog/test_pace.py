@@ -1,0 +1,42 @@
+"""How often a checkpoint is written."""
+
+import math
+
+import pytest
+
+from adam.watchdog.pace import DAY_S, SHORTEST_S, checkpoint_interval_s, failure_interval_s, young_s
+
+SEEN = {"cost_s": 30.0, "size": 33_200_000_000, "failures": 0, "watched_s": 0.0, "bytes_per_day": 1e15, "minutes": 0.0}
+
+
+def test_young() -> None:
+    assert young_s(30.0, DAY_S) == pytest.approx(math.sqrt(2 * 30 * 86400))
+    assert checkpoint_interval_s(**SEEN) == pytest.approx(2276.8, rel=1e-3)
+
+
+def test_young_loses_least() -> None:
+    """Overhead of an interval T: cost / T for saving and T / (2 M) for what is lost; no other T is better."""
+
+    def overhead(interval: float) -> float:
+        return 30 / interval + interval / (2 * DAY_S)
+
+    best = young_s(30.0, DAY_S)
+    assert all(overhead(best) <= overhead(best * factor) for factor in (0.5, 0.9, 1.1, 2.0))
+
+
+def test_a_machine_that_fails_more_often_saves_more_often() -> None:
+    assert failure_interval_s(0, 0) == DAY_S
+    assert failure_interval_s(9, 9 * DAY_S) == DAY_S
+    weekly = checkpoint_interval_s(**{**SEEN, "watched_s": 70 * DAY_S, "failures": 9})
+    assert weekly > checkpoint_interval_s(**SEEN) > checkpoint_interval_s(**{**SEEN, "failures": 3})
+
+
+def test_never_under_ten_minutes_and_never_beyond_the_bytes_of_a_day() -> None:
+    assert checkpoint_interval_s(**{**SEEN, "cost_s": 0.01}) == SHORTEST_S
+    every = checkpoint_interval_s(**{**SEEN, "bytes_per_day": 500e9})
+    assert 33.2e9 * DAY_S / every <= 500e9 * 1.0001
+    assert checkpoint_interval_s(**{**SEEN, "cost_s": 0.0, "size": 0}) > SHORTEST_S  # nothing measured yet
+
+
+def test_what_people_set_holds() -> None:
+    assert checkpoint_interval_s(**{**SEEN, "minutes": 2.0, "bytes_per_day": 1.0}) == 120

@@ -1,0 +1,203 @@
+"""How a snapshot gets from where training has it into a slot, at the least cost to training.
+
+CPU        a plain copy: training waits for it.
+GPU        a copy on the device (19 ms for 33 GB), drained into the slot by a stream of its own while training goes on. Where the device has
+           no memory for that, drained from the weights while they do not change: until the next optimizer step.
+
+A slot's payload has the tensors one after the other, each from a page on; so the copy is drained in one piece, and the checksums of all
+tensors come of a few operations on the device. The slot's memory is pinned: a copy into pageable memory is 20 times slower and blocks.
+"""
+
+import contextlib
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from adam.contract.slots import PAGE_BYTES
+from adam.trainer.sums import bytes_of, page_sums, read_sums, sums_between, tensor_sum
+
+Tensors = dict[str, Tensor]
+Spans = dict[str, tuple[int, int]]  # where a tensor's bytes begin and end in the payload
+MARGIN_BYTES = 4 << 30  # of device memory that a copy on the device leaves to training
+SMALLEST_BUFFER = 512 << 20
+
+
+class Copier(Protocol):
+    """Copies the tensors that it was made for into payloads that are laid out by the same spans."""
+
+    stall_s: float  # what the last copy cost training
+
+    def start(self, payload: Tensor) -> None:
+        """Begin; what the tensors hold now is what is copied. `payload`: uint8, in the host's memory."""
+
+    def done(self) -> dict[str, str] | None:
+        """The checksum of each tensor when all is in the payload; None until then."""
+
+    def before_update(self) -> None:
+        """The tensors are about to change."""
+
+
+class PlainCopy:
+    """Of tensors in the host's memory."""
+
+    def __init__(self, tensors: Tensors, spans: Spans) -> None:
+        self.stall_s = 0.0
+        self._tensors, self._spans = tensors, spans
+        self._sums: dict[str, str] | None = None
+
+    def start(self, payload: Tensor) -> None:
+        began = time.perf_counter()
+        for name, tensor in self._tensors.items():
+            first, end = self._spans[name]
+            payload[first:end].copy_(bytes_of(tensor))
+        # Of what training has, not of the copy: so an error of the copying shows too.
+        self._sums = {name: tensor_sum(tensor) for name, tensor in self._tensors.items()}
+        self.stall_s = time.perf_counter() - began
+
+    def done(self) -> dict[str, str] | None:
+        return self._sums
+
+    def before_update(self) -> None:
+        """Nothing is under way any more."""
+
+
+class DeviceCopy:
+    """Of tensors on a GPU, through `buffer` (uint8, there): as large as all of them, or at least as the largest."""
+
+    def __init__(self, tensors: Tensors, spans: Spans, buffer: Tensor) -> None:
+        self.stall_s = 0.0
+        self._tensors, self._spans = tensors, spans
+        self._groups = [Group(names, tensors, spans, buffer) for names in in_groups(spans, buffer.numel())]
+        bounds = torch.tensor([_pages(spans[name]) for name in tensors], device=buffer.device)
+        self._first, self._end = bounds.unbind(1)
+        # What they do is short beside a matrix product, and behind one each of its kernels would wait.
+        self._draining, self._summing = torch.cuda.Stream(priority=-1), torch.cuda.Stream(priority=-1)
+        self._began, self._copied, self._drained, self._summed = (
+            torch.cuda.Event(enable_timing=True) for _ in range(4)
+        )
+        # Read from the host's memory: reading them from the device would wait for all that training has queued there.
+        self._sums = torch.empty(len(tensors), 2, dtype=torch.int64, pin_memory=True)
+
+    @property
+    def _whole(self) -> bool:
+        return len(self._groups) == 1
+
+    def start(self, payload: Tensor) -> None:
+        here = torch.cuda.current_stream()
+        self._began.record(here)
+        if self._whole:
+            self._groups[0].gather()
+        self._copied.record(here)
+        self._draining.wait_event(self._copied)
+        self._summing.wait_event(self._copied)
+        with torch.cuda.stream(self._draining):
+            self._drain(payload)
+            self._drained.record(self._draining)
+        with torch.cuda.stream(self._summing):
+            self._sum()
+            self._summed.record(self._summing)
+
+    def _drain(self, payload: Tensor) -> None:
+        """By the copy engines alone: from the buffer in one piece, or from each tensor."""
+        if self._whole:
+            group = self._groups[0]
+            payload[group.first : group.end].copy_(group.bytes, non_blocking=True)
+            return
+        for name, tensor in self._tensors.items():
+            first, end = self._spans[name]
+            payload[first:end].copy_(bytes_of(tensor), non_blocking=True)
+
+    def _sum(self) -> None:
+        """On the device: so the way to the host, and its memory, are checked when the payload is read."""
+        pages = []
+        for group in self._groups:
+            if not self._whole:
+                group.gather()
+            pages.append(page_sums(group.pages))
+        self._sums.copy_(sums_between(torch.cat(pages), self._first, self._end), non_blocking=True)
+
+    def done(self) -> dict[str, str] | None:
+        if not self._drained.query() or not self._summed.query():
+            return None
+        self.stall_s = self._began.elapsed_time(self._copied) / 1000
+        return dict(zip(self._tensors, read_sums(self._sums), strict=True))
+
+    def before_update(self) -> None:
+        """The optimizer's stream waits for what still reads the weights; the host does not."""
+        if not self._whole:
+            torch.cuda.current_stream().wait_event(self._drained)
+            torch.cuda.current_stream().wait_event(self._summed)
+
+
+class Group:
+    """Neighbours of the payload that go through the buffer together."""
+
+    def __init__(self, names: list[str], tensors: Tensors, spans: Spans, buffer: Tensor) -> None:
+        self.first, self.end = spans[names[0]][0], spans[names[-1]][1]
+        size = self.end - self.first
+        self.bytes, self.pages = buffer[:size], buffer[: -(-size // PAGE_BYTES) * PAGE_BYTES]
+        self._tensors = [tensors[name] for name in names]
+        rests = [_rest(buffer, spans[name], self.first) for name in names]
+        self._rests = [rest for rest in rests if rest.numel()]
+        self._copies = [
+            buffer[spans[name][0] - self.first : spans[name][1] - self.first].view(tensor.dtype).view(tensor.shape)
+            for name, tensor in zip(names, self._tensors, strict=True)
+        ]
+
+    def gather(self) -> None:
+        """Copy into the buffer, on the current stream; what lies between two tensors is zero."""
+        torch._foreach_copy_(self._copies, self._tensors)
+        if self._rests:
+            torch._foreach_zero_(self._rests)
+
+
+def _rest(buffer: Tensor, span: tuple[int, int], base: int) -> Tensor:
+    end = span[1] - base
+    return buffer[end : -(-end // PAGE_BYTES) * PAGE_BYTES]
+
+
+def _pages(span: tuple[int, int]) -> tuple[int, int]:
+    return span[0] // PAGE_BYTES, -(-span[1] // PAGE_BYTES)
+
+
+def in_groups(spans: Spans, size: int) -> list[list[str]]:
+    """The names in payload order, cut so that each group fits into `size` bytes."""
+    groups: list[list[str]] = []
+    base = 0
+    for name, (first, end) in spans.items():
+        if not groups or end - base > size:
+            groups.append([])
+            base = first
+        groups[-1].append(name)
+    return groups
+
+
+def make_copier(tensors: Tensors, spans: Spans) -> Copier:
+    """The cheapest way that the machine has memory for. To be called when training has its memory: after the first update."""
+    if next(iter(tensors.values())).device.type == "cpu":
+        return PlainCopy(tensors, spans)
+    device = next(iter(tensors.values())).device
+    bounds = list(spans.values())
+    need = -(-bounds[-1][1] // PAGE_BYTES) * PAGE_BYTES
+    least = max(SMALLEST_BUFFER, *(-(-(end - first) // PAGE_BYTES) * PAGE_BYTES for first, end in bounds))
+    free, _ = torch.cuda.mem_get_info()
+    cached = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+    size = need if need + MARGIN_BYTES <= free + cached else least
+    try:
+        buffer = torch.empty(size, dtype=torch.uint8, device=device)
+    except torch.OutOfMemoryError:  # the cached memory is in pieces
+        buffer = torch.empty(least, dtype=torch.uint8, device=device)
+    return DeviceCopy(tensors, spans, buffer)
+
+
+def register(buffer: Tensor) -> Callable[[], None] | None:
+    """Pin host memory that others have mapped (of a tmpfs; CUDA refuses files of a disk); gives what undoes it, None where CUDA refuses."""
+    cudart, address = torch.cuda.cudart(), buffer.data_ptr()
+    if not int(cudart.cudaHostRegister(address, buffer.nbytes, 0)):
+        return lambda: cudart.cudaHostUnregister(address)
+    with contextlib.suppress(RuntimeError):  # CUDA tells of the refusal once more, at its next call
+        torch.empty(1, device="cuda").zero_()
+    return None

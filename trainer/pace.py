@@ -1,0 +1,74 @@
+"""When a snapshot is due."""
+
+import math
+import statistics
+import time
+from collections import deque
+from collections.abc import Callable
+
+from adam.contract.shared import Control
+
+SHARE = 0.004  # of the training time that snapshots in memory may cost: under half a per cent
+LONGEST_EVERY = 1000
+RETRY_S = 1.0
+REMEMBERED = 9
+
+
+def steps_between(stall_s: float, step_s: float, share: float = SHARE) -> int:
+    """How many updates lie between two snapshots of `stall_s` each, so that they cost at most `share` of the training time."""
+    if step_s <= 0:
+        return 1
+    return min(LONGEST_EVERY, max(1, math.ceil(stall_s / (share * step_s))))
+
+
+class Pace:
+    """Why a snapshot is due after an update, most urgent first: request, interval (both durable), ram.
+
+    `every` is a number of steps between durable ones, 0: when the watchdog asks; `ram_every` between those in memory, 0: chosen from
+    what they cost.
+    """
+
+    def __init__(self, every: int, ram_every: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._every, self._ram_every, self._clock = every, ram_every, clock
+        self._stalls: deque[float] = deque(maxlen=REMEMBERED)
+        self._steps: deque[float] = deque(maxlen=REMEMBERED)
+        self._last_step: int | None = None
+        self._wanted = ""
+        self._blocked_until = 0.0
+        self._answered = Control()
+
+    @property
+    def every_in_ram(self) -> int:
+        """Updates between two snapshots in memory, as it stands."""
+        if self._ram_every:
+            return self._ram_every
+        if not self._stalls or not self._steps:
+            return 1
+        return steps_between(statistics.median(self._stalls), statistics.median(self._steps))
+
+    def stepped(self, seconds: float) -> None:
+        self._steps.append(seconds)
+
+    def asked(self, control: Control) -> bool:
+        """True where somebody asks for a save that was not begun yet."""
+        return control.saves > self._answered.saves or control.due > self._answered.due
+
+    def due(self, step: int, control: Control, *, in_ram: bool) -> str:
+        """Why a snapshot is to be taken after update `step`; empty: not now."""
+        if control.saves > self._answered.saves:
+            self._wanted = "request"
+        elif control.due > self._answered.due or (self._every and step % self._every == 0):
+            self._wanted = self._wanted or "interval"
+        if self._wanted:
+            return self._wanted if self._clock() >= self._blocked_until else ""
+        since = math.inf if self._last_step is None else step - self._last_step
+        return "ram" if in_ram and since >= self.every_in_ram else ""
+
+    def begun(self, step: int, control: Control, stall_s: float) -> None:
+        """A snapshot of `step` is under way; `stall_s` is what the last one cost."""
+        self._stalls.append(stall_s)
+        self._last_step, self._wanted, self._answered = step, "", control
+
+    def postponed(self) -> None:
+        """Slots are busy or not there yet: one that is durable is tried again a little later."""
+        self._blocked_until = self._clock() + RETRY_S
