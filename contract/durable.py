@@ -1,10 +1,15 @@
-"""File operations that survive a crash: atomic replacement, and appending behind a tail that may be torn."""
+"""File operations that survive a crash: atomic replacement, and appending behind a tail that may be torn.
+
+Bytes are written by os.open and os.write, never by open(): tests/support/disk_calls.py stands between these and the disk
+(and os.rename, os.mkdir, …, which pathlib calls), to record what a crash can lose and to make each call fail.
+"""
 
 import errno
 import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -22,73 +27,136 @@ def fsync_dir(directory: Path) -> None:
         os.close(fd)
 
 
+def write_all(fd: int, data: bytes) -> None:
+    """Write all of `data`: a disk that fills up takes part of it first, and says so at the next call only."""
+    left = memoryview(data)
+    while left:
+        left = left[os.write(fd, left) :]
+
+
+@contextmanager
+def new_file(path: Path, *, durable: bool = True) -> Iterator[int]:
+    """The descriptor of a new, empty file. Behind the block its bytes are durable; its name is so by `fsync_dir` only."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+    try:
+        yield fd
+        if durable:
+            os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
 def replace_file(path: Path, data: bytes, *, durable: bool = True) -> None:
     """Replace `path` with `data` so that a reader, or a crash, sees the old bytes or the new ones.
 
     `durable=False` leaves out the fsyncs: for files that mean nothing after a reboot.
-    Raises OSError (with the file name) where the disk is full or can't be written; the old file is then still there.
+    Raises OSError (with the file name) where the disk is full or can't be written; the old file is then still there,
+    but for a directory that can't be fsynced: then it is the new one.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            if durable:
-                os.fsync(file.fileno())
-        temporary.replace(path)
+        with new_file(temporary, durable=durable) as fd:
+            write_all(fd, data)
+        temporary.rename(path)
+        if durable:
+            fsync_dir(path.parent)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # the first error is the one to tell
+            temporary.unlink(missing_ok=True)
         if error.filename is None:
             error.filename = str(path)
         raise
-    if durable:
-        fsync_dir(path.parent)
+
+
+def remove_tree(directory: Path) -> None:
+    """Delete `directory` and all in it; nothing is done where there is none. Raises OSError."""
+    if not directory.exists():
+        return
+    for path in list(directory.iterdir()):
+        if path.is_dir() and not path.is_symlink():
+            remove_tree(path)
+        else:
+            path.unlink()
+    directory.rmdir()
 
 
 def mend_tail(path: Path) -> int:
-    """Cut a torn last line (one without its newline) off `path`; the bytes cut, 0 where there is nothing to mend."""
+    """Cut off `path` what is no whole line; the bytes cut, 0 where there is nothing to mend.
+
+    That is a last line without its newline, and all from a NUL byte on: after a power cut the blocks of a file's end that
+    never reached the disk read as zeros, with newer blocks behind them.
+    """
     try:
-        size = path.stat().st_size
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
         return 0
-    keep = size
-    with path.open("r+b") as file:
-        while keep > 0:
-            start = max(0, keep - COPY_BLOCK)
-            file.seek(start)
-            newline = file.read(keep - start).rfind(b"\n")
-            if newline >= 0:
-                keep = start + newline + 1
-                break
-            keep = start
+    try:
+        size = os.fstat(fd).st_size
+        keep = _end_of_lines(fd, _first_nul(fd, size))
         if keep < size:
-            file.truncate(keep)
-            os.fsync(file.fileno())
+            os.ftruncate(fd, keep)
+            os.fsync(fd)
+    finally:
+        os.close(fd)
     return size - keep
 
 
+def _first_nul(fd: int, size: int) -> int:
+    """Where the first NUL byte is; `size` where there is none."""
+    for start in range(0, size, COPY_BLOCK):
+        found = os.pread(fd, COPY_BLOCK, start).find(b"\0")
+        if found >= 0:
+            return start + found
+    return size
+
+
+def _end_of_lines(fd: int, end: int) -> int:
+    """Where the last whole line before `end` ends."""
+    while end > 0:
+        start = max(0, end - COPY_BLOCK)
+        newline = os.pread(fd, end - start, start).rfind(b"\n")
+        if newline >= 0:
+            return start + newline + 1
+        end = start
+    return 0
+
+
 class LineAppender:
-    """Appends whole lines to `path`, each by one write; a torn tail of an earlier writer is cut off first.
+    """Appends whole lines to `path`, each by one write; what a crash left of a line is cut off first (`mend_tail`).
 
     One writer a file. A full disk takes part of a line at most: the part is cut off again, and OSError is raised.
+    The lines are durable by an fsync of others (the keeper's, before a checkpoint); the file's name is so from the start.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.mended = mend_tail(path)
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        self._torn_from: int | None = None  # where a part of a line begins that could not be cut off yet
+        try:
+            fsync_dir(path.parent)
+        except BaseException:
+            os.close(self._fd)
+            raise
 
     def append(self, line: bytes) -> None:
         """Append `line` and a newline."""
         data = line + b"\n"
         try:
+            self._cut()
             written = os.write(self._fd, data)
+            if written < len(data):
+                self._torn_from = os.fstat(self._fd).st_size - written
+                self._cut()
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
             error.filename = str(self.path)
             raise
-        if written < len(data):
-            os.ftruncate(self._fd, os.fstat(self._fd).st_size - written)
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
+
+    def _cut(self) -> None:
+        if self._torn_from is not None:
+            os.ftruncate(self._fd, self._torn_from)
+            self._torn_from = None
 
     def close(self) -> None:
         os.close(self._fd)
@@ -97,7 +165,7 @@ class LineAppender:
 def whole_lines(path: Path, offset: int = 0) -> Iterator[tuple[int, bytes]]:
     """The complete lines of `path` from byte `offset`: (offset behind the line, the line without its newline).
 
-    A torn tail is not given. A missing file has no lines.
+    A torn tail is not given, nor what follows a NUL byte (see `mend_tail`). A missing file has no lines.
     """
     try:
         file = path.open("rb")
@@ -106,14 +174,14 @@ def whole_lines(path: Path, offset: int = 0) -> Iterator[tuple[int, bytes]]:
     with file:
         file.seek(offset)
         for line in file:
-            if not line.endswith(b"\n"):
+            if not line.endswith(b"\n") or b"\0" in line:
                 return
             offset += len(line)
             yield offset, line[:-1]
 
 
 def last_line(path: Path) -> bytes | None:
-    """The last complete line of `path`, read from its end; None where there is none."""
+    """The last complete line of `path` that has no NUL byte, read from its end; None where there is none."""
     try:
         file = path.open("rb")
     except FileNotFoundError:
@@ -121,13 +189,15 @@ def last_line(path: Path) -> bytes | None:
     with file:
         start = file.seek(0, os.SEEK_END)
         tail = b""
-        while start > 0 and tail.count(b"\n") < 2:
+        while start > 0:
             step = min(start, 1 << 16)
             start -= step
             file.seek(start)
             tail = file.read(step) + tail
-    lines = tail.split(b"\n")[:-1]
-    return lines[-1] if lines else None
+            lines = tail.split(b"\n")[1 if start else 0 : -1]
+            if whole := [line for line in lines if b"\0" not in line]:
+                return whole[-1]
+    return None
 
 
 def sha256_file(path: Path, told: Callable[[int], None] = lambda _: None) -> str:
@@ -140,12 +210,12 @@ def sha256_file(path: Path, told: Callable[[int], None] = lambda _: None) -> str
     return digest.hexdigest()
 
 
-def copy_hashed(source: IO[bytes], target: IO[bytes]) -> str:
-    """Copy `source` to `target` from where they stand, and give the SHA-256 of what was copied, in hex."""
+def copy_hashed(source: IO[bytes], target: int) -> str:
+    """Copy `source` to the descriptor `target` from where they stand, and give the SHA-256 of what was copied, in hex."""
     digest = hashlib.sha256()
     while block := source.read(COPY_BLOCK):
         digest.update(block)
-        target.write(block)
+        write_all(target, block)
     return digest.hexdigest()
 
 

@@ -3,15 +3,14 @@
     slot ──copy, SHA-256──> .tmp-NAME/rank-00000.safetensors ──CRC of each tensor──>
          state.json ──> MANIFEST.json ──rename──> NAME/
 
-Every file is fsynced before the manifest is written, the manifest before the rename, the directory after it.
+Every file, the log of steps and the directory are fsynced before the rename, the directory of checkpoints after it.
 """
 
 import fcntl
 import os
-import shutil
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -19,7 +18,16 @@ import msgspec
 
 from adam.contract.checkpoints import MANIFEST, STATE, FileEntry, manifest_of, rank_file, seal
 from adam.contract.clock import stamp
-from adam.contract.durable import copy_hashed, free_bytes, fsync_dir, human_bytes, sha256_file
+from adam.contract.durable import (
+    copy_hashed,
+    free_bytes,
+    fsync_dir,
+    human_bytes,
+    new_file,
+    remove_tree,
+    sha256_file,
+    write_all,
+)
 from adam.contract.errors import CheckpointError, DiskError
 from adam.contract.slots import SlotHead, read_head
 from adam.contract.snapshots import Snapshot, read_snapshot
@@ -48,8 +56,14 @@ def reading(snapshot: Snapshot) -> Iterator[list[IO[bytes]]]:
 
 
 def is_committed(store: Store, head: SlotHead) -> bool:
-    """True where a checkpoint of the same attempt is as far: retention keeps the newest, so this needs no memory."""
-    return any(kept.attempt == head.attempt and kept.step >= head.step for kept in store.listing())
+    """True where a checkpoint of the same attempt is as far: retention keeps the newest, so this needs no memory.
+
+    One that this keeper did not make, or could not make durable, is checked first: to say that it is there is a promise.
+    """
+    return any(
+        kept.attempt == head.attempt and kept.step >= head.step and (kept.verified or store.confirm(kept.name))
+        for kept in reversed(store.listing())
+    )
 
 
 def commit(store: Store, snapshot: Snapshot) -> Committed | None:
@@ -70,7 +84,8 @@ def commit(store: Store, snapshot: Snapshot) -> Committed | None:
             _build(store, temporary, sources, head)
             _publish(store, temporary, name)
         finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+            with suppress(OSError):  # the next `clean` tries again; what went wrong first is the error to tell
+                remove_tree(temporary)
     return Committed(name, head.step, head.why, size, time.monotonic() - began)
 
 
@@ -89,12 +104,11 @@ def make_room(store: Store, need: int) -> None:
 
 
 def _build(store: Store, temporary: Path, sources: list[IO[bytes]], head: SlotHead) -> None:
-    shutil.rmtree(temporary, ignore_errors=True)
+    remove_tree(temporary)
     temporary.mkdir()
     ranks = [_copy_rank(source, temporary / rank_file(rank)) for rank, source in enumerate(sources)]
     _write(temporary / STATE, readable(head))
     _sync_steps(store.paths.steps)
-    fsync_dir(temporary)
     state = FileEntry(STATE, (temporary / STATE).stat().st_size, sha256_file(temporary / STATE))
     files = (*ranks, state)
     _write(temporary / MANIFEST, seal(manifest_of(head, files, stamp())))
@@ -102,9 +116,8 @@ def _build(store: Store, temporary: Path, sources: list[IO[bytes]], head: SlotHe
 
 
 def _copy_rank(source: IO[bytes], tensors: Path) -> FileEntry:
-    with tensors.open("xb", buffering=0) as target:
+    with new_file(tensors) as target:
         digest = copy_hashed(source, target)
-        os.fsync(target.fileno())
     _check_copy(tensors)
     return FileEntry(tensors.name, tensors.stat().st_size, digest)
 
@@ -112,7 +125,7 @@ def _copy_rank(source: IO[bytes], tensors: Path) -> FileEntry:
 def _publish(store: Store, temporary: Path, name: str) -> None:
     target = store.directory(name)
     if target.exists():
-        store.quarantine(name, "it has no manifest that can be read, and the same checkpoint was committed again")
+        store.quarantine(name, "it was not whole, and the same checkpoint was committed again")
     temporary.rename(target)
     fsync_dir(store.paths.checkpoints)
     store.mark_verified(name)
@@ -134,10 +147,8 @@ def _check_copy(tensors: Path) -> None:
 
 
 def _write(path: Path, data: bytes) -> None:
-    with path.open("xb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+    with new_file(path) as fd:
+        write_all(fd, data)
 
 
 def _sync_steps(steps: Path) -> None:

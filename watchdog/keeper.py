@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 
 from adam.contract.checkpoints import parse_name
+from adam.contract.durable import remove_tree
 from adam.contract.errors import CheckpointError, DiskError, SchemaError, run_main
 from adam.contract.lease import lease_is_held, read_lease
 from adam.contract.paths import RunPaths
@@ -39,6 +40,16 @@ class Keeper:
         self._saves = 0
 
     def answer(self, request: Request) -> Answer:
+        """Carry out a request. A disk that fails is trouble to be told, and no reason to end."""
+        try:
+            return self._carried_out(request)
+        except OSError as error:
+            trouble = disk_trouble(error, "the checkpoints could not be put in order", self._paths.checkpoints)
+        if isinstance(request, Settle):
+            return self._finish(Answer("settle", request.id, request.token), trouble=trouble)
+        return self._finish(Answer("prune" if isinstance(request, Prune) else "commit"), trouble=trouble)
+
+    def _carried_out(self, request: Request) -> Answer:
         match request:
             case Commit():
                 return self._finish(self._committed(request.resumed, request.durable_only), request="commit")
@@ -84,11 +95,7 @@ class Keeper:
         except DiskError as error:
             trouble = str(error)
         except OSError as error:
-            if error.errno not in DISK_TROUBLE:
-                raise
-            trouble = (
-                f"the checkpoint could not be written: {error.strerror} ({error.filename or self._paths.checkpoints})"
-            )
+            trouble = disk_trouble(error, "the checkpoint could not be written", self._paths.checkpoints)
         return Answer("", committed=committed, dropped=tuple(dropped), trouble=trouble)
 
     def _commit_newest(self, resumed: str, durable_only: bool, dropped: list[PutAway]) -> Committed | None:
@@ -147,7 +154,7 @@ class Keeper:
                 reason = _what_is_wrong_with(snapshot)
             if reason:
                 dropped.append(PutAway(snapshot.path.name, reason))
-                shutil.rmtree(snapshot.path)
+                remove_tree(snapshot.path)
         return dropped
 
     def _drop_strangers(self, request: Settle) -> list[PutAway]:
@@ -160,7 +167,7 @@ class Keeper:
                 continue
             if slot not in done:
                 dropped.append(PutAway(slot.name, self._why_dropped(slot)))
-            shutil.rmtree(slot)
+            remove_tree(slot)
         return dropped
 
     def _why_dropped(self, slot: Path) -> str:
@@ -205,6 +212,13 @@ class Keeper:
                 raise
             return f"the disk could not read it: {error.strerror} ({error.filename})"
         return ""
+
+
+def disk_trouble(error: OSError, what: str, where: Path) -> str:
+    """What to tell of a disk that is full or failing. Anything else is a fault of the code: raised again."""
+    if error.errno not in DISK_TROUBLE:
+        raise error
+    return f"{what}: {error.strerror} ({error.filename or where})"
 
 
 def _what_is_wrong_with(snapshot: Snapshot) -> str:

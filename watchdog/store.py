@@ -1,13 +1,13 @@
 """The directory of checkpoints, as the keeper handles it: what is there, what is known to be right, putting away, deleting."""
 
 import fcntl
-import shutil
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 
-from adam.contract.checkpoints import MANIFEST, list_checkpoints, parse_name, read_manifest, verify
-from adam.contract.durable import fsync_dir, replace_file
+from adam.contract.checkpoints import list_checkpoints, parse_name, read_manifest, verify
+from adam.contract.durable import fsync_dir, remove_tree, replace_file
 from adam.contract.errors import CheckpointError, DataError, SchemaError
 from adam.contract.flock import flocked
 from adam.contract.paths import RunPaths
@@ -38,12 +38,20 @@ class Store:
         self._pruned: list[str] = []
 
     def clean(self) -> None:
-        """Remove what a dead keeper left half made or half deleted."""
-        if not self.paths.checkpoints.is_dir():
-            return
-        for path in self.paths.checkpoints.iterdir():
+        """Make the directory, durably, and remove what a dead keeper left in it half made or half deleted."""
+        self.paths.checkpoints.mkdir(exist_ok=True)
+        fsync_dir(self.paths.root)
+        self._remove_leftovers()
+
+    def _remove_leftovers(self) -> None:
+        """What can't be removed stays: it is in nobody's way, and is tried again behind each commit."""
+        # Before anything is gone: or a crash could bring a deleted checkpoint back without its files. And a checkpoint
+        # that a dead keeper had just given its name is about to be relied on.
+        fsync_dir(self.paths.checkpoints)
+        for path in list(self.paths.checkpoints.iterdir()):
             if path.name.startswith((TEMPORARY, TRASH)):
-                shutil.rmtree(path)
+                with suppress(OSError):
+                    remove_tree(path)
 
     def listing(self) -> list[Kept]:
         """The checkpoints, oldest first."""
@@ -77,6 +85,17 @@ class Store:
         verify(self.directory(name))
         self._verified[name] = before
 
+    def confirm(self, name: str) -> bool:
+        """True where a checkpoint that is there is right; it is durable then. Raises OSError."""
+        fsync_dir(self.paths.checkpoints)
+        try:
+            self.check(name)
+        except CheckpointError:
+            return False
+        except SchemaError:
+            return True  # a newer Adam's: not to be judged here, and not to be made again
+        return True
+
     def newest_verified(self) -> CheckpointSeen | None:
         for kept in reversed(self.listing()):
             if kept.verified:
@@ -92,10 +111,11 @@ class Store:
             number += 1
             target = self.paths.quarantine / f"{name}.{number}"
         self.directory(name).rename(target)
+        self._verified.pop(name, None)
         fsync_dir(self.paths.quarantine)
         fsync_dir(self.paths.checkpoints)
-        self._verified.pop(name, None)
-        replace_file(target / "REASON.txt", f"{reason}\n".encode())
+        with suppress(OSError):  # it is out of the way all the same, and an event has the reason too
+            replace_file(target / "REASON.txt", f"{reason}\n".encode())
 
     def in_quarantine(self) -> int:
         return len(list(self.paths.quarantine.iterdir())) if self.paths.quarantine.is_dir() else 0
@@ -106,32 +126,28 @@ class Store:
         self.trouble = ""
         try:
             for name in superfluous(self.listing(), rules, read_pins(self.paths)):
-                self._delete_unless_wanted(name)
+                self._discard_unless_wanted(name)
         except (DataError, SchemaError) as error:
             self.trouble = f"no checkpoint is deleted: {error}"
+        self._remove_leftovers()
 
     def take_pruned(self) -> tuple[str, ...]:
         """The names deleted since the last call, oldest first."""
         names, self._pruned = tuple(self._pruned), []
         return names
 
-    def _delete_unless_wanted(self, name: str) -> None:
-        """Leave it to the next time where somebody holds it, for ever where somebody pinned it meanwhile (see `contract.pins`)."""
+    def _discard_unless_wanted(self, name: str) -> None:
+        """Leave it to the next time where somebody holds it, for ever where somebody pinned it meanwhile (see `contract.pins`).
+
+        It is renamed only, under the lock: half deleted, it is never taken for a checkpoint.
+        """
         with flocked(self.directory(name), fcntl.LOCK_EX | fcntl.LOCK_NB) as free:
             if not free or read_pins(self.paths).get(name):
                 return
-            self._delete(name)
-        self._pruned.append(name)
-
-    def _delete(self, name: str) -> None:
-        """Renamed first and without its manifest next: half deleted, it is never taken for a checkpoint."""
-        trash = self.paths.checkpoints / f"{TRASH}{name}"
-        self.directory(name).rename(trash)
-        fsync_dir(self.paths.checkpoints)
+            self.directory(name).rename(self.paths.checkpoints / f"{TRASH}{name}")
         self._verified.pop(name, None)
         self._made.pop(name, None)
-        (trash / MANIFEST).unlink()
-        shutil.rmtree(trash)
+        self._pruned.append(name)
 
 
 def _time_of(directory: Path) -> float | None:

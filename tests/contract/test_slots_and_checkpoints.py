@@ -124,17 +124,38 @@ def test_a_whole_checkpoint_verifies(checkpoint: Path) -> None:
 
 
 def test_every_bit_of_every_file_counts(checkpoint: Path) -> None:
+    """Every bit of the manifest and of small files, and of a large one the ends and a sample."""
     for path in sorted(checkpoint.iterdir()):
         whole = path.read_bytes()
-        positions = range(len(whole)) if len(whole) < 3000 else sorted(random.Random(1).sample(range(len(whole)), 300))
-        for position in positions:
+        for bit in sampled(8 * len(whole)):
             flipped = bytearray(whole)
-            flipped[position] ^= 1 << random.Random(position).randrange(8)
+            flipped[bit // 8] ^= 1 << bit % 8
             path.write_bytes(flipped)
             with pytest.raises(CheckpointError):
                 verify(checkpoint)
         path.write_bytes(whole)
     verify(checkpoint)
+
+
+def test_every_length_of_every_file_counts(checkpoint: Path) -> None:
+    for path in sorted(checkpoint.iterdir()):
+        whole = path.read_bytes()
+        cut = [whole[:length] for length in sampled(len(whole))]
+        # A manifest ends with its newline: one that is lost or doubled is another manifest too.
+        longer = [whole + more for more in (b"\0", b"\n", b" ", b"}", whole, bytes(4096))]
+        for data in (*cut, *longer):
+            path.write_bytes(data)
+            with pytest.raises(CheckpointError):
+                verify(checkpoint)
+        path.write_bytes(whole)
+    verify(checkpoint)
+
+
+def sampled(count: int) -> list[int]:
+    """Numbers below `count`: all of few; of many the first, the last and some between."""
+    if count <= 8000:
+        return list(range(count))
+    return [*range(200), *random.Random(1).sample(range(200, count - 200), 400), *range(count - 200, count)]
 
 
 def test_a_cut_missing_or_torn_file_is_named(checkpoint: Path) -> None:
