@@ -24,6 +24,7 @@ Tensors = dict[str, Tensor]
 Spans = dict[str, tuple[int, int]]  # where a tensor's bytes begin and end in the payload
 MARGIN_BYTES = 4 << 30  # of device memory that a copy on the device leaves to training
 SMALLEST_BUFFER = 512 << 20
+CHUNK_BYTES = 64 << 20  # a copy engine does one copy at a time, and training reads its loss through it
 
 
 class Copier(Protocol):
@@ -112,7 +113,9 @@ class DeviceCopy:
             pages = page_sums(group.pages)
         with torch.cuda.stream(self._draining):
             self._draining.wait_event(group.gathered)
-            payload[group.first : group.end].copy_(group.bytes, non_blocking=True)
+            into = payload[group.first : group.end]
+            for begin in range(0, len(into), CHUNK_BYTES):
+                into[begin : begin + CHUNK_BYTES].copy_(group.bytes[begin : begin + CHUNK_BYTES], non_blocking=True)
             group.drained.record()
         return pages
 
