@@ -40,6 +40,7 @@ from adam.trainer.restore import restore  # noqa: E402
 from adam.trainer.snapshot import Identity, Position, Snapshots  # noqa: E402
 from adam.trainer.state import trained_state  # noqa: E402
 from adam.trainer.sums import all_sums  # noqa: E402
+from adam.trainer.window import Window  # noqa: E402
 
 MICRO_STEPS = 4
 BLOCK = 4  # steps
@@ -55,6 +56,7 @@ class Work:
         with torch.device("cuda"):
             self.model = MambaLM(shape, ReferenceOps())
         self.optimizer = make_optimizer(self.model, Trainer())
+        self.window = Window("cuda")
         self.a = torch.randn(16384, 2560, device="cuda", dtype=torch.bfloat16)
         self.b = torch.randn(2560, 10240, device="cuda", dtype=torch.bfloat16)
         self.out = torch.empty(16384, 10240, device="cuda", dtype=torch.bfloat16)
@@ -73,7 +75,7 @@ class Work:
         if snapshots is not None:
             snapshots.before_update()
         self.optimizer.step()
-        float(self.out[0, 0])  # as the loss is read in each update
+        self.window.read(self.out[0, :2].double())  # as loss and norm are read in each update
 
     def digest(self) -> str:
         return "".join(all_sums([tensor for _, tensor in trained_state(self.model, self.optimizer)]))
@@ -167,10 +169,13 @@ def recover(arguments: argparse.Namespace, paths: RunPaths) -> None:
     same = work.digest() == (paths.root / "digest").read_text()
     checked = time.perf_counter() - STARTED
     work.set_gradients()
+    torch.cuda.synchronize()
+    gradients = time.perf_counter() - STARTED - (checked - restored)
     work.step(None)
     torch.cuda.synchronize()
     first = time.perf_counter() - STARTED - (checked - restored)
-    stages = {"torch": imported, "context": context, "model": made, "restored": restored, "first update": first}
+    stages = {"torch": imported, "context": context, "model": made, "restored": restored}
+    stages |= {"gradients": gradients, "first update": first}
     print(json.dumps({name: round(seconds, 2) for name, seconds in stages.items()} | {"same": same}))
 
 

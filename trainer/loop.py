@@ -29,6 +29,7 @@ from adam.trainer.order import DataOrder, take
 from adam.trainer.pace import Pace
 from adam.trainer.runtime import Runtime
 from adam.trainer.snapshot import Position, Snapshots
+from adam.trainer.window import Window
 
 LONGEST_WAIT_FOR_SLOTS_S = 60.0
 
@@ -70,6 +71,7 @@ class Loop:
         self.order = DataOrder(data.train.count, config.trainer.seed)
         self.pace = Pace(config.checkpoint.every_steps, config.checkpoint.ram_every_steps)
         self._stop_requested = stop_requested
+        self._window = Window(runtime.device)
         self._told = 0  # snapshots that the pulse speaks of
 
     def run(self, position: Position) -> bool:
@@ -140,7 +142,7 @@ class Loop:
     def _apply(self, losses: list[torch.Tensor], rate: float) -> tuple[float, float]:
         """(loss, norm of the gradient before clipping); the update is left out where either is not finite."""
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.trainer.clip)
-        loss, grad_norm = float(torch.stack(losses).double().sum()), float(norm)
+        loss, grad_norm = self._window.read(torch.stack([torch.stack(losses).double().sum(), norm.double()]))
         if math.isfinite(grad_norm) and math.isfinite(loss):
             self.snapshots.before_update()
             set_rate(self.optimizer, rate)

@@ -1,5 +1,7 @@
 """Snapshots of a model on a GPU: every way of copying gives the bytes that training has, and the checksums that a reader finds."""
 
+import struct
+
 import pytest
 import torch
 from torch import Tensor
@@ -10,6 +12,7 @@ from adam.contract.sums import page_sum
 from adam.trainer import copying
 from adam.trainer.copying import DeviceCopy, in_groups, make_copier, register
 from adam.trainer.sums import all_sums, bytes_of
+from adam.trainer.window import Window
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
 SHAPES = [(3, 5), (1024,), (700, 33), (1,), (4096, 512), (0,), (513, 1025)]
@@ -106,3 +109,12 @@ def test_a_run_on_a_gpu_goes_on_from_memory(tmp_path) -> None:
     ends = [complete_snapshots(paths)[0].head for paths in (whole, parts)]
     names = [name for name in ends[0].sums if not name.startswith("rng")]
     assert [ends[0].sums[name] for name in names] == [ends[1].sums[name] for name in names]
+
+
+def test_a_window_shows_what_the_gpu_has() -> None:
+    window = Window("cuda")
+    values = torch.tensor([1.5, -0.0, float("nan"), 1e-310, -(2.0**60)], dtype=torch.float64, device="cuda")
+    for _ in range(3):
+        read = window.read(values)
+        assert [struct.pack("<d", value) for value in read] == [struct.pack("<d", value) for value in values.tolist()]
+        values = values + 1
