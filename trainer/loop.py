@@ -24,7 +24,7 @@ from adam.trainer.data import Batch, Data
 from adam.trainer.evaluate import Score, evaluate
 from adam.trainer.heart import Heart
 from adam.trainer.model.lm import MambaLM
-from adam.trainer.optim import learning_rate, set_rate
+from adam.trainer.optim import learning_rate, set_rate, update
 from adam.trainer.order import DataOrder, take
 from adam.trainer.pace import Pace
 from adam.trainer.runtime import Runtime
@@ -146,7 +146,7 @@ class Loop:
         if math.isfinite(grad_norm) and math.isfinite(loss):
             self.snapshots.before_update()
             set_rate(self.optimizer, rate)
-            self.optimizer.step()
+            update(self.optimizer)
         self.optimizer.zero_grad(set_to_none=True)
         return loss, grad_norm
 

@@ -1,5 +1,6 @@
 """The optimizer and its schedule."""
 
+import inspect
 import math
 from collections.abc import Iterator
 
@@ -7,6 +8,8 @@ import torch
 
 from adam.contract.config import Trainer
 from adam.trainer.model.lm import MambaLM, no_weight_decay
+
+_plain_step = inspect.unwrap(torch.optim.AdamW.step)
 
 
 def learning_rate(step: int, config: Trainer) -> float:
@@ -42,6 +45,12 @@ def make_optimizer(model: MambaLM, config: Trainer) -> torch.optim.AdamW:
         (plain if no_weight_decay(name, parameter) else decayed).append(parameter)
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2), eps=config.eps, fused=True)
+
+
+def update(optimizer: torch.optim.AdamW) -> None:
+    """One update from the gradients. What `optimizer.step` wraps around it is for torch.compile, and imports dynamo too."""
+    with torch.no_grad():
+        _plain_step(optimizer)
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

@@ -1,7 +1,8 @@
 """Reading a few numbers from a GPU without its copy engine.
 
-A copy to the host waits for every copy that was queued before it, of any stream: while 33 GB of a snapshot drain, reading a loss the usual way
-stands still for up to 0.6 s (measured: 80 ms of stall a snapshot instead of 27). A kernel that writes into mapped host memory does not.
+A copy to the host waits for every copy that was queued before it, of any stream: while 33 GB of a snapshot drain, reading a loss the
+usual way stands still for up to 0.6 s (measured: 80 ms of stall a snapshot instead of 26). A kernel that writes into mapped host memory
+does not.
 """
 
 import torch
