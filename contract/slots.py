@@ -4,7 +4,8 @@ The file's first eight bytes (the length of the safetensors header) are zero whi
 it is complete or it is not. The header's `__metadata__` has `adam`: JSON of `SlotHead`, with the checksum (`contract.sums`) of every
 tensor.
 
-A file is flocked exclusively by its writer while it is written and shared by the keeper while it is copied.
+A file is flocked exclusively by its writer while it is written and shared by the keeper while it is copied. Rank 0's file guards the
+slot: whoever wants several files locks rank 0's first, so that who has that one waits for no other.
 """
 
 import fcntl
@@ -122,11 +123,20 @@ class SlotWriter:
         if existing > self.size:
             os.ftruncate(self._fd, self.size)
 
+    def lock(self, *, wait: bool = False) -> bool:
+        """Take the slot as it is. False where the keeper is copying it."""
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def unlock(self) -> None:
+        fcntl.flock(self._fd, fcntl.LOCK_UN)
+
     def begin(self) -> bool:
         """Take the slot and mark it incomplete. False where the keeper is copying it: the slot is then as it was."""
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not self.lock():
             return False
         self._map[:8] = bytes(8)
         return True
@@ -155,7 +165,7 @@ class SlotWriter:
             )
         self._map[8 : 8 + self._header_bytes] = header.ljust(self._header_bytes)
         self._map[:8] = struct.pack("<Q", self._header_bytes)
-        fcntl.flock(self._fd, fcntl.LOCK_UN)
+        self.unlock()
 
     def _header(self, metadata: dict[str, str]) -> bytes:
         table: dict[str, Any] = {"__metadata__": metadata}

@@ -62,19 +62,18 @@ def restore(
     stored = _open(directory, committed=committed)
     head = stored[0].head
     _check_belongs(directory, head, expected)
+    wanted = {name: own_part(tensor) for name, tensor in trained_state(model, optimizer)}
+    own = _written_alike(stored, expected, {name: part for name, (_, part) in wanted.items() if part})
     # A checkpoint's bytes were just checked; a slot's are checked where they arrive, which on a GPU costs nothing.
-    own = stored[expected.rank] if head.world == expected.world else None
     if not committed and own is None:
         for file in stored:
             file.check()
-    filled: dict[str, Tensor] = {}
     feed = Feeder(device=next(model.parameters()).device.type)
-    for name, tensor in trained_state(model, optimizer):
-        filled[name], part = own_part(tensor)
-        _fill(name, filled[name], part, stored, feed)
+    for name, (target, part) in wanted.items():
+        _fill(name, target, part, stored, feed)
     feed.finish()
     if not committed and own is not None:
-        _check_arrival(filled, own)
+        _check_arrival({name: target for name, (target, _) in wanted.items()}, own)
     _restore_random(own or stored[0])
     set_step(optimizer, head.step)
     return Position(step=head.step, samples=head.samples, tokens=head.tokens)
@@ -102,6 +101,13 @@ def _check_belongs(directory: Path, head: SlotHead, expected: Identity) -> None:
             f"{directory} was trained on other tokens than are in tokens/",
             "use `adamctl fork` to go on with other data",
         )
+
+
+def _written_alike(stored: list[Stored], expected: Identity, parts: dict[str, Part]) -> Stored | None:
+    """The file that has just what this rank holds; None where the tensors were spread in another way."""
+    if len(stored) != expected.world or stored[expected.rank].head.parts != parts:
+        return None
+    return stored[expected.rank]
 
 
 def _fill(name: str, target: Tensor, part: Part | None, stored: list[Stored], feed: Feeder) -> None:

@@ -1,31 +1,30 @@
 """Snapshots: the whole state of training, written into slots. The trainer only writes slots; the keeper makes checkpoints of them.
 
-Slots lie in shared memory where there is room: they outlive the trainer, and are taken every few steps. Else they are staged on the
-checkpoints' disk, where the same code writes them, only when a checkpoint is due.
+Where there are several ranks, each takes the same snapshots into its files of the same slots, at the same steps:
+
+    rank 0 finds a slot that is free -> all are ready? -> each locks its file, copies, completes it -> all have: it counts
 """
 
 import time
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from pathlib import Path
 
 import msgspec
 import torch
-from torch import Tensor
 
 from adam.contract import schema
-from adam.contract.checkpoints import rank_file
-from adam.contract.errors import CheckpointError, DiskError
 from adam.contract.paths import RunPaths
-from adam.contract.ram import FEWEST_SLOTS, SLOTS, claim, no_room
-from adam.contract.records import Staging
-from adam.contract.slots import PADDING, Part, SlotHead, SlotWriter, TensorEntry, aligned, read_head
-from adam.contract.snapshots import slot_path
+from adam.contract.records import Staging as Staged
+from adam.contract.slots import PADDING, Part, SlotHead, TensorEntry, aligned
 from adam.contract.sums import page_sum
-from adam.trainer.copying import Copier, Tensors, make_copier, register
+from adam.trainer.copying import Copier, Tensors, make_copier
 from adam.trainer.model.lm import MambaLM
+from adam.trainer.ranks import Ranks
+from adam.trainer.staging import Slot, Staging
 from adam.trainer.state import own_part, random_state, trained_state
 from adam.trainer.sums import tensor_sum
 
+NO_SLOT, ANY_SLOT = -1, 1 << 30
 RETRY_S = 30.0
 PATIENCE_S = 2.0  # small slots are made before the first step
 DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float64: "F64", torch.int64: "I64", torch.uint8: "U8"}
@@ -53,39 +52,6 @@ class Identity(msgspec.Struct, frozen=True):
     world: int = 1
 
 
-class Slot:
-    """A slot as this rank sees it: its own file, and tensors over the memory of it."""
-
-    def __init__(self, path: Path, entries: list[TensorEntry], rank: int, *, pin: bool) -> None:
-        path.mkdir(exist_ok=True)
-        file = path / rank_file(rank)
-        head = _head_of(file)
-        self.order = (head.attempt, head.sequence) if head else (0, 0)  # (0, 0): nothing that anybody wants
-        self.durable = head is not None and head.durable
-        self.writer = SlotWriter(file, entries)
-        self.payload = torch.frombuffer(self.writer.payload(), dtype=torch.uint8)
-        self._unpin = register(self.payload) if pin else None
-
-    def put(self, name: str, tensor: Tensor) -> None:
-        """A small tensor of the host's memory."""
-        first, end = self.writer.span(name)
-        self.payload[first:end].copy_(tensor)
-
-    def close(self) -> None:
-        if self._unpin is not None:
-            self._unpin()
-        del self.payload
-        self.writer.close()
-
-
-def _head_of(file: Path) -> SlotHead | None:
-    try:
-        found = read_head(file)
-    except CheckpointError:
-        return None
-    return found[0] if found else None
-
-
 class Snapshots:
     """Takes snapshots of one attempt.
 
@@ -107,10 +73,13 @@ class Snapshots:
         stored = self._tensors | random_state()
         self._entries = aligned([TensorEntry(name, DTYPES[t.dtype], tuple(t.shape)) for name, t in stored.items()])
         self._padding = {e.name: page_sum([bytes(e.nbytes)]) for e in self._entries if e.name.startswith(PADDING)}
-        self._pin = any(tensor.device.type == "cuda" for tensor in self._tensors.values())
+        pin = any(tensor.device.type == "cuda" for tensor in self._tensors.values())
+        self._staging = Staging(paths, self._entries, identity.rank, identity.world, pin=pin)
         self._slots: list[Slot] = []
         self._copier: Copier | None = None
         self._pending: tuple[Slot, SlotHead] | None = None
+        self._complete: tuple[SlotHead, Callable[[], bool]] | None = None  # on this rank; on all ranks?
+        self._votes, self._completions = Ranks(), Ranks()
         self._sequence = 0
         self.taken = self.durable = self.newest_step = self.saves = 0
         self.in_ram, self.trouble = False, ""
@@ -125,46 +94,19 @@ class Snapshots:
         return self._copier.stall_s if self._copier else 0.0
 
     def _make_slots(self) -> None:
-        """Slots in memory, else on disk, else none and the reason in `trouble`."""
-        why = self._make_in_ram() if self._use_ram else "checkpoint.ram is off"
-        self.in_ram, self.trouble = bool(self._slots), ""
-        if not self._slots:
-            try:
-                self._paths.staging.mkdir(parents=True, exist_ok=True)
-                self._make(self._paths.staging, FEWEST_SLOTS, pin=False)
-            except (DiskError, OSError) as error:
-                self.trouble = str(error)
+        """Slots in memory, else on disk, else none and the reason in `trouble`: the same on all ranks."""
+        slots, why = self._staging.make(in_ram=True) if self._use_ram else ([], "checkpoint.ram is off")
+        self.in_ram, self.trouble = bool(slots), ""
+        if not slots:
+            slots, self.trouble = self._staging.make(in_ram=False)
+        self._slots = slots
         tier = "ram" if self.in_ram else "none" if self.trouble else "disk"
-        size = self._slots[0].writer.size if self._slots else 0
-        report = Staging(
-            attempt=self._identity.attempt, tier=tier, why=self.trouble or why, slots=len(self._slots), slot_bytes=size
+        size = slots[0].writer.size if slots else 0
+        report = Staged(
+            attempt=self._identity.attempt, tier=tier, why=self.trouble or why, slots=len(slots), slot_bytes=size
         )
         if self._identity.rank == 0:
             schema.save(self._paths.staging_report, report, durable=False)
-
-    def _make_in_ram(self) -> str:
-        """Why there are no slots in memory; empty: they are there."""
-        size = sum(entry.nbytes for entry in self._entries) * self._identity.world
-        there = sum(file.stat().st_blocks * 512 for file in self._paths.ram.rglob("*.safetensors"))
-        fitting = next((n for n in (SLOTS, FEWEST_SLOTS) if not no_room(max(0, n * size - there))), 0)
-        if not fitting:
-            return no_room(max(0, FEWEST_SLOTS * size - there))
-        try:
-            self._make(claim(self._paths), fitting, pin=self._pin)
-        except (DiskError, OSError) as error:
-            return str(error)
-        return ""
-
-    def _make(self, place: Path, count: int, *, pin: bool) -> None:
-        made: list[Slot] = []
-        try:
-            for number in range(count):
-                made.append(Slot(slot_path(place, number), self._entries, self._identity.rank, pin=pin))
-        except (DiskError, OSError):
-            for slot in made:
-                slot.close()
-            raise
-        self._slots = made
 
     def ready(self) -> bool:
         """True where there are slots now; a failure to make them is tried again after a while."""
@@ -177,10 +119,12 @@ class Snapshots:
         return self._making is None and bool(self._slots)
 
     def take(self, position: Position, *, why: str, saves: int, durable: bool) -> bool:
-        """Begin a snapshot of now. False where that is not possible: slots are busy, missing, or the last is under way."""
-        if not self.ready() or not self.poll():
-            return False
-        slot = self._free_slot()
+        """Begin a snapshot of now. False where that is not possible: slots are busy, missing, or the last is under way.
+
+        All ranks are to call it at the same steps: it waits for them, and is True on all or on none. What rank 0 says of the
+        snapshot is what counts.
+        """
+        slot = self._agreed_slot(ready=self.ready() and self.poll())
         if slot is None:
             return False
         if self._copier is None:
@@ -195,15 +139,33 @@ class Snapshots:
         self.poll()
         return True
 
-    def _free_slot(self) -> Slot | None:
+    def _agreed_slot(self, *, ready: bool) -> Slot | None:
+        """The slot that all ranks write, begun; None where a rank is not ready or rank 0 finds none.
+
+        Rank 0 has its file locked before it names the slot; so no keeper has another file of it, or is about to let it go.
+        """
+        number = ANY_SLOT if ready else NO_SLOT
+        if ready and self._identity.rank == 0:
+            number = self._lock_free_slot()
+        agreed = self._votes.least(number)
+        if agreed == NO_SLOT:
+            if number not in (ANY_SLOT, NO_SLOT):
+                self._slots[number].writer.unlock()
+            return None
+        slot = self._slots[agreed]
+        slot.writer.lock(wait=True)
+        slot.writer.begin()
+        return slot
+
+    def _lock_free_slot(self) -> int:
         """The oldest slot that nobody needs: never the newest snapshot, and the newest durable one only if there is no other."""
         newest = max(slot.order for slot in self._slots)
         newest_durable = max((slot.order for slot in self._slots if slot.durable), default=None)
         free = [slot for slot in self._slots if slot.order != newest or slot.order == (0, 0)]
         for slot in sorted(free, key=lambda slot: (slot.order == newest_durable, slot.order)):
-            if slot.writer.begin():
-                return slot
-        return None
+            if slot.writer.lock():
+                return self._slots.index(slot)
+        return NO_SLOT
 
     def _head(self, position: Position, why: str, saves: int, durable: bool) -> SlotHead:
         identity = self._identity
@@ -228,18 +190,23 @@ class Snapshots:
         )
 
     def poll(self) -> bool:
-        """Complete a snapshot whose copy is done. True where none is under way any more."""
-        if self._pending is None or self._copier is None:
-            return True
-        sums = self._copier.done()
-        if sums is None:
-            return False
-        slot, head = self._pending
-        slot.writer.complete(msgspec.structs.replace(head, sums=head.sums | sums))
-        slot.order, slot.durable, self._pending = (head.attempt, head.sequence), head.durable, None
+        """Complete a snapshot whose copy is done. True where none is under way any more, on any rank."""
+        if self._pending is not None and self._copier is not None and (sums := self._copier.done()) is not None:
+            slot, head = self._pending
+            slot.writer.complete(msgspec.structs.replace(head, sums=head.sums | sums))
+            slot.order, slot.durable, self._pending = (head.attempt, head.sequence), head.durable, None
+            self._complete = head, self._completions.arrive()
+        if self._complete is not None and self._complete[1]():
+            self._count(self._complete[0])
+            self._complete = None
+        return self._pending is None and self._complete is None
+
+    def _count(self, head: SlotHead) -> None:
+        """A snapshot is complete on all ranks."""
         self.taken, self.durable = self.taken + 1, self.durable + head.durable
         self.newest_step, self.saves = head.step, head.saves
-        return True
+        if self._staging.foreign:
+            self._thread.submit(self._staging.drop_foreign)
 
     def before_update(self) -> None:
         """The optimizer is about to change what a copy under way may still read."""
