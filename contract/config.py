@@ -143,7 +143,7 @@ class Watchdog(Section, frozen=True):
     backoff_cap_seconds: Annotated[float, Meta(gt=0, description="longest wait before a restart")] = 300.0
     same_failures: Annotated[
         int, Meta(ge=1, description="equal failures without progress after which the plan changes")
-    ] = 3
+    ] = 2
     stop_seconds: Annotated[
         float, Meta(ge=1, description="how long a program may take to save and end when it is asked to")
     ] = 180.0

@@ -8,6 +8,7 @@
 import os
 import shutil
 import stat
+import time
 from pathlib import Path
 
 import msgspec
@@ -20,6 +21,7 @@ from adam.contract.paths import RAM_PREFIX, RunPaths, shared_memory
 OWNER = "RUN"
 # One is being written, one is the newest that is complete, and one may be being copied by the keeper for half a minute.
 SLOTS, FEWEST_SLOTS = 3, 2
+NAMELESS_S = 60.0
 LARGEST_SHARE = 0.8  # of what is free: the trainer itself and the page cache need the rest
 CGROUP = Path("/sys/fs/cgroup")
 
@@ -105,7 +107,9 @@ def _look(path: Path) -> Found:
     try:
         root = (path / OWNER).read_text().rstrip("\n")
     except FileNotFoundError:
-        return Found(path, "", size, "it names no run")
+        # Between its making and its naming there is a moment.
+        young = time.time() - path.stat().st_mtime < NAMELESS_S
+        return Found(path, "", size, "" if young else "it names no run")
     if not Path(root).is_dir():
         return Found(path, root, size, f"its run {root} is gone")
     if RunPaths(Path(root)).ram.name != path.name:

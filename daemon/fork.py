@@ -77,6 +77,8 @@ def build(parent: RunPaths, checkpoint: Path, target: RunPaths) -> None:
         link_tree(source, place)
     if not link_tree(checkpoint, target.checkpoints / checkpoint.name):
         verify(target.checkpoints / checkpoint.name)
+    fsync_dir(target.checkpoints)
+    fsync_dir(target.root)
     target.run.mkdir()
     config = load_config(parent.lock)
     text = parent.config.read_text() if parent.config.exists() else commented_toml(config)

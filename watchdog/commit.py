@@ -1,6 +1,6 @@
 """From a slot to a checkpoint: the one place where checkpoints come into being.
 
-    slot ──copy, SHA-256──> .tmp-NAME/rank-00000.safetensors ──CRC of each tensor──>
+    slot ──copy, SHA-256──> .tmp-NAME/rank-00000.safetensors ──checksum of each tensor──>
          state.json ──> MANIFEST.json ──rename──> NAME/
 
 Every file, the log of steps and the directory are fsynced before the rename, the directory of checkpoints after it.

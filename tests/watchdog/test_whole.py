@@ -176,7 +176,7 @@ def test_the_same_failure_takes_an_older_checkpoint_and_then_gives_up(box):
     box.up()
     status = box.await_state(RunState.FAILED)
     assert "also from an older checkpoint" in status.reason and "ends with 1 at step 50" in status.reason
-    assert len(box.events("crashed")) == 4  # same_failures, and once more from before
+    assert len(box.events("crashed")) == 3  # same_failures, and once more from before
     assert len(box.events("quarantined")) == 1
     put_away = next(iter(box.paths.quarantine.iterdir()))
     assert put_away.joinpath("REASON.txt").read_text().startswith("training failed after it")
