@@ -46,10 +46,12 @@ class Worker:
         self.snapshots: Snapshots | None = None
         self.originals = copying.PlainCopy.done, os.posix_fallocate, ram.cgroup_left
 
-    def make(self, arch: str, seed: int) -> None:
+    def make(self, arch: str, seed: int, d_model: int = 12) -> None:
         """A model of its first weights, every block a unit of FSDP2."""
         torch.manual_seed(seed)
-        shape = ModelConfig(arch=arch, d_model=12, n_layer=2, d_state=4, headdim=8, chunk_size=8, pad_vocab_multiple=1)
+        shape = ModelConfig(
+            arch=arch, d_model=d_model, n_layer=2, d_state=4, headdim=8, chunk_size=8, pad_vocab_multiple=1
+        )
         self.model = MambaLM(resolved(shape, VOCABULARY), ReferenceOps())
         for block in self.model.backbone.layers:
             fully_shard(block, mesh=self.mesh)
@@ -161,6 +163,11 @@ class Worker:
     def hold_copies(self, hold: bool) -> None:
         """Copies of this rank are not done for as long as that."""
         copying.PlainCopy.done = (lambda _: None) if hold else self.originals[0]
+
+    def be_ready(self, ready: bool) -> None:
+        """To this rank, its slots are there, or not yet."""
+        assert self.snapshots is not None
+        self.snapshots.ready = lambda: ready
 
     def stand_still_while_writing(self) -> None:
         """The next snapshot of this rank is never completed."""

@@ -160,9 +160,9 @@ def random_states(group: Group) -> list[str]:
     return [state["random"] for state in group.do("state")]
 
 
-def go_on_from(group: Group, arch: str, directory: Path, *, committed: bool) -> dict[str, Any]:
+def go_on_from(group: Group, arch: str, directory: Path, *, committed: bool, **shape: int) -> dict[str, Any]:
     """What new models of these ranks hold after loading."""
-    group.do("make", arch=arch, seed=99)
+    group.do("make", arch=arch, seed=99, **shape)
     group.same("restore", directory=str(directory), committed=committed)
     return trained(group)
 
@@ -332,11 +332,22 @@ def test_a_snapshot_counts_when_all_ranks_have_it_and_none_begins_the_next_befor
     assert [snapshot.head.step for snapshot in complete_snapshots(paths)] == [1, 0]
 
 
-def test_what_another_number_of_ranks_left_in_memory_stays_until_there_is_a_newer_one(
-    groups, pair, paths, keeper
-) -> None:
+def test_where_one_rank_is_not_ready_none_begins_and_the_slot_is_free_again(pair, paths) -> None:
+    pair.do("stage", run=str(paths.root), attempt=1, use_ram=True)
+    for ready in (False, True):
+        pair.tell(1, "be_ready", ready=ready)
+        pair.answer(1)
+        assert pair.same("take") == ready
+        for file in paths.ram.rglob("*.safetensors"):
+            with file.open("rb") as taken:
+                fcntl.flock(taken, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    assert len(complete_snapshots(paths)) == 1
+
+
+def test_what_other_ranks_left_in_memory_stays_until_there_is_a_newer_one(groups, pair, paths) -> None:
+    """Of tensors of several pages, so that the files of two ranks are not as large as that of one."""
     one = groups.of(1)
-    one.do("make", arch="mamba2", seed=1)
+    one.do("make", arch="mamba2", seed=1, d_model=48)
     one.do("stage", run=str(paths.root), attempt=1, use_ram=True)
     for _ in range(3):
         one.do("train", updates=1)
@@ -344,12 +355,12 @@ def test_what_another_number_of_ranks_left_in_memory_stays_until_there_is_a_newe
     saved = trained(one)
     one.do("unstage")
     newest = complete_snapshots(paths)[0]
-    assert go_on_from(pair, "mamba2", newest.path, committed=False) == saved
+    assert go_on_from(pair, "mamba2", newest.path, committed=False, d_model=48) == saved
 
     assert pair.same("stage", run=str(paths.root), attempt=2, use_ram=True)["in_ram"]
     assert complete_snapshots(paths) == [newest]
-    assert go_on_from(one, "mamba2", newest.path, committed=False) == saved
+    assert go_on_from(one, "mamba2", newest.path, committed=False, d_model=48) == saved
     pair.do("train", updates=1)
     assert pair.same("take")
-    wait_until(lambda: [snapshot.order for snapshot in complete_snapshots(paths)] == [(2, 1)])
-    assert not newest.path.exists()
+    wait_until(lambda: not newest.path.exists())
+    assert [snapshot.order for snapshot in complete_snapshots(paths)] == [(2, 1)]
