@@ -31,6 +31,7 @@ KINDS = frozenset(
         "quarantined",
         "dropped",  # a snapshot that must not be committed
         "pruned",
+        "staging",  # where snapshots are written, when that changes
         "paused",
         "resumed",
         "waiting",  # a back-off

@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -32,7 +33,14 @@ EXITS = {
 
 def main() -> int:
     arguments = make_parser().parse_args()
-    return run_main("adamctl", lambda: handler(arguments.handler)(arguments))
+    try:
+        code = run_main("adamctl", lambda: handler(arguments.handler)(arguments))
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        # Whoever read our output (head, less) has enough. What is still buffered must not fail again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return int(Exit.OK)
 
 
 def handler(name: str) -> Callable[[argparse.Namespace], int]:

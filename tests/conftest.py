@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,8 @@ def shared_memory() -> Iterator[Path]:
     tmpfs = Path("/dev/shm")
     place = Path(tempfile.mkdtemp(prefix="test-adam-", dir=tmpfs if tmpfs.is_dir() else None))
     os.environ["ADAM_SHM"] = str(place)
+    # Whoever was started in the background by a shell ignores SIGINT, and so would all that the tests start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     yield place
     shutil.rmtree(place)
     del os.environ["ADAM_SHM"]

@@ -101,7 +101,9 @@ def test_the_command_ends_with_its_verdict(world) -> None:
     assert sys.executable in done.stdout
 
 
-def test_what_runs_have_in_memory(world) -> None:
+def test_what_runs_have_in_memory(world, monkeypatch) -> None:
+    (world.root / "memory").mkdir()
+    monkeypatch.setenv("ADAM_SHM", str(world.root / "memory"))
     paths, other = world.run(), world.root / "other"
     other.mkdir()
     claim(RunPaths(other))

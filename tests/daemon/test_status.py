@@ -173,3 +173,13 @@ def test_status_is_light(world) -> None:
 )
 def test_times(seconds: float, text: str) -> None:
     assert human_time(seconds) == text
+
+
+def test_a_reader_that_has_enough_is_no_error(world) -> None:
+    world.run()
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-P", *world.program(fake=False), "status", "--run", str(world.root / "run")]
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -10,7 +10,7 @@ from adam.contract.ram import claim
 from adam.contract.slots import PAGE_BYTES, SlotWriter, TensorEntry, aligned
 from adam.contract.sums import page_sum
 from adam.trainer import copying
-from adam.trainer.copying import DeviceCopy, in_groups, make_copier, register
+from adam.trainer.copying import DeviceCopy, make_copier, register
 from adam.trainer.sums import all_sums, bytes_of
 from adam.trainer.window import Window
 
@@ -72,13 +72,6 @@ def test_memory_of_a_disk_can_not_be_pinned_and_is_used_all_the_same(tmp_path, t
     assert torch.equal(mapped[:20], bytes_of(tensors["t0"])[:20].cpu())
     if unpin is not None:
         unpin()
-
-
-def test_groups_fit_and_leave_nothing_out() -> None:
-    spans = {"a": (0, 10), "b": (4096, 9000), "c": (12288, 12300), "d": (16384, 30000)}
-    assert in_groups(spans, 1 << 20) == [["a", "b", "c", "d"]]
-    assert in_groups(spans, 13_616) == [["a", "b", "c"], ["d"]]
-    assert [name for group in in_groups(spans, 4096) for name in group] == list(spans)
 
 
 def test_little_memory_means_a_small_buffer(slot: SlotWriter, tensors: dict[str, Tensor], monkeypatch) -> None:
