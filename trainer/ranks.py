@@ -27,7 +27,7 @@ class Ranks:
         return values
 
     def least(self, number: int) -> int:
-        """The smallest of the ranks' numbers; waits for all, a tenth of a millisecond where they come at the same time."""
+        """The smallest of the ranks' numbers; waits for all, about a millisecond where they come at the same time."""
         if self._group is None:
             return number
         numbers = torch.tensor([number])

@@ -22,6 +22,7 @@ from adam.contract.config import Trainer
 from adam.contract.errors import CheckpointError
 from adam.contract.model import ModelConfig, resolved
 from adam.contract.paths import RunPaths
+from adam.contract.process import die_with_parent
 from adam.trainer import copying
 from adam.trainer.model.lm import MambaLM
 from adam.trainer.ops.reference import ReferenceOps
@@ -184,6 +185,7 @@ def answer(value: object) -> None:
 
 
 def main() -> None:
+    die_with_parent()
     rank, world, meet = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
     torch.set_num_threads(1)
     torch.set_deterministic_debug_mode("error")
