@@ -17,6 +17,7 @@ from adam.contract.sums import check_sums
 from adam.trainer.feeding import Feeder
 from adam.trainer.model.lm import MambaLM
 from adam.trainer.optim import set_step
+from adam.trainer.ranks import Ranks
 from adam.trainer.snapshot import DTYPES, Identity, Position
 from adam.trainer.state import own_part, trained_state
 from adam.trainer.sums import all_sums
@@ -58,7 +59,22 @@ def restore(
     """Fill model, moments and random generators from a checkpoint, or from a slot where it is not `committed`.
 
     Raises CheckpointError (not whole, not the bytes that were written), ConfigError (another model), DataError (other data).
+    What one rank finds wrong, all raise: whichever's end is reported says why.
     """
+    wrong = ""
+    try:
+        position = _restore(directory, model, optimizer, expected, committed=committed)
+    except CheckpointError as error:
+        wrong = str(error)
+    found = [text for text in Ranks().all(wrong) if text]
+    if found:
+        raise CheckpointError(wrong or found[0])
+    return position
+
+
+def _restore(
+    directory: Path, model: MambaLM, optimizer: torch.optim.AdamW, expected: Identity, *, committed: bool
+) -> Position:
     stored = _open(directory, committed=committed)
     head = stored[0].head
     _check_belongs(directory, head, expected)

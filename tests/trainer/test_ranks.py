@@ -1,12 +1,27 @@
 """A training of several ranks is saved and loaded by any number of ranks, bit for bit: real processes, FSDP2 over gloo."""
 
+import hashlib
+from pathlib import Path
+
 import pytest
 from rank_group import go_on_from, lease, random_states, trained
+from safetensors.numpy import load_file
 
+from adam.contract.checkpoints import rank_file
 from adam.contract.snapshots import complete_snapshots
+from adam.contract.whole import whole_tensors
 from adam.watchdog.keeper_words import Commit, Settle
 
 pytestmark = pytest.mark.timeout(300)  # four processes on two cores import torch for half a minute
+
+
+def read_by_others(checkpoint: Path) -> dict[str, str]:
+    """Digests of the trained tensors, read without the trainer; each file is one that the library safetensors reads."""
+    head, tensors = whole_tensors(checkpoint)
+    whole = {name: tensor for name, tensor in tensors.items() if name.startswith(("model.", "exp_avg"))}
+    for rank in range(head.world):
+        assert set(whole) <= set(load_file(checkpoint / rank_file(rank)))
+    return {name: hashlib.sha256(b"".join(tensor.blocks(1 << 20))).hexdigest() for name, tensor in whole.items()}
 
 
 @pytest.mark.parametrize("arch", ["mamba1", "mamba2"])
@@ -37,6 +52,7 @@ def test_a_training_goes_on_exactly_on_one_two_one_and_four_ranks(groups, paths,
         answer = keeper.answer(Commit())
         assert answer.committed is not None, answer
         checkpoint = paths.checkpoints / answer.committed.name
+        assert read_by_others(checkpoint) == saved["whole"]
         for directory, committed in ((snapshot.path, False), (checkpoint, True)):
             assert go_on_from(group, arch, directory, committed=committed) == saved
             assert random_states(group) == random
