@@ -14,13 +14,13 @@ import torch
 
 from adam.contract import schema
 from adam.contract.paths import RunPaths
-from adam.contract.records import Staging as Staged
+from adam.contract.records import Staging
 from adam.contract.slots import PADDING, Part, SlotHead, TensorEntry, aligned
 from adam.contract.sums import page_sum
 from adam.trainer.copying import Copier, Tensors, make_copier
 from adam.trainer.model.lm import MambaLM
 from adam.trainer.ranks import Ranks
-from adam.trainer.staging import Slot, Staging
+from adam.trainer.staging import Slot, SlotMaker
 from adam.trainer.state import own_part, random_state, trained_state
 from adam.trainer.sums import tensor_sum
 
@@ -74,7 +74,7 @@ class Snapshots:
         self._entries = aligned([TensorEntry(name, DTYPES[t.dtype], tuple(t.shape)) for name, t in stored.items()])
         self._padding = {e.name: page_sum([bytes(e.nbytes)]) for e in self._entries if e.name.startswith(PADDING)}
         pin = any(tensor.device.type == "cuda" for tensor in self._tensors.values())
-        self._staging = Staging(paths, self._entries, identity.rank, identity.world, pin=pin)
+        self._maker = SlotMaker(paths, self._entries, identity.rank, identity.world, pin=pin)
         self._slots: list[Slot] = []
         self._copier: Copier | None = None
         self._pending: tuple[Slot, SlotHead] | None = None
@@ -95,14 +95,14 @@ class Snapshots:
 
     def _make_slots(self) -> None:
         """Slots in memory, else on disk, else none and the reason in `trouble`: the same on all ranks."""
-        slots, why = self._staging.make(in_ram=True) if self._use_ram else ([], "checkpoint.ram is off")
+        slots, why = self._maker.make(in_ram=True) if self._use_ram else ([], "checkpoint.ram is off")
         self.in_ram, self.trouble = bool(slots), ""
         if not slots:
-            slots, self.trouble = self._staging.make(in_ram=False)
+            slots, self.trouble = self._maker.make(in_ram=False)
         self._slots = slots
         tier = "ram" if self.in_ram else "none" if self.trouble else "disk"
         size = slots[0].writer.size if slots else 0
-        report = Staged(
+        report = Staging(
             attempt=self._identity.attempt, tier=tier, why=self.trouble or why, slots=len(slots), slot_bytes=size
         )
         if self._identity.rank == 0:
@@ -142,7 +142,7 @@ class Snapshots:
     def _agreed_slot(self, *, ready: bool) -> Slot | None:
         """The slot that all ranks write, begun; None where a rank is not ready or rank 0 finds none.
 
-        Rank 0 has its file locked before it names the slot; so no keeper has another file of it, or is about to let it go.
+        Rank 0 has locked its file before it names the slot: a keeper has none of the others, or is just letting go of them.
         """
         number = ANY_SLOT if ready else NO_SLOT
         if ready and self._identity.rank == 0:
@@ -158,7 +158,10 @@ class Snapshots:
         return slot
 
     def _lock_free_slot(self) -> int:
-        """The oldest slot that nobody needs: never the newest snapshot, and the newest durable one only if there is no other."""
+        """The number of the oldest slot that nobody needs, with its file locked; NO_SLOT where there is none.
+
+        Never the newest snapshot, and the newest durable one only if there is no other.
+        """
         newest = max(slot.order for slot in self._slots)
         newest_durable = max((slot.order for slot in self._slots if slot.durable), default=None)
         free = [slot for slot in self._slots if slot.order != newest or slot.order == (0, 0)]
@@ -205,8 +208,8 @@ class Snapshots:
         """A snapshot is complete on all ranks."""
         self.taken, self.durable = self.taken + 1, self.durable + head.durable
         self.newest_step, self.saves = head.step, head.saves
-        if self._staging.foreign:
-            self._thread.submit(self._staging.drop_foreign)
+        if self._maker.foreign:
+            self._thread.submit(self._maker.drop_foreign)
 
     def before_update(self) -> None:
         """The optimizer is about to change what a copy under way may still read."""

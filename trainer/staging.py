@@ -61,7 +61,7 @@ def _read(file: Path) -> tuple[SlotHead, dict[str, TensorPlace]] | None:
         return None
 
 
-class Staging:
+class SlotMaker:
     """Makes the slots of this rank; all ranks ask for the same at the same time.
 
     Args:
