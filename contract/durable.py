@@ -165,7 +165,7 @@ class LineAppender:
 def whole_lines(path: Path, offset: int = 0) -> Iterator[tuple[int, bytes]]:
     """The complete lines of `path` from byte `offset`: (offset behind the line, the line without its newline).
 
-    A torn tail is not given, nor what follows a NUL byte (see `mend_tail`). A missing file has no lines.
+    A torn tail is not given. A missing file has no lines.
     """
     try:
         file = path.open("rb")
@@ -174,10 +174,18 @@ def whole_lines(path: Path, offset: int = 0) -> Iterator[tuple[int, bytes]]:
     with file:
         file.seek(offset)
         for line in file:
-            if not line.endswith(b"\n") or b"\0" in line:
+            if not line.endswith(b"\n"):
                 return
             offset += len(line)
             yield offset, line[:-1]
+
+
+def log_lines(path: Path, offset: int = 0) -> Iterator[tuple[int, bytes]]:
+    """As `whole_lines`, of a log that a power cut may have left zeros in: nothing from a NUL byte on (see `mend_tail`)."""
+    for end, line in whole_lines(path, offset):
+        if b"\0" in line:
+            return
+        yield end, line
 
 
 def last_line(path: Path) -> bytes | None:

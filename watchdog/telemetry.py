@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from adam.contract.durable import LineAppender, last_line, whole_lines
+from adam.contract.durable import LineAppender, last_line, log_lines
 from adam.contract.metrics import header, row
 from adam.contract.paths import RunPaths
 from adam.contract.records import StepRow, decode_step
@@ -77,7 +77,7 @@ class Telemetry:
         if size == self._offset or self._file is None:
             return 0
         count = 0
-        for offset, line in whole_lines(self._steps, self._offset):
+        for offset, line in log_lines(self._steps, self._offset):
             step = decode_step(line, self._steps)
             key = (step.attempt, step.step)
             if key > self._last:
@@ -103,7 +103,7 @@ def offset_behind(steps: Path, key: tuple[int, int]) -> int:
     """The offset in `steps` behind the last line whose key is not above `key`."""
     behind = 0
     decoder = msgspec.json.Decoder(_Key)
-    for offset, line in whole_lines(steps):
+    for offset, line in log_lines(steps):
         found = decoder.decode(line)
         if (found.attempt, found.step) > key:
             break

@@ -54,7 +54,7 @@ def test_lines_end_where_blocks_were_lost(tmp_path_factory, whole: list[bytes], 
     """A power cut that wrote a later block and not the one before it leaves zeros with lines behind them."""
     path = tmp_path_factory.mktemp("t") / "lines"
     path.write_bytes(b"".join(line + b"\n" for line in whole) + bytes(block) + behind + b"\n")
-    assert [line for _, line in durable.whole_lines(path)] == whole
+    assert [line for _, line in durable.log_lines(path)] == whole
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(durable, "COPY_BLOCK", 16)
         assert durable.mend_tail(path) == block + len(behind) + 1

@@ -91,7 +91,7 @@ def test_killed_at_every_write_it_ends_with_the_same_bytes(bench, whole, monkeyp
     ("owner", "name", "call"),
     [
         (ShardWriter, "finish", 0), (build, "_revisions", 0), (build, "publish", 0),
-        (Path, "replace", 2), (Path, "replace", 4), (build, "fsync_dir", 0), (build, "replace_file", 0), (build.shutil, "rmtree", 0),
+        (Path, "replace", 1), (Path, "replace", 2), (build, "fsync_dir", 0), (build, "replace_file", 0), (build.shutil, "rmtree", 0),
     ],
 )  # fmt: skip
 def test_killed_while_files_are_moved(bench, whole, monkeypatch, owner, name, call, journalled) -> None:

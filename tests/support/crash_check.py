@@ -12,7 +12,7 @@ from crash_work import REASON, SIZE, Promise, Story, step_of
 from small_slots import payload
 
 from adam.contract.checkpoints import parse_name, rank_file, verify
-from adam.contract.durable import LineAppender, last_line, whole_lines
+from adam.contract.durable import LineAppender, last_line, log_lines
 from adam.contract.errors import CheckpointError
 from adam.contract.paths import RunPaths
 from adam.watchdog.keeper import Keeper
@@ -87,7 +87,7 @@ def recover(paths: RunPaths, keep_last: int) -> Answer:
 
 def before_anybody_mends(story: Story, paths: RunPaths) -> Iterator[str]:
     """The watchdog reads the log before a trainer has mended it."""
-    lines = [line for _, line in whole_lines(paths.steps)]
+    lines = [line for _, line in log_lines(paths.steps)]
     last = last_line(paths.steps)
     if not story.rows.startswith(b"".join(line + b"\n" for line in lines)):
         yield "lines were read from the log that nobody wrote"
