@@ -35,7 +35,7 @@ from adam.contract.snapshots import complete_snapshots  # noqa: E402
 from adam.trainer import copying  # noqa: E402
 from adam.trainer.model.lm import MambaLM  # noqa: E402
 from adam.trainer.ops.reference import ReferenceOps  # noqa: E402
-from adam.trainer.optim import make_optimizer, update  # noqa: E402
+from adam.trainer.optim import apply_update, make_optimizer  # noqa: E402
 from adam.trainer.restore import restore  # noqa: E402
 from adam.trainer.snapshot import Identity, Position, Snapshots  # noqa: E402
 from adam.trainer.state import trained_state  # noqa: E402
@@ -74,7 +74,7 @@ class Work:
                 snapshots.poll()
         if snapshots is not None:
             snapshots.before_update()
-        update(self.optimizer)
+        apply_update(self.optimizer)
         self.window.read(self.out[0, :2].double())  # as loss and norm are read in each update
 
     def digest(self) -> str:

@@ -24,7 +24,7 @@ from adam.trainer.data import Batch, Data
 from adam.trainer.evaluate import Score, evaluate
 from adam.trainer.heart import Heart
 from adam.trainer.model.lm import MambaLM
-from adam.trainer.optim import learning_rate, set_rate, update
+from adam.trainer.optim import apply_update, learning_rate, set_rate
 from adam.trainer.order import DataOrder, take
 from adam.trainer.pace import Pace
 from adam.trainer.runtime import Runtime
@@ -146,7 +146,7 @@ class Loop:
         if math.isfinite(grad_norm) and math.isfinite(loss):
             self.snapshots.before_update()
             set_rate(self.optimizer, rate)
-            update(self.optimizer)
+            apply_update(self.optimizer)
         self.optimizer.zero_grad(set_to_none=True)
         return loss, grad_norm
 
@@ -214,6 +214,9 @@ class Loop:
 
     def _save(self, position: Position, why: str, control: Control) -> None:
         with self.heart.during(Phase.SAVING):
+            if why != "ram":
+                # A milestone is of its very step: a copy that is still under way (0.6 s at most) is waited for.
+                self.snapshots.finish()
             if self.snapshots.take(position, why=why, saves=control.saves, durable=why != "ram"):
                 self.pace.begun(position.step, control, self.snapshots.stall_s)
             else:
@@ -243,8 +246,7 @@ class Loop:
             if self.snapshots.trouble and time.monotonic() - began > LONGEST_WAIT_FOR_SLOTS_S:
                 raise DiskError(self.snapshots.trouble, "free some space; training goes on from the last checkpoint")
             time.sleep(0.05)
-        while not self.snapshots.poll():
-            time.sleep(0.005)
+        self.snapshots.finish()
         self._finish_save()
         log.info("ending", step=position.step, why=why)
 

@@ -47,7 +47,7 @@ def make_optimizer(model: MambaLM, config: Trainer) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2), eps=config.eps, fused=True)
 
 
-def update(optimizer: torch.optim.AdamW) -> None:
+def apply_update(optimizer: torch.optim.AdamW) -> None:
     """One update from the gradients. What `optimizer.step` wraps around it is for torch.compile, and imports dynamo too."""
     with torch.no_grad():
         _plain_step(optimizer)

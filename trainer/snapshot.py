@@ -26,6 +26,7 @@ from adam.trainer.sums import tensor_sum
 
 NO_SLOT, ANY_SLOT = -1, 1 << 30
 RETRY_S = 30.0
+POLL_S = 0.005
 PATIENCE_S = 2.0  # small slots are made before the first step
 DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float64: "F64", torch.int64: "I64", torch.uint8: "U8"}
 
@@ -203,6 +204,11 @@ class Snapshots:
             self._count(self._complete[0])
             self._complete = None
         return self._pending is None and self._complete is None
+
+    def finish(self) -> None:
+        """Wait until no copy is under way."""
+        while not self.poll():
+            time.sleep(POLL_S)
 
     def _count(self, head: SlotHead) -> None:
         """A snapshot is complete on all ranks."""

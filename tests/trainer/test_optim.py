@@ -12,7 +12,7 @@ from adam.contract.config import Trainer
 from adam.contract.model import ModelConfig, resolved
 from adam.trainer.model.lm import MambaLM
 from adam.trainer.ops.reference import ReferenceOps
-from adam.trainer.optim import learning_rate, make_optimizer, moments, set_step, update
+from adam.trainer.optim import apply_update, learning_rate, make_optimizer, moments, set_step
 
 CONFIG = Trainer(steps=100, warmup_steps=10, decay_steps=50, lr=1.0, min_lr=0.1)
 
@@ -63,7 +63,7 @@ def test_moments_exist_before_the_first_update_and_change_nothing() -> None:
 
 def test_an_update_is_the_optimizers_own() -> None:
     models = []
-    for step in (lambda optimizer: optimizer.step(), update):
+    for step in (lambda optimizer: optimizer.step(), apply_update):
         torch.manual_seed(0)
         model = MambaLM(resolved(ModelConfig(d_model=16, n_layer=1, d_state=4), 32), ReferenceOps())
         optimizer = make_optimizer(model, Trainer())
@@ -81,7 +81,7 @@ def test_an_update_is_the_optimizers_own() -> None:
 def test_training_imports_no_compiler() -> None:
     """torch._dynamo takes 1.2 s of each start, and nothing here uses it."""
     code = (
-        "import sys, torch; from adam.contract.config import Trainer; from adam.trainer.optim import make_optimizer, update\n"
+        "import sys, torch; from adam.contract.config import Trainer; from adam.trainer.optim import apply_update, make_optimizer\n"
         "from adam.contract.model import ModelConfig, resolved; from adam.trainer.model.lm import MambaLM\n"
         "from adam.trainer.ops.reference import ReferenceOps; import adam.trainer.attempt\n"
         "torch.set_deterministic_debug_mode('error')\n"
@@ -89,7 +89,7 @@ def test_training_imports_no_compiler() -> None:
         "optimizer = make_optimizer(model, Trainer())\n"
         "tokens = torch.zeros(1, 8, dtype=torch.int64)\n"
         "model.loss(tokens, tokens, tokens.bool()).sum().backward()\n"
-        "torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0); update(optimizer); optimizer.zero_grad(set_to_none=True)\n"
+        "torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0); apply_update(optimizer); optimizer.zero_grad(set_to_none=True)\n"
         "print([name for name in ('torch._dynamo', 'torch._inductor', 'sympy') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)

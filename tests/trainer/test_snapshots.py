@@ -34,6 +34,20 @@ def snapshots(tmp_path: Path):
     found.close()
 
 
+def test_a_copy_under_way_is_waited_for_and_nothing_else_is_begun(snapshots) -> None:
+    taker, paths = snapshots
+    assert taker.take(Position(step=1), why="ram", saves=0, durable=False)
+    answers = iter([None, None, None])
+    real = taker._copier.done
+    taker._copier.done = lambda: next(answers, real())  # a drain that takes a while
+    assert taker.take(Position(step=2), why="ram", saves=0, durable=False)
+    assert not taker.take(Position(step=3), why="interval", saves=0, durable=True)
+    taker.finish()
+    assert taker.take(Position(step=3), why="interval", saves=0, durable=True)
+    taker.finish()
+    assert (complete_snapshots(paths)[0].head.step, taker.durable) == (3, 1)
+
+
 def test_fifty_saves_use_no_more_memory_than_ten(snapshots) -> None:
     taker, paths = snapshots
     process, used = psutil.Process(), []

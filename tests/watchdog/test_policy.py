@@ -4,131 +4,24 @@ import signal
 
 import pytest
 from msgspec.structs import replace
+from policy_bench import SETTINGS, Bench, kept
 
 from adam.contract.clock import Stamp
-from adam.contract.records import Desired, ExitReport, Resume, SnapshotSeen
+from adam.contract.records import Desired
 from adam.contract.shared import Pulse
 from adam.contract.states import Phase, RunState
-from adam.watchdog.policy import decide, restored
+from adam.watchdog.policy import restored
 from adam.watchdog.policy_pulse import add_gap, p99
 from adam.watchdog.policy_words import (
-    AskCommit,
     AskSettle,
-    Decision,
     Launch,
     LeaseSeen,
-    Memory,
-    Observation,
-    Settings,
-    Settled,
     Shutdown,
     Signal,
     Stage,
     Sweep,
-    Tell,
 )
 from adam.watchdog.retention import Kept
-
-SETTINGS = Settings(
-    steps=1000, hang_seconds=2.0, start_seconds=30.0, save_seconds=60.0, backoff_seconds=1.0, stop_seconds=20.0
-)
-STAMP = Stamp(0.0, "boot", 0.0)
-
-
-def kept(*steps: int, verified: bool = True) -> tuple[Kept, ...]:
-    return tuple(Kept(f"step-{step:08d}-a01", step, 1, verified) for step in steps)
-
-
-class Bench:
-    """The policy between two ticks: what is seen is set by the test, time passes when it says so."""
-
-    def __init__(self, settings: Settings = SETTINGS, **seen: object) -> None:
-        self.settings, self.memory, self.now = settings, Memory(), 1000.0
-        self.seen = Observation(**seen)
-        self.actions: list[object] = []
-        self.decision: Decision | None = None
-        self.progress = 0
-
-    def see(self, **fields: object) -> "Bench":
-        self.seen = replace(self.seen, **fields)
-        return self
-
-    def tick(self, seconds: float = 0.25) -> list[object]:
-        self.now += seconds
-        self.decision = decide(self.settings, self.memory, self.seen, self.now)
-        self.memory = self.decision.memory
-        self.actions += self.decision.actions
-        return list(self.decision.actions)
-
-    def of(self, kind: type) -> list:
-        return [action for action in self.actions if isinstance(action, kind)]
-
-    def told(self, kind: str) -> list[Tell]:
-        return [action for action in self.of(Tell) if action.kind == kind]
-
-    @property
-    def state(self) -> RunState:
-        assert self.decision is not None
-        return self.decision.state
-
-    def settle(self, *checkpoints: Kept, **fields: object) -> None:
-        """The keeper answers the question that was asked."""
-        ask = self.of(AskSettle)[-1]
-        self.see(settled=Settled(id=ask.id, checkpoints=checkpoints, **fields), checkpoints=checkpoints)
-
-    def started(self) -> "Bench":
-        """The launcher of the last plan has the lease."""
-        plan = self.of(Launch)[-1].plan
-        lease = LeaseSeen(
-            program=plan.program,
-            attempt=plan.attempt,
-            token=plan.token,
-            launcher_pid=10,
-            launcher_ticks=1,
-            child_pid=11,
-            child_ticks=1,
-            launcher_alive=True,
-            child_alive=True,
-        )
-        return self.see(lease=lease)
-
-    def pulse(self, step: int, phase: Phase = Phase.TRAINING, moved: bool = True, **fields: int) -> "Bench":
-        self.progress += moved
-        token = self.of(Launch)[-1].plan.token
-        return self.see(pulse=Pulse(token=token, step=step, phase=phase, progress=self.progress, **fields))
-
-    def ended(self, code: int | None = None, number: int | None = None, **fields: object) -> "Bench":
-        plan = self.of(Launch)[-1].plan
-        told = ExitReport(
-            program=plan.program,
-            attempt=plan.attempt,
-            token=plan.token,
-            pid=11,
-            code=code,
-            signal=number,
-            **{"core": False, "oom_killed": False, "tail": ("the last word",)} | fields,
-            max_rss_bytes=0,
-            cpu_s=0.0,
-            started=STAMP,
-            ended=STAMP,
-        )
-        return self.see(exit=told, lease=replace(self.seen.lease, launcher_alive=False, child_alive=False))
-
-    def run_to_training(self, *checkpoints: Kept, step: int = 0) -> "Bench":
-        """From IDLE to a trainer that has done its first micro-steps."""
-        for _ in range(400):
-            self.tick()
-            if self.memory.stage == Stage.SETTLING:
-                self.settle(*checkpoints)
-            elif self.memory.stage == Stage.STARTING:
-                break
-            elif self.memory.stage == Stage.DONE:
-                raise AssertionError(self.memory.verdict)
-        self.started().pulse(step, Phase.LOADING).tick()
-        for _ in range(3):
-            self.pulse(step).tick()
-        assert self.state == RunState.TRAINING
-        return self
 
 
 @pytest.fixture
@@ -438,107 +331,6 @@ def test_p99_is_of_the_gaps():
     assert 8.0 <= p99(gaps) < 12 and sum(gaps) < 4100
 
 
-def test_durable_snapshots_are_committed_and_failures_retried(bench):
-    bench.run_to_training()
-    bench.pulse(5, snapshots=1, durable=1).tick()
-    assert bench.of(AskCommit) == [AskCommit(resumed="", durable_only=True)]
-    bench.pulse(6, snapshots=9, durable=1).tick()  # others in memory are nobody's business
-    assert len(bench.of(AskCommit)) == 1
-    bench.see(keeper_idle=False).pulse(7, durable=2).tick()
-    assert len(bench.of(AskCommit)) == 1
-    bench.see(keeper_idle=True, commit_trouble="no room").pulse(8, durable=2).tick()
-    assert len(bench.of(AskCommit)) == 2 and "training goes on" in bench.decision.notes[0]
-    for step in range(10, 24):
-        bench.pulse(step, durable=2).tick(1)
-    assert len(bench.of(AskCommit)) == 2
-    bench.pulse(24, durable=2).tick(2)
-    assert len(bench.of(AskCommit)) == 3
-
-
-SNAPSHOT = SnapshotSeen("step-00000120-a01", 120, "/dev/shm/adam-x/slot-1")
-
-
-def crash_and_settle(bench: Bench, **answer: object) -> AskSettle:
-    """The trainer is killed; the keeper answers what it is asked then."""
-    bench.ended(number=9).tick()
-    bench.tick()
-    bench.settle(*kept(100), **answer)
-    return bench.of(AskSettle)[-1]
-
-
-def test_a_killed_trainer_goes_on_from_memory_and_that_is_committed_behind_it(bench):
-    bench.run_to_training(*kept(100), step=100)
-    ask = crash_and_settle(bench, snapshot=SNAPSHOT)
-    assert not ask.commit
-    bench.tick(2)
-    plan = bench.of(Launch)[-1].plan
-    assert plan.resume == Resume(SNAPSHOT.name, 120, SNAPSHOT.slot)
-    assert not bench.of(AskCommit)
-    bench.started().pulse(120, Phase.LOADING).tick()
-    assert bench.of(AskCommit) == [AskCommit(resumed=SNAPSHOT.name, durable_only=False)]
-    bench.tick()
-    assert len(bench.of(AskCommit)) == 1
-    bench.ended(number=9).tick()
-    bench.tick()
-    assert bench.of(AskSettle)[-1].resumed == SNAPSHOT.name
-
-
-@pytest.mark.parametrize("why", ["stopped", "done"])
-def test_a_run_that_ends_leaves_nothing_in_memory_only(bench, why):
-    bench.run_to_training(*kept(100), step=100)
-    snapshot = replace(SNAPSHOT, step=SETTINGS.steps) if why == "done" else SNAPSHOT
-    if why == "stopped":
-        crash_and_settle(bench, snapshot=snapshot)
-        bench.see(desired=Desired(running=False))
-    else:
-        crash_and_settle(bench, snapshot=snapshot)
-    for _ in range(3):
-        bench.tick()
-    assert bench.of(AskSettle)[-1].commit and bench.memory.stage == Stage.SETTLING
-    bench.settle(*kept(100, snapshot.step))
-    bench.tick()
-    assert bench.memory.stage == Stage.DONE
-
-
-def test_a_run_that_starts_again_puts_memory_on_disk_first(bench):
-    bench.tick()
-    assert bench.of(AskSettle)[-1].commit
-
-
-def test_the_trainer_is_asked_for_a_checkpoint_once_an_interval():
-    bench = Bench(replace(SETTINGS, checkpoint_minutes=1.0))
-    bench.run_to_training()
-    asked = set()
-    for step in range(1, 721):
-        bench.pulse(step).tick(0.25)
-        asked.add(bench.decision.control.due)
-    assert len(asked) == 3 + 1 and min(asked) == 0  # three minutes
-    bench.see(checkpoints=kept(10_000))
-    before = bench.decision.control.due
-    for _ in range(300):
-        bench.pulse(721).tick(0.25)
-    assert bench.decision.control.due == before  # nothing that is not on disk
-
-
-def test_a_run_by_steps_asks_for_nothing_by_time():
-    bench = Bench(replace(SETTINGS, checkpoint_minutes=1.0, by_steps_only=True))
-    bench.run_to_training()
-    for step in range(400):
-        bench.pulse(step).tick(0.25)
-    assert bench.decision.control.due == 0
-
-
-def test_a_slow_disk_is_reported_and_delays_nothing_else():
-    bench = Bench(replace(SETTINGS, checkpoint_minutes=1.0))
-    bench.run_to_training()
-    bench.pulse(5, durable=1).tick()
-    bench.see(keeper_idle=False)
-    for step in range(6, 300):
-        bench.pulse(step, durable=2).tick(0.25)
-    assert "the disk is slow" in bench.decision.notes[0]
-    assert bench.state == RunState.TRAINING and len(bench.of(AskCommit)) == 1
-
-
 def test_a_living_trainer_is_adopted_without_memory(bench):
     lease = LeaseSeen(
         program="trainer", attempt=4, token=9, launcher_pid=1, launcher_ticks=1, child_pid=2, child_ticks=2,
@@ -604,22 +396,3 @@ def test_a_new_boot_forgets_the_times_of_the_old(bench):
     bench.memory, bench.now = memory, 5.0
     bench.see(lease=replace(bench.seen.lease, launcher_alive=False, child_alive=False)).tick()
     assert "without a report" in bench.memory.failures.text
-
-
-def test_a_save_request_is_passed_on_until_a_checkpoint_answers_it() -> None:
-    bench = Bench(desired=Desired(saves=3), saves_done=2)
-    bench.run_to_training()
-    assert bench.decision.control.saves == 3
-    bench.see(saves_done=3).tick()
-    assert bench.decision.control.saves == 0
-
-
-def test_a_save_during_a_pause_is_still_a_pause() -> None:
-    bench = Bench()
-    bench.run_to_training()
-    bench.see(desired=Desired(pauses=("human",))).pulse(3, Phase.PAUSED).tick()
-    bench.pulse(3, Phase.SAVING).tick()
-    assert bench.state == RunState.PAUSED
-    bench.pulse(3, Phase.PAUSED).tick()
-    bench.see(desired=Desired()).pulse(3).tick()
-    assert [len(bench.told("paused")), len(bench.told("resumed"))] == [1, 1]
