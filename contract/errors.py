@@ -1,5 +1,6 @@
 """Errors that people read: one line that says what was wrong, where, and what to do."""
 
+import os
 import sys
 from collections.abc import Callable
 
@@ -72,17 +73,25 @@ def run_main(program: str, main: Callable[[], int]) -> int:
     try:
         return main()
     except AdamError as error:
-        print(f"{program}: {error}", file=sys.stderr, flush=True)
+        last_words(f"{program}: {error}")
         return int(error.exit_code)
     except OSError as error:
         if error.errno is None or (error.filename is None and error.errno not in _DISK_ERRNOS):
             raise
         where = f" ({error.filename})" if error.filename else ""
-        print(f"{program}: {error.strerror}{where}{_todo(error.errno)}", file=sys.stderr, flush=True)
+        last_words(f"{program}: {error.strerror}{where}{_todo(error.errno)}")
         return int(Exit.DISK)
     except KeyboardInterrupt:
-        print(f"{program}: interrupted", file=sys.stderr, flush=True)
+        last_words(f"{program}: interrupted")
         return int(Exit.INTERRUPTED)
+
+
+def last_words(line: str) -> None:
+    """`line` on stderr. Where nothing can be written there (a log on the full disk), the exit code alone tells the reason."""
+    try:
+        print(line, file=sys.stderr, flush=True)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # else Python flushes in vain at its end, and makes the code 120
 
 
 def _todo(number: int) -> str:

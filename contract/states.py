@@ -71,6 +71,8 @@ class Exit(IntEnum):
     INTERRUPTED = 130  # Ctrl-C
 
 
+UNFLUSHED = 120  # Python's own: what was printed could not be written (the disk of the log is full)
+
 FAILURE_OF_EXIT: dict[int, FailureClass] = {
     Exit.CODE: FailureClass.CODE,
     Exit.USAGE: FailureClass.CONFIG,
@@ -82,4 +84,5 @@ FAILURE_OF_EXIT: dict[int, FailureClass] = {
     Exit.MEMORY: FailureClass.MEMORY,
     Exit.BUSY: FailureClass.HOST,
     Exit.SCHEMA: FailureClass.CONFIG,
+    UNFLUSHED: FailureClass.DISK,
 }

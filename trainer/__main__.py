@@ -7,7 +7,7 @@ import signal
 import sys
 from pathlib import Path
 
-from adam.contract.errors import UsageError, run_main
+from adam.contract.errors import UsageError, last_words, run_main
 from adam.contract.process import die_with_parent
 from adam.contract.states import Exit
 from adam.trainer.host import prepare
@@ -30,7 +30,7 @@ def main() -> int:
     try:
         return int(Exit.OK if run_attempt(arguments.run, int(os.environ["ADAM_TOKEN"]), stop.asked) else Exit.STOPPED)
     except MemoryError as error:
-        print(f"adam.trainer: out of memory: {str(error).splitlines()[0] if str(error) else 'host'}", file=sys.stderr)
+        last_words(f"adam.trainer: out of memory: {str(error).splitlines()[0] if str(error) else 'host'}")
         return int(Exit.MEMORY)
 
 

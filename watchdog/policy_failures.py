@@ -37,7 +37,8 @@ def classify(report: ExitReport) -> tuple[FailureClass, str, str]:
         return FailureClass.HOST, "stopped", "somebody stopped it, not we"
     if code == Exit.INTERRUPTED:
         return FailureClass.HOST, "interrupted", "interrupted from a keyboard"
-    return FAILURE_OF_EXIT.get(code, FailureClass.CODE), f"exit {code}", words or f"exit code {code}"
+    kind = FAILURE_OF_EXIT.get(code, FailureClass.CODE)
+    return kind, f"exit {code}", words or f"exit code {code} ({kind}) and no word in its log"
 
 
 def signal_name(number: int) -> str:

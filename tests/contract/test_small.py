@@ -13,7 +13,7 @@ from adam.contract.events import event
 from adam.contract.metrics import COLUMNS, gpu_cells, header, row
 from adam.contract.paths import RunPaths, find_run
 from adam.contract.records import Desired, Gpu, StepRow, decode_step, encode_line
-from adam.contract.states import FAILURE_OF_EXIT, Exit
+from adam.contract.states import FAILURE_OF_EXIT, UNFLUSHED, Exit, FailureClass
 
 STEP = StepRow(
     attempt=2, step=7, tokens=700, first_sample=24, end_sample=28, loss=0.1 + 0.2, grad_norm=None,
@@ -122,7 +122,21 @@ def test_errors_for_people_are_one_line_and_a_documented_code(capsys) -> None:
 
 def test_every_exit_code_of_an_error_has_a_class() -> None:
     harmless = {Exit.OK, Exit.STOPPED, Exit.NOT_RUNNING, Exit.FAILED, Exit.TIMEOUT, Exit.INTERRUPTED}
-    assert set(FAILURE_OF_EXIT) == set(Exit) - harmless
+    assert set(FAILURE_OF_EXIT) == (set(Exit) - harmless) | {UNFLUSHED}
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        ("sys.exit(run_main('adam.trainer', lambda: os.write(os.open('/dev/full', os.O_WRONLY), b'x')))", Exit.DISK),
+        ("print('a line')", UNFLUSHED),
+    ],
+)
+def test_a_log_on_the_full_disk_does_not_change_what_a_failure_is(body, code) -> None:
+    script = f"import os, sys\nfrom adam.contract.errors import run_main\n{body}\n"
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run([sys.executable, "-E", "-P", "-c", script], stdout=full, stderr=full, check=False)
+    assert ended.returncode == code and FAILURE_OF_EXIT[code] == FailureClass.DISK
     for kind in AdamError.__subclasses__():
         assert kind.exit_code in set(Exit)
 

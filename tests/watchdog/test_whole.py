@@ -271,7 +271,8 @@ def test_a_full_disk_is_waited_out(box, await_):
         assert box.status().watchdog_pid == first
         box.check_losses(400)
         # Nobody could write down why the first attempts ended; the events waited in memory.
-        assert {item["facts"]["failure"] for item in box.events("crashed")} <= {"disk", "host"}
+        crashed = [(item["facts"]["failure"], item["text"]) for item in box.events("crashed")]
+        assert {failure for failure, _ in crashed} <= {"disk", "host"}, crashed
     finally:
         box.end()
         await_(
