@@ -1,6 +1,7 @@
 """A real run of all of Adam's processes, driven through its command line."""
 
 import csv
+import hashlib
 import json
 import os
 import signal
@@ -12,11 +13,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from adam.contract.checkpoints import list_checkpoints, rank_file
 from adam.contract.lease import read_lease
 from adam.contract.paths import RunPaths
 from adam.contract.process import processes_with
 from adam.contract.records import Status
 from adam.contract.schema import load
+from adam.contract.slots import PADDING, read_head
 
 POLL_S = 0.02
 
@@ -116,6 +119,23 @@ class RealRun:
             if step not in newest or int(row["attempt"]) >= int(newest[step]["attempt"]):
                 newest[step] = row
         return newest
+
+    def validations(self) -> list[tuple[int, str]]:
+        """(step, validation loss as written), by step; of a step that was validated twice the last."""
+        return sorted({int(row["step"]): row["val_loss"] for row in self.rows() if row["val_loss"]}.items())
+
+    def final_state(self) -> str:
+        """SHA-256 of everything that the newest checkpoint holds of training: places in the data, names, shapes, dtypes, bytes."""
+        path = list_checkpoints(self.paths.checkpoints)[-1] / rank_file(0)
+        found = read_head(path)
+        assert found is not None
+        head, places = found
+        digest = hashlib.sha256(f"{head.step} {head.tokens} {head.samples} {head.state}".encode())
+        data = path.read_bytes()
+        for name, place in sorted(places.items()):
+            if not name.startswith(PADDING):
+                digest.update(f"{place.entry}".encode() + data[place.start : place.end])
+        return digest.hexdigest()
 
     def trainer_pid(self) -> int:
         lease = read_lease(self.paths)
