@@ -27,6 +27,14 @@ def fsync_dir(directory: Path) -> None:
         os.close(fd)
 
 
+def make_directories(path: Path) -> None:
+    """Make `path` and its missing parents, and their names durable: a run that was begun is there after a power cut."""
+    missing = [directory for directory in (path, *path.parents) if not directory.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for directory in reversed(missing):
+        fsync_dir(directory.parent)
+
+
 def write_all(fd: int, data: bytes) -> None:
     """Write all of `data`: a disk that fills up takes part of it first, and says so at the next call only."""
     left = memoryview(data)

@@ -16,7 +16,7 @@ from adam.contract.checkpoints import list_checkpoints, parse_name, verify
 from adam.contract.clock import Stamp, stamp
 from adam.contract.config import Config
 from adam.contract.config_file import commented_toml, load_config, write_lock
-from adam.contract.durable import replace_file
+from adam.contract.durable import make_directories, replace_file
 from adam.contract.errors import AdamError, BusyError, CheckpointError, TimeoutExpired, UsageError
 from adam.contract.notify import notify
 from adam.contract.paths import RunPaths
@@ -124,7 +124,7 @@ def wanted_config(paths: RunPaths, named: str | None) -> tuple[Config, str | Non
 @contextmanager
 def up_lock(paths: RunPaths) -> Iterator[None]:
     """One `up` of a run at a time. Makes the run directory."""
-    paths.run.mkdir(parents=True, exist_ok=True)
+    make_directories(paths.run)
     fd = os.open(paths.up_lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         try:

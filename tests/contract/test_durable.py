@@ -26,6 +26,15 @@ def test_a_replacement_that_fails_leaves_the_old_file(tmp_path, monkeypatch) -> 
     assert os.listdir(tmp_path) == ["a.json"]
 
 
+def test_new_directories_have_durable_names(tmp_path, monkeypatch) -> None:
+    synced: list[Path] = []
+    monkeypatch.setattr(durable, "fsync_dir", synced.append)
+    durable.make_directories(tmp_path / "runs" / "a" / "run")
+    assert synced == [tmp_path, tmp_path / "runs", tmp_path / "runs" / "a"]
+    durable.make_directories(tmp_path / "runs" / "a" / "run")
+    assert len(synced) == 3 and (tmp_path / "runs" / "a" / "run").is_dir()
+
+
 def test_a_reader_never_meets_half_a_replacement(tmp_path) -> None:
     path = tmp_path / "a"
     durable.replace_file(path, b"x" * 10)
