@@ -38,6 +38,9 @@ def main() -> None:
     time.sleep(arguments.seconds)
     total_memory = total_cpu = 0.0
     for part, process in watched.items():
+        if not process.is_running():  # the probe, where it has found no NVIDIA driver
+            print(f"{part:26} has ended")
+            continue
         memory = process.memory_full_info().pss / 1e6
         cpu = 100 * (sum(process.cpu_times()[:2]) - before[part]) / arguments.seconds
         total_memory, total_cpu = total_memory + memory, total_cpu + cpu
