@@ -241,13 +241,18 @@ class Loop:
         Raises DiskError where there is no room for it.
         """
         self.heart.enter(Phase.ENDING)
-        control, began = self.heart.control(), time.monotonic()
-        while not self.snapshots.take(position, why=why, saves=control.saves, durable=True):
-            if self.snapshots.trouble and time.monotonic() - began > LONGEST_WAIT_FOR_SLOTS_S:
-                raise DiskError(self.snapshots.trouble, "free some space; training goes on from the last checkpoint")
-            time.sleep(0.05)
-        self.snapshots.finish()
-        self._finish_save()
+        # A save, with its deadline: the keeper may still copy 33 GB, and the disk may be slow.
+        with self.heart.during(Phase.SAVING):
+            control, began = self.heart.control(), time.monotonic()
+            while not self.snapshots.take(position, why=why, saves=control.saves, durable=True):
+                if self.snapshots.trouble and time.monotonic() - began > LONGEST_WAIT_FOR_SLOTS_S:
+                    raise DiskError(
+                        self.snapshots.trouble, "free some space; training goes on from the last checkpoint"
+                    )
+                self.heart.beat()
+                time.sleep(0.05)
+            self.snapshots.finish()
+            self._finish_save()
         log.info("ending", step=position.step, why=why)
 
 

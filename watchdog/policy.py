@@ -73,7 +73,7 @@ def restored(memory: Memory, now: float, *, same_boot: bool) -> Memory:
         hang=None,
         child_gone=None,
         stop_asked=now if memory.stop_asked is not None else None,
-        listening=Listening(gaps=memory.listening.gaps, tick=now),
+        listening=Listening(learnt=memory.listening.learnt, tick=now),
     )
 
 

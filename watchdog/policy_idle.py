@@ -64,7 +64,9 @@ def adopt(turn: Turn, lease: LeaseSeen) -> None:
     plan = turn.memory.plan
     if plan is None or plan.token != lease.token:
         plan = Plan(program=lease.program, attempt=lease.attempt, token=lease.token, why="found running")
-    turn.enter(Stage.RUNNING, plan=plan, listening=Listening(tick=turn.now), **FRESH)
+    turn.enter(
+        Stage.RUNNING, plan=plan, listening=Listening(tick=turn.now, learnt=turn.memory.listening.learnt), **FRESH
+    )
     turn.tell("started", f"{lease.program} was found running and is taken over", pid=lease.child_pid, adopted=True)
 
 
@@ -170,7 +172,7 @@ def launch(turn: Turn, program: str, resume: Resume | None, why: str) -> None:
         crashed=False,
         best_before=memory.best,
         forged_before=memory.forged,
-        listening=Listening(tick=turn.now, gaps=memory.listening.gaps if program == "trainer" else ()),
+        listening=Listening(tick=turn.now, learnt=memory.listening.learnt),
         **FRESH,
     )
     turn.set(owed=resume is not None and bool(resume.slot))

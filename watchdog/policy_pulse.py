@@ -4,46 +4,38 @@ Quiet time is added up tick by tick, and a tick counts for one second at most: a
 stopped, has heard nothing and must not hold that against the program.
 """
 
-import math
-
 from msgspec.structs import replace
 
 from adam.contract.shared import Pulse
 from adam.contract.states import Phase
+from adam.watchdog.policy_gaps import add_gap, learnt_s
 from adam.watchdog.policy_words import Listening, Settings
 
 LONGEST_TICK_S = 1.0
-GAP_BASE_S = 0.25  # the first class of gaps; each next one is GAP_STEP times as long
-GAP_STEP = math.sqrt(2.0)
-GAP_CLASSES = 32  # up to 0.25 s × 2^16 = 4.5 h
-GAPS_KEPT = 4096  # at this many the counts are halved, so that a run may change its speed
-TIMES_P99 = 5.0
 ENDING_S = 60.0  # to tear an interpreter with a GPU down
 FORGING_S = 60.0
+SAVING_S = (
+    60.0  # a save is never given less: memory under pressure and a slow disk stall it far beyond what it usually takes
+)
+SAVES_LEARNT = 8  # before that many saves are known, one may take save_seconds
 
 UNBORN = {Phase.IMPORTING, Phase.LOADING, Phase.TRAINING}
+# The phases whose deadlines are learnt. The first quiet time of each in an attempt is not, as it has compilation in it; but the
+# first save is, since where it goes may have changed from memory to a disk.
+LEARNT = {Phase.TRAINING, Phase.EVALUATING, Phase.SAVING, Phase.PAUSED, Phase.READING, Phase.ENCODING}
 
 
-def gap_class(seconds: float) -> int:
-    if seconds <= GAP_BASE_S:
-        return 0
-    return min(GAP_CLASSES - 1, math.ceil(math.log(seconds / GAP_BASE_S, GAP_STEP)))
+def gaps_of(past: Listening, phase: int) -> tuple[int, ...]:
+    """The quiet times of a phase so far; () where none was heard."""
+    return next((counts for known, counts in past.learnt if known == phase), ())
 
 
-def add_gap(gaps: tuple[int, ...], seconds: float) -> tuple[int, ...]:
-    counts = list(gaps or (0,) * GAP_CLASSES)
-    counts[gap_class(seconds)] += 1
-    return tuple(count // 2 for count in counts) if sum(counts) >= GAPS_KEPT else tuple(counts)
-
-
-def p99(gaps: tuple[int, ...]) -> float:
-    """Seconds that 99 % of the gaps do not exceed, rounded up to their class; 0.0 where nothing was heard yet."""
-    total, seen = sum(gaps), 0
-    for number, count in enumerate(gaps):
-        seen += count
-        if total and seen >= 0.99 * total:
-            return GAP_BASE_S * GAP_STEP**number
-    return 0.0
+def learn(past: Listening, seconds: float) -> tuple[tuple[int, tuple[int, ...]], ...]:
+    """What is learnt with a quiet time of the present phase that has just ended."""
+    if past.phase not in LEARNT or (past.phase not in past.warm and past.phase != Phase.SAVING):
+        return past.learnt
+    others = tuple(item for item in past.learnt if item[0] != past.phase)
+    return tuple(sorted((*others, (past.phase, add_gap(gaps_of(past, past.phase), seconds)))))
 
 
 def listen(past: Listening, pulse: Pulse | None, now: float) -> Listening:
@@ -52,8 +44,8 @@ def listen(past: Listening, pulse: Pulse | None, now: float) -> Listening:
     unborn = past.unborn_s + (tick if not past.trained and (past.phase < 0 or past.phase in UNBORN) else 0.0)
     if pulse is None or (pulse.progress == past.progress and pulse.phase == past.phase):
         return replace(past, quiet_s=past.quiet_s + tick, unborn_s=unborn, tick=now)
-    training = pulse.phase == Phase.TRAINING
-    stepping = training and past.phase == Phase.TRAINING
+    stepping = pulse.phase == Phase.TRAINING and past.phase == Phase.TRAINING
+    within = pulse.phase == past.phase or past.phase == Phase.SAVING  # a save has one sign of life: its end
     return Listening(
         progress=pulse.progress,
         phase=pulse.phase,
@@ -62,24 +54,30 @@ def listen(past: Listening, pulse: Pulse | None, now: float) -> Listening:
         tick=now,
         # Entering the phase is one sign of life, the first micro-step is the next.
         trained=past.trained or stepping or pulse.phase >= Phase.READING,
-        gaps=add_gap(past.gaps, past.quiet_s + tick) if stepping and past.trained else past.gaps,
+        learnt=learn(past, past.quiet_s + tick),
+        warm=tuple(sorted({*past.warm, past.phase})) if within and past.phase in LEARNT else past.warm,
     )
 
 
 def deadline_s(settings: Settings, past: Listening) -> float:
-    """Seconds of quiet after which a program in this phase hangs."""
-    stepping = max(settings.hang_seconds, TIMES_P99 * p99(past.gaps))
+    """Seconds of quiet after which a program in this phase hangs: learnt where it has a history, else generous."""
+    gaps, warm = gaps_of(past, past.phase), past.phase in past.warm
     match past.phase:
         case Phase.TRAINING | Phase.EVALUATING:
-            return stepping if past.trained else settings.start_seconds
+            cap = max(settings.hang_seconds, settings.start_seconds)
+            return learnt_s(gaps, settings.hang_seconds, cap) if warm else settings.start_seconds
         case Phase.PAUSED:
-            return settings.hang_seconds
-        case Phase.SAVING | Phase.LEARNING | Phase.CHECKING:
+            return learnt_s(gaps, settings.hang_seconds, max(settings.hang_seconds, settings.start_seconds))
+        case Phase.SAVING:
+            known = warm and sum(gaps) >= SAVES_LEARNT
+            floor = min(settings.save_seconds, max(SAVING_S, settings.hang_seconds))
+            return learnt_s(gaps, floor, settings.save_seconds) if known else settings.save_seconds
+        case Phase.LEARNING | Phase.CHECKING:
             return settings.save_seconds
         case Phase.ENDING:
             return ENDING_S
         case Phase.READING | Phase.ENCODING:
-            return FORGING_S
+            return learnt_s(gaps, FORGING_S, max(FORGING_S, settings.save_seconds))
     return settings.start_seconds
 
 

@@ -86,7 +86,10 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Listening(msgspec.Struct, frozen=True):
-    """What was heard from the pulse of the present attempt. `gaps` counts quiet times while training, by size."""
+    """What was heard from the pulse of the present attempt.
+
+    `learnt` has (phase, quiet times counted by size) and outlives attempts; `warm` the phases past their first quiet time in this one.
+    """
 
     progress: int = 0
     phase: int = -1  # none yet
@@ -94,7 +97,8 @@ class Listening(msgspec.Struct, frozen=True):
     unborn_s: float = 0.0  # spent without having trained anything
     tick: float = 0.0
     trained: bool = False
-    gaps: tuple[int, ...] = ()
+    learnt: tuple[tuple[int, tuple[int, ...]], ...] = ()
+    warm: tuple[int, ...] = ()
 
 
 class Hang(msgspec.Struct, frozen=True):

@@ -11,7 +11,7 @@ from adam.contract.records import Desired
 from adam.contract.shared import Pulse
 from adam.contract.states import Phase, RunState
 from adam.watchdog.policy import restored
-from adam.watchdog.policy_pulse import add_gap, p99
+from adam.watchdog.policy_gaps import add_gap, p99
 from adam.watchdog.policy_words import (
     AskSettle,
     Launch,
