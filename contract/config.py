@@ -147,6 +147,27 @@ class Watchdog(Section, frozen=True):
     stop_seconds: Annotated[
         float, Meta(ge=1, description="how long a program may take to save and end when it is asked to")
     ] = 180.0
+    pause_celsius: Annotated[
+        float, Meta(gt=0, description="training pauses while a GPU is above this temperature (°C)")
+    ] = 80.0
+    resume_celsius: Annotated[
+        float, Meta(gt=0, description="… and goes on when each GPU that was too hot is below this one")
+    ] = 70.0
+    pause_margin_celsius: Annotated[
+        float,
+        Meta(description="training pauses while fewer °C are left to a chip's own limit (T.Limit), where it tells"),
+    ] = 5.0
+    resume_margin_celsius: Annotated[float, Meta(description="… and goes on when more than these are left")] = 15.0
+    pause_memory_celsius: Annotated[
+        float, Meta(gt=0, description="training pauses while a GPU's memory is above this temperature, where it tells")
+    ] = 95.0
+    resume_memory_celsius: Annotated[float, Meta(gt=0, description="… and goes on below this one")] = 85.0
+    blind_seconds: Annotated[
+        float,
+        Meta(
+            ge=0, description="how long a pause for heat outlives the sensors; then training goes on, and that is told"
+        ),
+    ] = 600.0
 
 
 class Config(Section, frozen=True):
@@ -171,9 +192,25 @@ def contradictions(config: Config) -> list[str]:
         )
     if trainer.min_lr > trainer.lr:
         found.append(f"trainer.min_lr = {trainer.min_lr}: must not exceed trainer.lr = {trainer.lr}")
+    found += _crossed(config.watchdog)
     if forge.min_chars > forge.max_chars:
         found.append(f"forge.min_chars = {forge.min_chars}: must not exceed forge.max_chars = {forge.max_chars}")
     for number, source in enumerate(forge.sources):
         if source.kind == "files" and not source.path:
             found.append(f"forge.sources[{number}].path is empty: must name a file or folder")
     return found
+
+
+def _crossed(watchdog: Watchdog) -> list[str]:
+    """Limits of heat that leave no room between pausing and going on: training would flutter."""
+    pairs = {
+        "celsius": watchdog.pause_celsius - watchdog.resume_celsius,
+        "margin_celsius": watchdog.resume_margin_celsius - watchdog.pause_margin_celsius,
+        "memory_celsius": watchdog.pause_memory_celsius - watchdog.resume_memory_celsius,
+    }
+    return [
+        f"watchdog.resume_{name} = {getattr(watchdog, 'resume_' + name)}: must be cooler than "
+        f"watchdog.pause_{name} = {getattr(watchdog, 'pause_' + name)}"
+        for name, room in pairs.items()
+        if room <= 0
+    ]

@@ -41,6 +41,8 @@ KINDS = frozenset(
         "disk_full",
         "disk_freed",
         "sensors",
+        "heat",  # a GPU is too hot, or cool again
+        "gpu",  # Xid, uncorrected memory errors, clocks held down, lost, its driver changed
         "keeper_restarted",
         "finished",
         "failed",

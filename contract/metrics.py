@@ -24,7 +24,9 @@ COLUMNS = (
     "phase",
     "gpu_temp_c",
     "gpu_margin_c",
+    "gpu_memory_temp_c",
     "gpu_power_w",
+    "gpu_clocks",
     "gpu_util",
     "vram_gb",
     "cpu_percent",
@@ -72,12 +74,16 @@ def gpu_cells(gpus: tuple[Gpu, ...]) -> dict[str, str]:
         return {}
     temperatures = [gpu.temperature_c for gpu in gpus if gpu.temperature_c is not None]
     margins = [gpu.margin_c for gpu in gpus if gpu.margin_c is not None]
+    memories = [gpu.memory_temperature_c for gpu in gpus if gpu.memory_temperature_c is not None]
+    clocks = {reason for gpu in gpus for reason in gpu.clocks or ()}
     powers = [gpu.power_w for gpu in gpus if gpu.power_w is not None]
     uses = [gpu.utilisation for gpu in gpus if gpu.utilisation is not None]
     memory = [gpu.memory_used_bytes for gpu in gpus if gpu.memory_used_bytes is not None]
     return {
         "gpu_temp_c": str(max(temperatures)) if temperatures else "",
         "gpu_margin_c": str(min(margins)) if margins else "",
+        "gpu_memory_temp_c": str(max(memories)) if memories else "",
+        "gpu_clocks": " ".join(sorted(clocks)),
         "gpu_power_w": f"{sum(powers):.1f}" if powers else "",
         "gpu_util": f"{sum(uses) / len(uses):.0f}" if uses else "",
         "vram_gb": f"{sum(memory) / 1e9:.2f}" if memory else "",

@@ -139,6 +139,9 @@ class Gpu(msgspec.Struct, frozen=True):
     utilisation: int | None = None  # per cent
     memory_used_bytes: int | None = None
     memory_total_bytes: int | None = None
+    memory_temperature_c: int | None = None
+    clocks: tuple[str, ...] | None = None  # why the clocks are below their highest, in NVML's words; (): they are not
+    uncorrected: int | None = None  # ECC errors that could not be corrected, since the driver was loaded
 
 
 class Status(Record, frozen=True, kw_only=True):

@@ -6,6 +6,7 @@ import selectors
 import signal
 from types import FrameType
 
+from msgspec.structs import replace
 from structlog.typing import FilteringBoundLogger
 
 from adam.contract import schema
@@ -27,7 +28,7 @@ from adam.watchdog.numerics import hear_numerics
 from adam.watchdog.observe import Eyes
 from adam.watchdog.parent import supervised
 from adam.watchdog.policy import decide
-from adam.watchdog.policy_words import Decision, LeaseSeen, Settings, Stage
+from adam.watchdog.policy_words import Decision, HeatLimits, LeaseSeen, Settings, Stage
 from adam.watchdog.sensors import GpuSensors, HostSensors
 from adam.watchdog.status_file import Remembered, StatusFile, recall
 from adam.watchdog.telemetry import Telemetry
@@ -63,6 +64,15 @@ def settings_of(config: Config) -> Settings:
         by_steps_only=config.checkpoint.every_steps > 0 and config.checkpoint.every_minutes == 0,
         write_bytes_per_day=config.checkpoint.write_gb_per_day * 1e9,
         seed=config.trainer.seed,
+        heat=HeatLimits(
+            pause=watchdog.pause_celsius,
+            resume=watchdog.resume_celsius,
+            pause_margin=watchdog.pause_margin_celsius,
+            resume_margin=watchdog.resume_margin_celsius,
+            pause_memory=watchdog.pause_memory_celsius,
+            resume_memory=watchdog.resume_memory_celsius,
+            blind_s=watchdog.blind_seconds,
+        ),
     )
 
 
@@ -157,7 +167,11 @@ class Watchdog:
         self._keeper.attend(now)
         self._gpus.attend(now)
         policy = self._remembered.policy
-        seen = self._eyes.look(policy, self._hands.launch_error, now)
+        seen = replace(
+            self._eyes.look(policy, self._hands.launch_error, now),
+            gpus=self._gpus.gpus,
+            sensors=self._gpus.state,
+        )
         decision = decide(self._settings.get(), policy, seen, now)
         self._hands.say(decision.control)
         self._remember(decision)

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from adam.contract.shared import Control
 from adam.contract.states import Phase, RunState
+from adam.watchdog.policy_heat import feel, pause_words, pauses_of
 from adam.watchdog.policy_idle import done, idle, settling
 from adam.watchdog.policy_running import running, starting
 from adam.watchdog.policy_turn import Turn
@@ -32,6 +33,7 @@ STEPS: dict[Stage, Callable[[Turn], None]] = {
 def decide(settings: Settings, memory: Memory, seen: Observation, now: float) -> Decision:
     """What to do at `now` (seconds of CLOCK_BOOTTIME), and what to remember."""
     turn = Turn(settings, memory if memory.began else replace(memory, began=now), seen, now)
+    feel(turn)
     for _ in range(2 * len(STEPS)):
         stage = turn.memory.stage
         STEPS[stage](turn)
@@ -71,6 +73,7 @@ def restored(memory: Memory, now: float, *, same_boot: bool) -> Memory:
         watched_s=memory.watched_s + max(0.0, memory.listening.tick - memory.began),
         began=now,
         hang=None,
+        hot=(),
         child_gone=None,
         stop_asked=now if memory.stop_asked is not None else None,
         listening=Listening(learnt=memory.listening.learnt, tick=now),
@@ -84,7 +87,7 @@ def control(turn: Turn) -> Control:
         return Control()
     return Control(
         token=memory.plan.token,
-        pause=int(bool(desired.pauses)),
+        pause=int(bool(pauses_of(turn))),
         # A request that a verified checkpoint answers must not be answered again by the next attempt.
         saves=desired.saves if desired.saves > turn.seen.saves_done else 0,
         due=memory.due,
@@ -114,9 +117,9 @@ def _describe_program(turn: Turn) -> tuple[RunState, str]:
     stopping = "asked to stop" if memory.stop_asked is not None else ""
     if turn.plan.program == "forge":
         return RunState.FORGING, stopping or turn.plan.why
-    saves_in_pause = memory.listening.phase == Phase.SAVING and memory.paused and turn.seen.desired.pauses
+    saves_in_pause = memory.listening.phase == Phase.SAVING and memory.paused and pauses_of(turn)
     if memory.listening.phase == Phase.PAUSED or saves_in_pause:
-        return RunState.PAUSED, stopping or "paused by " + ", ".join(turn.seen.desired.pauses)
+        return RunState.PAUSED, stopping or pause_words(turn)
     if not memory.listening.trained:
         return RunState.STARTING, stopping or turn.plan.why
     doing = Phase(memory.listening.phase).name.lower()
@@ -125,10 +128,10 @@ def _describe_program(turn: Turn) -> tuple[RunState, str]:
 
 def tell_pauses(turn: Turn, state: RunState) -> None:
     """Events where training has truly come to rest, and where it truly goes on."""
-    memory, pauses = turn.memory, turn.seen.desired.pauses
+    memory, pauses = turn.memory, pauses_of(turn)
     if state == RunState.PAUSED and not memory.paused:
         turn.set(paused=True, pauses=pauses)
-        turn.tell("paused", f"training is paused by {', '.join(pauses)}", by=", ".join(pauses))
+        turn.tell("paused", f"training is {pause_words(turn)}", by=", ".join(pauses))
     elif state == RunState.TRAINING and memory.paused:
         turn.set(paused=False, pauses=())
         turn.tell("resumed", f"training goes on, no longer paused by {', '.join(memory.pauses)}")

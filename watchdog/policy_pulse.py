@@ -45,7 +45,7 @@ def listen(past: Listening, pulse: Pulse | None, now: float) -> Listening:
     if pulse is None or (pulse.progress == past.progress and pulse.phase == past.phase):
         return replace(past, quiet_s=past.quiet_s + tick, unborn_s=unborn, tick=now)
     stepping = pulse.phase == Phase.TRAINING and past.phase == Phase.TRAINING
-    within = pulse.phase == past.phase or past.phase == Phase.SAVING  # a save has one sign of life: its end
+    within = past.phase in (pulse.phase, Phase.SAVING)  # a save has one sign of life: its end
     return Listening(
         progress=pulse.progress,
         phase=pulse.phase,
@@ -61,24 +61,24 @@ def listen(past: Listening, pulse: Pulse | None, now: float) -> Listening:
 
 def deadline_s(settings: Settings, past: Listening) -> float:
     """Seconds of quiet after which a program in this phase hangs: learnt where it has a history, else generous."""
-    gaps, warm = gaps_of(past, past.phase), past.phase in past.warm
+    gaps, first = gaps_of(past, past.phase), past.phase not in past.warm
     match past.phase:
-        case Phase.TRAINING | Phase.EVALUATING:
-            cap = max(settings.hang_seconds, settings.start_seconds)
-            return learnt_s(gaps, settings.hang_seconds, cap) if warm else settings.start_seconds
-        case Phase.PAUSED:
-            return learnt_s(gaps, settings.hang_seconds, max(settings.hang_seconds, settings.start_seconds))
-        case Phase.SAVING:
-            known = warm and sum(gaps) >= SAVES_LEARNT
+        case Phase.TRAINING | Phase.EVALUATING if first:
+            deadline = settings.start_seconds
+        case Phase.TRAINING | Phase.EVALUATING | Phase.PAUSED:
+            deadline = learnt_s(gaps, settings.hang_seconds, settings.start_seconds)
+        case Phase.SAVING if not first and sum(gaps) >= SAVES_LEARNT:
             floor = min(settings.save_seconds, max(SAVING_S, settings.hang_seconds))
-            return learnt_s(gaps, floor, settings.save_seconds) if known else settings.save_seconds
-        case Phase.LEARNING | Phase.CHECKING:
-            return settings.save_seconds
+            deadline = learnt_s(gaps, floor, settings.save_seconds)
+        case Phase.SAVING | Phase.LEARNING | Phase.CHECKING:
+            deadline = settings.save_seconds
         case Phase.ENDING:
-            return ENDING_S
+            deadline = ENDING_S
         case Phase.READING | Phase.ENCODING:
-            return learnt_s(gaps, FORGING_S, max(FORGING_S, settings.save_seconds))
-    return settings.start_seconds
+            deadline = learnt_s(gaps, FORGING_S, settings.save_seconds)
+        case _:
+            deadline = settings.start_seconds
+    return deadline
 
 
 def left_s(settings: Settings, past: Listening, letter: str) -> float:

@@ -4,7 +4,7 @@ from enum import StrEnum
 
 import msgspec
 
-from adam.contract.records import Desired, ExitReport, Plan, Resume, SnapshotSeen
+from adam.contract.records import Desired, ExitReport, Gpu, Plan, Resume, SnapshotSeen
 from adam.contract.shared import Control, Pulse
 from adam.contract.states import FailureClass, RunState
 from adam.watchdog.retention import Kept
@@ -18,6 +18,18 @@ class Stage(StrEnum):
     STARTING = "starting"  # supervisord was asked to start the plan's program
     RUNNING = "running"  # its launcher holds the lease
     DONE = "done"  # stopped, finished or failed
+
+
+class HeatLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """°C at which a GPU is too hot, and cool again; the margin is what is left to the chip's own limit."""
+
+    pause: float = 80.0
+    resume: float = 70.0
+    pause_margin: float = 5.0
+    resume_margin: float = 15.0
+    pause_memory: float = 95.0
+    resume_memory: float = 85.0
+    blind_s: float = 600.0  # that a GPU which was too hot stays so without being seen
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,6 +46,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     checkpoint_minutes: float = 0.0  # 0: chosen
     by_steps_only: bool = False  # checkpoints are due at steps, and never by time
     write_bytes_per_day: float = 2e12
+    heat: HeatLimits = HeatLimits()
     seed: int = 0  # of the jitter
 
 
@@ -80,6 +93,8 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True):
     saves_done: int = 0  # the last save request that a verified checkpoint answers
     launch_error: str = ""  # of the last Launch or Shutdown; empty: it went well
     program_state: str = ""  # supervisord's word for the plan's program, where it was asked
+    gpus: tuple[Gpu, ...] = ()  # the newest readings; empty where `sensors` is not ok
+    sensors: str = "none"  # ok, none (no NVIDIA driver) or unknown
     child_letter: str = ""  # state of the program's process as in proc(5)
     highest_token: int = 0  # over lease, plan and snapshots: where the policy's own memory was lost
     highest_attempt: int = 0
@@ -99,6 +114,14 @@ class Listening(msgspec.Struct, frozen=True):
     trained: bool = False
     learnt: tuple[tuple[int, tuple[int, ...]], ...] = ()
     warm: tuple[int, ...] = ()
+
+
+class Hot(msgspec.Struct, frozen=True):
+    """A GPU that is too hot, and since when it could not be seen any more (None: it is seen)."""
+
+    gpu: int
+    text: str  # "GPU 0 at 95 °C"
+    unseen: float | None = None
 
 
 class Hang(msgspec.Struct, frozen=True):
@@ -162,6 +185,7 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
     decided_for: float = 0.0  # wall clock of the wish (Desired) under which the final state was reached
     pauses: tuple[str, ...] = ()
     paused: bool = False
+    hot: tuple[Hot, ...] = ()
 
 
 class Launch(msgspec.Struct, frozen=True):

@@ -2,13 +2,13 @@
 
     python -P -m adam.watchdog.probe --interval SECONDS --parent PID
 
-Writes a line of JSON to stdout at each interval: `{"sensors":"ok","gpus":[…]}`. Where there is no NVIDIA driver it writes
-`{"sensors":"none"}` and ends; where the driver does not answer as it should, `{"sensors":"unknown","why":…}` and ends.
+Writes a line of JSON to stdout at each interval, and at once when the driver reports an error: `{"sensors":"ok","gpus":[…]}`. Where
+there is no NVIDIA driver it writes `{"sensors":"none"}` and ends; where the driver does not answer as it should,
+`{"sensors":"unknown","why":…}` and ends.
 """
 
 import argparse
 import sys
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -19,8 +19,22 @@ from adam.contract.errors import run_main
 from adam.contract.process import die_with_parent
 from adam.contract.records import Gpu
 from adam.watchdog.probe_words import Reading
+from adam.watchdog.xid import XidWatch
 
 _NONE = {pynvml.NVML_ERROR_LIBRARY_NOT_FOUND, pynvml.NVML_ERROR_DRIVER_NOT_LOADED, pynvml.NVML_ERROR_NO_PERMISSION}
+_FAULTS = {pynvml.NVML_ERROR_GPU_IS_LOST: "lost", pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH: "mismatch"}
+# Why clocks are held down, in NVML's words.
+_CLOCKS = {
+    pynvml.nvmlClocksEventReasonGpuIdle: "idle",
+    pynvml.nvmlClocksEventReasonApplicationsClocksSetting: "setting",
+    pynvml.nvmlClocksEventReasonSwPowerCap: "sw_power_cap",
+    pynvml.nvmlClocksEventReasonHwSlowdown: "hw_slowdown",
+    pynvml.nvmlClocksEventReasonSyncBoost: "sync_boost",
+    pynvml.nvmlClocksEventReasonSwThermalSlowdown: "sw_thermal_slowdown",
+    pynvml.nvmlClocksEventReasonHwThermalSlowdown: "hw_thermal_slowdown",
+    pynvml.nvmlClocksEventReasonHwPowerBrakeSlowdown: "hw_power_brake",
+    pynvml.nvmlClocksEventReasonDisplayClockSetting: "display",
+}
 
 
 def read_gpu(index: int) -> Gpu:
@@ -29,6 +43,7 @@ def read_gpu(index: int) -> Gpu:
     memory = _maybe(pynvml.nvmlDeviceGetMemoryInfo, handle)
     use = _maybe(pynvml.nvmlDeviceGetUtilizationRates, handle)
     power = _maybe(pynvml.nvmlDeviceGetPowerUsage, handle)
+    clocks = _maybe(pynvml.nvmlDeviceGetCurrentClocksEventReasons, handle)
     return Gpu(
         index=index,
         name=_maybe(pynvml.nvmlDeviceGetName, handle) or "",
@@ -38,20 +53,47 @@ def read_gpu(index: int) -> Gpu:
         utilisation=use.gpu if use is not None else None,
         memory_used_bytes=memory.used if memory is not None else None,
         memory_total_bytes=memory.total if memory is not None else None,
+        memory_temperature_c=_maybe(_memory_temperature, handle),
+        clocks=tuple(word for bit, word in _CLOCKS.items() if clocks & bit) if clocks is not None else None,
+        uncorrected=_maybe(
+            pynvml.nvmlDeviceGetTotalEccErrors,
+            handle,
+            pynvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED,
+            pynvml.NVML_VOLATILE_ECC,
+        ),
     )
+
+
+def _memory_temperature(handle: Any) -> int | None:
+    value = pynvml.nvmlDeviceGetFieldValues(handle, [pynvml.NVML_FI_DEV_MEMORY_TEMP])[0]
+    # 0 stands for a chip without such a sensor, on some drivers.
+    return value.value.uiVal or None if value.nvmlReturn == pynvml.NVML_SUCCESS else None
 
 
 def _maybe(call: Callable[..., Any], *arguments: Any) -> Any:
     """The value, None where this chip, driver or library does not offer it."""
     try:
         return call(*arguments)
-    except (pynvml.NVMLError_NotSupported, pynvml.NVMLError_FunctionNotFound, pynvml.NVMLError_InvalidArgument):
+    except (
+        pynvml.NVMLError_NotSupported,
+        pynvml.NVMLError_FunctionNotFound,
+        pynvml.NVMLError_InvalidArgument,
+        pynvml.NVMLError_NoPermission,
+    ):
         return None
 
 
 def read_all() -> Reading:
-    """Every GPU. Raises NVMLError."""
-    return Reading("ok", tuple(read_gpu(index) for index in range(pynvml.nvmlDeviceGetCount())))
+    """Every GPU. Raises NVMLError where none of them answers."""
+    gpus, lost = [], []
+    for index in range(pynvml.nvmlDeviceGetCount()):
+        try:
+            gpus.append(read_gpu(index))
+        except pynvml.NVMLError_GpuIsLost:
+            lost.append(index)
+    if lost and not gpus:
+        raise pynvml.NVMLError(pynvml.NVML_ERROR_GPU_IS_LOST)
+    return Reading("ok", tuple(gpus), lost=tuple(lost))
 
 
 def say(reading: Reading) -> None:
@@ -62,11 +104,13 @@ def say(reading: Reading) -> None:
 def probe(interval: float) -> int:
     try:
         pynvml.nvmlInit()
+        xids = XidWatch()
         while True:
-            say(read_all())
-            time.sleep(interval)
+            say(msgspec.structs.replace(read_all(), xids=xids.found))
+            xids.wait(interval)
     except pynvml.NVMLError as error:
-        say(Reading("none" if error.value in _NONE else "unknown", why=str(error)))
+        sensors = "none" if error.value in _NONE else "unknown"
+        say(Reading(sensors, why=str(error), fault=_FAULTS.get(error.value, "")))
     return 0
 
 

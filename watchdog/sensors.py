@@ -10,6 +10,7 @@ from adam.contract.durable import free_bytes
 from adam.contract.metrics import gpu_cells
 from adam.contract.records import Gpu
 from adam.watchdog.child import LineChild
+from adam.watchdog.gpu_news import Told, news_of, ration
 from adam.watchdog.journal import Journal
 from adam.watchdog.probe_words import Reading
 
@@ -32,7 +33,9 @@ class GpuSensors:
         self._journal = journal
         self._quiet_s, self._tick = 0.0, 0.0
         self.state, self.gpus = "unknown", tuple[Gpu, ...]()
-        self._told = ""
+        self._told = ("", "")
+        self._last = Reading("unknown")
+        self._rationed: dict[str, Told] = {}
         self._none_until = 0.0
 
     @property
@@ -68,16 +71,22 @@ class GpuSensors:
     def _hear(self, reading: Reading, now: float) -> None:
         if reading.sensors == "none":
             self._none_until = now + NONE_AGAIN_S
-        self._become(reading.sensors, reading.gpus, reading.why)
+        self._become(reading)
+        self._rationed, news = ration(self._rationed, news_of(self._last, reading), now)
+        for item in news:
+            self._journal.tell("gpu", item.text, **item.facts)
+        # What was known of the chips outlives a probe that died, or that did not answer for a while.
+        self._last = reading if reading.gpus else msgspec.structs.replace(self._last, fault=reading.fault)
 
     def _unknown(self, why: str) -> None:
-        self._become("unknown", (), why)
+        self._become(Reading("unknown", why=why))
 
-    def _become(self, state: str, gpus: tuple[Gpu, ...], why: str) -> None:
-        self.state, self.gpus = state, gpus
-        if state != self._told:
-            self._told = state
-            self._journal.tell("sensors", f"GPU sensors: {state}" + (f" ({why})" if why else ""), sensors=state)
+    def _become(self, reading: Reading) -> None:
+        self.state, self.gpus = reading.sensors, reading.gpus
+        if (reading.sensors, reading.fault) != self._told:
+            self._told = reading.sensors, reading.fault
+            why = f" ({reading.why})" if reading.why else ""
+            self._journal.tell("sensors", f"GPU sensors: {reading.sensors}{why}", sensors=reading.sensors)
 
 
 class HostSensors:

@@ -1,22 +1,81 @@
-/* A stand-in for libnvidia-ml.so.1: one GPU. NVML_MODE: hang (calls never return), lost (the GPU fell off the bus), mismatch. */
+/* A stand-in for libnvidia-ml.so.1, told what to say by the file that NVML_SAYS names, which is read at each call: words with numbers,
+   as in "temp 95 margin 3". hang 1: calls never return. mismatch 1: the driver was changed. lost N: GPU N-1 fell off the bus.
+   xid N: Xid N is reported once, when the number has changed. -DOLD_DRIVER leaves out what older libraries do not have. */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+enum { OK = 0, NOT_SUPPORTED = 3, TIMEOUT = 10, LOST = 15, MISMATCH = 18 };
 typedef struct { unsigned long long total, free, used; } memory_t;
 typedef struct { unsigned int gpu, memory; } use_t;
 typedef struct { unsigned int version; int margin; } margin_t;
-static int mode(const char *name) { const char *m = getenv("NVML_MODE"); return m && !strcmp(m, name); }
-static int answer(void) { if (mode("hang")) for (;;) pause(); return mode("lost") ? 15 : 0; }
-int nvmlInit_v2(void) { return mode("mismatch") ? 18 : 0; }
+typedef struct { unsigned int field, scope; long long when, latency; int type, result; union { unsigned int u; double d; } value; } field_t;
+typedef struct { void *device; unsigned long long type, data; unsigned int instance, compute; } event_t;
+
+static long say(const char *word, long otherwise) {
+  const char *path = getenv("NVML_SAYS");
+  FILE *file = path ? fopen(path, "r") : NULL;
+  char name[64];
+  long value, found = otherwise;
+  if (!file) return otherwise;
+  while (fscanf(file, "%63s %ld", name, &value) == 2)
+    if (!strcmp(name, word)) found = value;
+  fclose(file);
+  return found;
+}
+static int answer(void *h) {
+  while (say("hang", 0)) pause();
+  if (say("mismatch", 0)) return MISMATCH;
+  return h && say("lost", 0) == (long)h ? LOST : OK;
+}
+static int tell(void *h, const char *word, long otherwise, unsigned int *out) {
+  long value = say(word, otherwise);
+  *out = (unsigned int)value;
+  return value < -1000 ? NOT_SUPPORTED : answer(h);
+}
+
+int nvmlInit_v2(void) { return say("mismatch", 0) ? MISMATCH : OK; }
 int nvmlInitWithFlags(unsigned int f) { (void)f; return nvmlInit_v2(); }
-int nvmlDeviceGetCount_v2(unsigned int *n) { *n = 1; return 0; }
-int nvmlDeviceGetHandleByIndex_v2(unsigned int i, void **h) { (void)i; *h = (void *)1; return answer(); }
-int nvmlDeviceGetName(void *h, char *s, unsigned int n) { (void)h; strncpy(s, "Stand-in", n); return 0; }
-int nvmlDeviceGetTemperature(void *h, int w, unsigned int *t) { (void)h; (void)w; *t = 61; return 0; }
-int nvmlDeviceGetTemperatureV(void *h, unsigned int *v) { (void)h; v[2] = 61; return 0; }
-int nvmlDeviceGetMarginTemperature(void *h, margin_t *m) { (void)h; m->margin = 26; return 0; }
-int nvmlDeviceGetPowerUsage(void *h, unsigned int *p) { (void)h; *p = 350500; return 0; }
-int nvmlDeviceGetUtilizationRates(void *h, use_t *u) { (void)h; u->gpu = 97; u->memory = 5; return 0; }
-int nvmlDeviceGetMemoryInfo(void *h, memory_t *m) { (void)h; m->total = 80; m->used = 33; m->free = 47; return 0; }
-int nvmlShutdown(void) { return 0; }
-const char *nvmlErrorString(int r) { return r == 15 ? "GPU is lost" : r == 18 ? "Driver/library version mismatch" : "error"; }
+int nvmlDeviceGetCount_v2(unsigned int *n) { *n = (unsigned int)say("gpus", 1); return answer(NULL); }
+int nvmlDeviceGetHandleByIndex_v2(unsigned int i, void **h) { *h = (void *)(long)(i + 1); return answer(*h); }
+int nvmlDeviceGetName(void *h, char *s, unsigned int n) { strncpy(s, "Stand-in", n); return answer(h); }
+int nvmlDeviceGetTemperature(void *h, int w, unsigned int *t) { (void)w; return tell(h, "temp", 61, t); }
+int nvmlDeviceGetPowerUsage(void *h, unsigned int *p) { return tell(h, "power", 350500, p); }
+int nvmlDeviceGetUtilizationRates(void *h, use_t *u) { u->gpu = 97; u->memory = 5; return answer(h); }
+int nvmlDeviceGetMemoryInfo(void *h, memory_t *m) { m->total = 80; m->used = 33; m->free = 47; return answer(h); }
+int nvmlShutdown(void) { return OK; }
+const char *nvmlErrorString(int r) { return r == LOST ? "GPU is lost" : r == MISMATCH ? "Driver/library version mismatch" : "error"; }
+
+#ifndef OLD_DRIVER
+int nvmlDeviceGetTemperatureV(void *h, unsigned int *v) { return tell(h, "temp", 61, &v[2]); }
+int nvmlDeviceGetMarginTemperature(void *h, margin_t *m) { return tell(h, "margin", 26, (unsigned int *)&m->margin); }
+int nvmlDeviceGetCurrentClocksEventReasons(void *h, unsigned long long *r) { *r = (unsigned long long)say("clocks", 4); return answer(h); }
+int nvmlDeviceGetTotalEccErrors(void *h, int type, int counter, unsigned long long *n) {
+  (void)type; (void)counter;
+  *n = (unsigned long long)say("ecc", 0);
+  return answer(h);
+}
+int nvmlDeviceGetFieldValues(void *h, int n, field_t *fields) {
+  for (int i = 0; i < n; i++) fields[i].result = tell(h, "memory_temp", 72, &fields[i].value.u);
+  return answer(h);
+}
+int nvmlEventSetCreate(void **set) { *set = (void *)1; return OK; }
+int nvmlDeviceRegisterEvents(void *h, unsigned long long types, void *set) { (void)types; (void)set; return answer(h); }
+int nvmlEventSetWait_v2(void *set, event_t *event, unsigned int milliseconds) {
+  static long told = 0;
+  (void)set;
+  for (unsigned int waited = 0;; waited += 5) {
+    long code = say("xid", 0);
+    if (code != told) {
+      told = code;
+      memset(event, 0, sizeof *event);
+      event->device = (void *)1;
+      event->type = 8;
+      event->data = (unsigned long long)code;
+      if (code) return OK;
+    }
+    if (waited >= milliseconds) return TIMEOUT;
+    usleep(5000);
+  }
+}
+#endif

@@ -2,56 +2,96 @@
 
 import os
 import selectors
-import shutil
 import subprocess
 import sys
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 from msgspec import json
 
+from adam.contract.metrics import gpu_cells
 from adam.contract.records import Gpu
 from adam.watchdog.journal import Journal
 from adam.watchdog.log import logger_to
-from adam.watchdog.probe_words import Reading
+from adam.watchdog.probe_words import Reading, Xid
 from adam.watchdog.sensors import GpuSensors, HostSensors
 
-SOURCE = Path(__file__).with_name("nvml_stand_in.c")
 PROBE = [sys.executable, "-P", "-m", "adam.watchdog.probe", "--interval", "0.05", "--parent", str(os.getpid())]
 
 
-@pytest.fixture(scope="session")
-def stand_in(tmp_path_factory) -> str:
-    """The folder of a libnvidia-ml.so.1 of ours."""
-    compiler = shutil.which("gcc") or shutil.which("cc")
-    if compiler is None:
-        pytest.skip("no C compiler to build the stand-in NVML with")
-    folder = tmp_path_factory.mktemp("nvml")
-    subprocess.run([compiler, "-shared", "-fPIC", "-o", str(folder / "libnvidia-ml.so.1"), str(SOURCE)], check=True)
-    return str(folder)
-
-
-def first_line(stand_in: str, mode: str) -> Reading:
-    environment = os.environ | {"LD_LIBRARY_PATH": stand_in, "NVML_MODE": mode}
-    with subprocess.Popen(PROBE, stdout=subprocess.PIPE, env=environment) as process:
+@contextmanager
+def probing(**environment: str) -> Iterator[Callable[[], Reading]]:
+    """A probe; gives what reads its next line."""
+    with subprocess.Popen(PROBE, stdout=subprocess.PIPE, env=os.environ | environment) as process:
         assert process.stdout is not None
-        line = process.stdout.readline()
-        process.kill()
-    return json.decode(line, type=Reading)
+        try:
+            yield lambda: json.decode(process.stdout.readline(), type=Reading)
+        finally:
+            process.kill()
 
 
-def test_reads_a_gpu(stand_in):
-    assert first_line(stand_in, "") == Reading("ok", (Gpu(0, "Stand-in", 61, 26, 350.5, 97, 33, 80),))
+def first_line(**environment: str) -> Reading:
+    with probing(**environment) as read:
+        return read()
 
 
-@pytest.mark.parametrize(("mode", "why"), [("lost", "lost"), ("mismatch", "mismatch")])
-def test_a_broken_driver_is_unknown_and_not_absent(stand_in, mode, why):
-    reading = first_line(stand_in, mode)
-    assert reading.sensors == "unknown" and why in reading.why.lower()
+def test_reads_a_gpu(nvml):
+    gpu = Gpu(
+        index=0,
+        name="Stand-in",
+        temperature_c=61,
+        margin_c=26,
+        power_w=350.5,
+        utilisation=97,
+        memory_used_bytes=33,
+        memory_total_bytes=80,
+        memory_temperature_c=72,
+        clocks=("sw_power_cap",),
+        uncorrected=0,
+    )
+    assert first_line() == Reading("ok", (gpu,))
+    assert gpu_cells((gpu,)) == {
+        "gpu_temp_c": "61",
+        "gpu_margin_c": "26",
+        "gpu_memory_temp_c": "72",
+        "gpu_power_w": "350.5",
+        "gpu_clocks": "sw_power_cap",
+        "gpu_util": "97",
+        "vram_gb": "0.00",
+    }
+
+
+def test_what_an_old_driver_or_a_small_chip_does_not_tell_is_not_known(nvml, nvml_folders):
+    nvml.say(power=-9999)
+    (gpu,) = first_line(LD_LIBRARY_PATH=str(nvml_folders["old"])).gpus
+    assert (gpu.temperature_c, gpu.utilisation) == (61, 97)
+    assert (gpu.margin_c, gpu.memory_temperature_c, gpu.clocks, gpu.uncorrected, gpu.power_w) == (None,) * 5
+
+
+@pytest.mark.parametrize(("fault", "why"), [("lost", "lost"), ("mismatch", "mismatch")])
+def test_a_broken_driver_is_unknown_and_not_absent(nvml, fault, why):
+    nvml.say(**{fault: 1})
+    reading = first_line()
+    assert (reading.sensors, reading.fault) == ("unknown", fault) and why in reading.why.lower()
+
+
+def test_one_of_two_gpus_is_lost_and_the_other_still_read(nvml):
+    nvml.say(gpus=2, lost=2)
+    reading = first_line()
+    assert (reading.sensors, [gpu.index for gpu in reading.gpus], reading.lost) == ("ok", [0], (1,))
+
+
+def test_an_xid_is_told_at_once_and_once(nvml):
+    with probing() as read:
+        assert read().xids == ()
+        nvml.say(xid=79)
+        told = [xid for _ in range(20) for xid in read().xids]
+    assert told == [Xid(0, 79)]
 
 
 def test_no_driver(tmp_path):
-    assert first_line(str(tmp_path), "").sensors == "none"
+    assert first_line(LD_LIBRARY_PATH=str(tmp_path)).sensors == "none"
 
 
 class Clock:
@@ -89,12 +129,11 @@ def test_no_driver_needs_no_process(clock, await_):
     assert clock.sensors.pid  # once an hour it looks again
 
 
-def test_a_probe_that_hangs_is_killed_and_tried_again_later(clock, await_, stand_in, monkeypatch):
-    monkeypatch.setenv("LD_LIBRARY_PATH", stand_in)
+def test_a_probe_that_hangs_is_killed_and_tried_again_later(clock, await_, nvml):
     clock.until(await_, lambda sensors: sensors.state == "ok")
     assert clock.sensors.cells()["gpu_temp_c"] == "61"
     clock.sensors._child.kill()
-    monkeypatch.setenv("NVML_MODE", "hang")
+    nvml.say(hang=1)
     clock.until(await_, lambda sensors: sensors.state == "unknown" and not sensors.pid)
     assert clock.sensors.cells() == {}
     clock.now += 6
@@ -110,9 +149,28 @@ def test_a_probe_that_hangs_is_killed_and_tried_again_later(clock, await_, stand
     clock.now += 1
     clock.sensors.attend(clock.now)
     clock.until(await_, lambda sensors: sensors.pid == 0)
-    monkeypatch.setenv("NVML_MODE", "")
+    nvml.say()
     clock.now += 11
     clock.until(await_, lambda sensors: sensors.state == "ok")
+
+
+def test_what_the_driver_reports_becomes_events(clock, await_, nvml, paths):
+    def told(kind: str) -> list[str]:
+        lines = paths.events.read_text().splitlines()
+        return [item["text"] for item in map(json.decode, lines) if item["kind"] == kind]
+
+    clock.until(await_, lambda sensors: sensors.state == "ok")
+    nvml.say(xid=79, ecc=3, clocks=64)
+    clock.until(await_, lambda _: len(told("gpu")) == 3)
+    assert sorted(told("gpu")) == [
+        "GPU 0: 3 memory errors that could not be corrected (ECC), 3 in all",
+        "GPU 0: clocks are held down (hw_thermal_slowdown)",
+        "GPU 0: the driver reports Xid 79",
+    ]
+    nvml.say(xid=79, ecc=3, lost=1)
+    clock.until(await_, lambda sensors: sensors.state == "unknown")
+    assert len(told("gpu")) == 4 and "the machine needs one" in told("gpu")[-1]
+    assert [text.split(" (")[0] for text in told("sensors")] == ["GPU sensors: ok", "GPU sensors: unknown"]
 
 
 def test_host_cells(paths):

@@ -1,0 +1,87 @@
+"""What is worth an event in the GPUs' readings: errors, clocks held down, GPUs that are gone. Pure.
+
+A failing chip says the same thing hundreds of times: of each kind one event is told in AGAIN_S, with the number of those that were not.
+"""
+
+from collections.abc import Iterator
+
+import msgspec
+from msgspec.structs import replace
+
+from adam.contract.records import Gpu
+from adam.watchdog.probe_words import Reading
+
+AGAIN_S = 600.0
+# Clocks are below their highest most of the time; for these reasons something is wrong with cooling or power.
+HELD_DOWN = {"hw_slowdown", "sw_thermal_slowdown", "hw_thermal_slowdown", "hw_power_brake"}
+FAULTS = {
+    "lost": "no GPU answers any more (it has fallen off the bus): no restart of training can help, the machine needs one",
+    "mismatch": (
+        "the driver was changed under the run: what runs goes on, what starts now finds no GPU; "
+        "load the new driver, or restart the machine"
+    ),
+}
+
+
+class News(msgspec.Struct, frozen=True):
+    """`key` tells the kinds apart of which one is told in AGAIN_S."""
+
+    key: str
+    text: str
+    facts: dict[str, str | int]
+
+
+def news_of(before: Reading, now: Reading) -> Iterator[News]:
+    """What the reading `now` says that the last one did not."""
+    if now.fault and now.fault != before.fault:
+        yield News(now.fault, FAULTS[now.fault], {"fault": now.fault})
+    for index in now.lost:
+        if index not in before.lost:
+            text = f"GPU {index} does not answer any more (it has fallen off the bus): the machine needs a restart"
+            yield News(f"lost {index}", text, {"fault": "lost", "gpu": index})
+    for xid in now.xids:
+        whose = f"GPU {xid.gpu}" if xid.gpu >= 0 else "a GPU"
+        yield News(
+            f"xid {xid.gpu} {xid.code}",
+            f"{whose}: the driver reports Xid {xid.code}",
+            {"gpu": xid.gpu, "xid": xid.code},
+        )
+    past = {gpu.index: gpu for gpu in before.gpus}
+    for gpu in now.gpus:
+        if gpu.index in past:
+            yield from _changes(past[gpu.index], gpu)
+
+
+def _changes(past: Gpu, gpu: Gpu) -> Iterator[News]:
+    if past.uncorrected is not None and gpu.uncorrected is not None and gpu.uncorrected > past.uncorrected:
+        more = gpu.uncorrected - past.uncorrected
+        text = f"GPU {gpu.index}: {more} memory errors that could not be corrected (ECC), {gpu.uncorrected} in all"
+        yield News(f"ecc {gpu.index}", text, {"gpu": gpu.index, "uncorrected": gpu.uncorrected})
+    held, was = HELD_DOWN.intersection(gpu.clocks or ()), HELD_DOWN.intersection(past.clocks or ())
+    if held == was:
+        return
+    reasons = " ".join(sorted(held))
+    text = f"GPU {gpu.index}: clocks are held down ({reasons})" if held else f"GPU {gpu.index}: clocks are free again"
+    yield News(f"clocks {gpu.index} {reasons}", text, {"gpu": gpu.index, "clocks": reasons})
+
+
+class Told(msgspec.Struct, frozen=True):
+    """When something was told last, and how often it was not since."""
+
+    at: float
+    withheld: int = 0
+
+
+def ration(told: dict[str, Told], news: Iterator[News], now: float) -> tuple[dict[str, Told], list[News]]:
+    """(what is remembered now, what is to be told): of each key one in AGAIN_S. There are as many keys as kinds of news."""
+    kept = {key: item for key, item in told.items() if now - item.at < AGAIN_S or item.withheld}
+    out = []
+    for item in news:
+        last = kept.get(item.key)
+        if last is not None and now - last.at < AGAIN_S:
+            kept[item.key] = replace(last, withheld=last.withheld + 1)
+            continue
+        more = f" ({last.withheld} more like it since the last one told)" if last is not None and last.withheld else ""
+        out.append(News(item.key, item.text + more, item.facts))
+        kept[item.key] = Told(now)
+    return kept, out
