@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from adam.contract.errors import UsageError, last_words, run_main
-from adam.contract.process import die_with_parent
+from adam.contract.process import die_with_parent, let_be_traced
 from adam.contract.states import Exit
 from adam.trainer.host import prepare
 
@@ -22,7 +22,9 @@ def main() -> int:
     if "ADAM_TOKEN" not in os.environ:
         raise UsageError("the trainer needs the lease that a launcher gives it", "start the run with `adamctl up`")
     die_with_parent()
+    let_be_traced()
     faulthandler.enable()
+    faulthandler.register(signal.SIGUSR1, all_threads=True)  # into the log, until the attempt has a file for stacks
     prepare()
     stop = StopFlag()
     from adam.trainer.attempt import run_attempt  # imports torch: seconds

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections.abc import Callable
 
 from msgspec.structs import replace
 
@@ -18,6 +19,7 @@ from adam.watchdog.policy_words import (
     Action,
     AskCommit,
     AskSettle,
+    Collect,
     Launch,
     Shutdown,
     Signal,
@@ -29,7 +31,15 @@ from adam.watchdog.policy_words import (
 class Hands:
     """Acts. What could not be done is in `launch_error` and `trouble`, for the policy and the status to see."""
 
-    def __init__(self, paths: RunPaths, supervisor: Supervisor, keeper: KeeperClient, journal: Journal) -> None:
+    def __init__(
+        self,
+        paths: RunPaths,
+        supervisor: Supervisor,
+        keeper: KeeperClient,
+        journal: Journal,
+        collect: Callable[[Collect, float], None],
+    ) -> None:
+        self._collect = collect
         self._paths, self._supervisor, self._keeper, self._journal = paths, supervisor, keeper, journal
         self._control: SharedWord[Control] | None = None
         self._said: Control | None = None
@@ -44,6 +54,8 @@ class Hands:
                 self._keeper.settle(action, now)
             case AskCommit():
                 self._keeper.commit(action, now)
+            case Collect():
+                self._collect(action, now)
             case Signal():
                 send_signal(action)
             case Sweep():

@@ -16,19 +16,21 @@ from adam.contract.config_file import load_config
 from adam.contract.notify import notify
 from adam.contract.paths import RunPaths
 from adam.contract.process import start_ticks
-from adam.contract.records import Numerics, Staging
+from adam.contract.records import Numerics, Staging, encode_line
 from adam.contract.retention import rules_of
 from adam.contract.states import Phase, RunState
 from adam.contract.supervisor import Supervisor
 from adam.watchdog.act import Hands
 from adam.watchdog.beat import BeatWriter
+from adam.watchdog.bundler import Bundler
 from adam.watchdog.journal import Journal
 from adam.watchdog.keeper_client import KeeperClient
 from adam.watchdog.numerics import hear_numerics
 from adam.watchdog.observe import Eyes
 from adam.watchdog.parent import supervised
 from adam.watchdog.policy import decide
-from adam.watchdog.policy_words import Decision, HeatLimits, LeaseSeen, Settings, Stage
+from adam.watchdog.policy_words import Collect, Decision, HeatLimits, LeaseSeen, Settings, Stage
+from adam.watchdog.probe_words import Reading
 from adam.watchdog.sensors import GpuSensors, HostSensors
 from adam.watchdog.status_file import Remembered, StatusFile, recall
 from adam.watchdog.telemetry import Telemetry
@@ -130,7 +132,8 @@ class Watchdog:
         self._keeper = KeeperClient(paths, rules_of(config.checkpoint), self._selector, self._journal, stderr)
         supervisor = Supervisor(paths.supervisor_socket, timeout=CALL_S)
         self._eyes = Eyes(paths, supervisor, self._keeper)
-        self._hands = Hands(paths, supervisor, self._keeper, self._journal)
+        self._hands = Hands(paths, supervisor, self._keeper, self._journal, self._collect)
+        self._bundler = Bundler(paths, stderr)
         seconds = config.watchdog.telemetry_seconds
         self._gpus = GpuSensors(seconds, self._selector, self._journal, stderr)
         self._host = HostSensors(seconds, paths.root)
@@ -166,11 +169,13 @@ class Watchdog:
         self._beat.beat()
         self._keeper.attend(now)
         self._gpus.attend(now)
+        self._bundler.attend(now)
         policy = self._remembered.policy
         seen = replace(
             self._eyes.look(policy, self._hands.launch_error, now),
             gpus=self._gpus.gpus,
             sensors=self._gpus.state,
+            collecting=self._bundler.busy,
         )
         decision = decide(self._settings.get(), policy, seen, now)
         self._hands.say(decision.control)
@@ -185,6 +190,9 @@ class Watchdog:
         self._journal.flush()
         self._notify(decision, now)
         return decision
+
+    def _collect(self, action: Collect, now: float) -> None:
+        self._bundler.collect(action, encode_line(Reading(self._gpus.state, self._gpus.gpus)), now)
 
     def _remember(self, decision: Decision) -> None:
         numerics, found = hear_numerics(self._remembered.numerics, self._numerics.get())
@@ -223,6 +231,7 @@ class Watchdog:
             self._journal.trouble,
             self._status.trouble,
             self._keeper.note,
+            self._bundler.trouble,
         )
         staging = self._staging.get()
         nowhere = (f"{STAGING['none']}: {staging.why}",) if staging is not None and staging.tier == "none" else ()

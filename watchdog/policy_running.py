@@ -9,7 +9,7 @@ from adam.watchdog.policy_failures import fail, finish
 from adam.watchdog.policy_idle import adopt
 from adam.watchdog.policy_pulse import LONGEST_TICK_S, deadline_s, left_s, listen
 from adam.watchdog.policy_turn import Turn
-from adam.watchdog.policy_words import Hang, Launch, LeaseSeen, Signal, Stage, Sweep
+from adam.watchdog.policy_words import Collect, Hang, Launch, LeaseSeen, Signal, Stage, Sweep
 
 ASK_AGAIN_S = 2.0
 LAUNCHING_S = 5.0  # after which supervisord is asked what became of the launcher
@@ -17,6 +17,7 @@ GONE = {"EXITED", "FATAL", "STOPPED", "BACKOFF"}
 REPORT_S = 10.0  # that a launcher has to tell how its program ended
 # What is done to a program that hangs, and how many seconds after it was noticed: its stacks, a request, the end, and again.
 BLOWS = ((0.0, signal.SIGUSR1), (1.0, signal.SIGTERM), (4.0, signal.SIGKILL))
+COLLECT_S = 6.0  # that the blows after the first wait for a bundle which is being made
 SWEEP_AFTER_S = 14.0
 SWEEP_EVERY_S = 10.0
 
@@ -157,12 +158,13 @@ def strike(turn: Turn, lease: LeaseSeen) -> None:
     hang = turn.memory.hang
     if hang is None:
         return
-    while hang.sent < len(BLOWS) and turn.now - hang.since >= BLOWS[hang.sent][0]:
+    collecting = turn.seen.collecting and turn.now - hang.since < COLLECT_S
+    while hang.sent < len(BLOWS) and not (collecting and hang.sent) and turn.now - hang.since >= BLOWS[hang.sent][0]:
         number = BLOWS[hang.sent][1]
         turn.act(Signal(lease.child_pid, lease.child_ticks, number, group=number == signal.SIGKILL))
         hang = Hang(hang.since, hang.sent + 1, hang.progress)
     if hang.sent < len(BLOWS):
-        turn.wake(hang.since + BLOWS[hang.sent][0])
+        turn.wake(turn.now + LONGEST_TICK_S if collecting else hang.since + BLOWS[hang.sent][0])
     elif turn.now - hang.since > SWEEP_AFTER_S:
         turn.note(
             f"{turn.plan.program} does not die (process state {turn.seen.child_letter or '?'}): the machine may need a restart"
@@ -177,6 +179,10 @@ def tell_hang(turn: Turn, lease: LeaseSeen) -> None:
     past, pulse = turn.memory.listening, turn.pulse
     quiet = past.quiet_s if past.trained else max(past.quiet_s, past.unborn_s)
     step = pulse.step if pulse else 0
+    bundle = f"hang-{turn.plan.attempt}-{step}"
+    turn.act(
+        Collect(bundle, lease.child_pid, lease.token)
+    )  # before the first blow: it looks where the stacks will begin
     turn.tell(
         "hung",
         f"{turn.plan.program} has made no progress for {quiet:.1f} s at step {step} "
@@ -188,4 +194,5 @@ def tell_hang(turn: Turn, lease: LeaseSeen) -> None:
         deadline_s=round(deadline_s(turn.settings, past), 3),
         process_state=turn.seen.child_letter,
         pid=lease.child_pid,
+        bundle=f"logs/{bundle}",
     )

@@ -93,6 +93,7 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True):
     saves_done: int = 0  # the last save request that a verified checkpoint answers
     launch_error: str = ""  # of the last Launch or Shutdown; empty: it went well
     program_state: str = ""  # supervisord's word for the plan's program, where it was asked
+    collecting: bool = False  # a bundle of a hang is being made
     gpus: tuple[Gpu, ...] = ()  # the newest readings; empty where `sensors` is not ok
     sensors: str = "none"  # ok, none (no NVIDIA driver) or unknown
     child_letter: str = ""  # state of the program's process as in proc(5)
@@ -218,6 +219,14 @@ class Signal(msgspec.Struct, frozen=True):
     group: bool = False
 
 
+class Collect(msgspec.Struct, frozen=True):
+    """Gather what can be seen of a program that hangs, into the directory `name` below `logs/`."""
+
+    name: str
+    pid: int
+    token: int
+
+
 class Sweep(msgspec.Struct, frozen=True):
     """SIGKILL every process that was started under `token` in this run."""
 
@@ -236,7 +245,7 @@ class Shutdown(msgspec.Struct, frozen=True):
     """Ask supervisord to end."""
 
 
-Action = Launch | AskSettle | AskCommit | Signal | Sweep | Tell | Shutdown
+Action = Launch | AskSettle | AskCommit | Collect | Signal | Sweep | Tell | Shutdown
 
 
 class Decision(msgspec.Struct, frozen=True):

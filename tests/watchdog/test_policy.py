@@ -14,6 +14,7 @@ from adam.watchdog.policy import restored
 from adam.watchdog.policy_gaps import add_gap, p99
 from adam.watchdog.policy_words import (
     AskSettle,
+    Collect,
     Launch,
     LeaseSeen,
     Shutdown,
@@ -396,3 +397,18 @@ def test_a_new_boot_forgets_the_times_of_the_old(bench):
     bench.memory, bench.now = memory, 5.0
     bench.see(lease=replace(bench.seen.lease, launcher_alive=False, child_alive=False)).tick()
     assert "without a report" in bench.memory.failures.text
+
+
+def test_the_blows_wait_for_the_bundle_but_not_for_ever(bench):
+    bench.run_to_training()
+    for _ in range(8):
+        bench.tick()
+    (collect,) = bench.of(Collect)
+    assert collect.name == "hang-1-0" and bench.told("hung")[0].facts["bundle"] == "logs/hang-1-0"
+    assert bench.actions.index(collect) < bench.actions.index(bench.of(Signal)[0])
+    bench.see(collecting=True)
+    for _ in range(23):
+        bench.tick()
+    assert len(bench.of(Signal)) == 1  # 5.75 s, and it is still being made
+    bench.tick()
+    assert [action.number for action in bench.of(Signal)] == [signal.SIGUSR1, signal.SIGTERM, signal.SIGKILL]
