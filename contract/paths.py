@@ -49,6 +49,7 @@ class RunPaths:
         self.staging_report = self.run / "staging.json"
         self.numerics = self.run / "numerics.json"
         self.status = self.run / "status.json"
+        self.alerts = self.run / "alerts.json"
         self.beat = self.run / "beat-watchdog"
         self.supervisor_conf = self.run / "supervisord.conf"
         self.supervisor_pid = self.run / "supervisord.pid"
@@ -76,11 +77,14 @@ class RunPaths:
         return shared_memory() / f"{RAM_PREFIX}{self.identity}"
 
     @property
+    def has_socket_inside(self) -> bool:
+        return len(os.fsencode(self.run / "supervisor.sock")) <= LONGEST_SOCKET_PATH
+
+    @property
     def supervisor_socket(self) -> Path:
         """supervisord's socket: in `run/`, or below /tmp where that path is too long for a unix socket."""
-        path = self.run / "supervisor.sock"
-        if len(os.fsencode(path)) <= LONGEST_SOCKET_PATH:
-            return path
+        if self.has_socket_inside:
+            return self.run / "supervisor.sock"
         return Path(f"/tmp/adam-{os.getuid()}-{self.identity}") / "supervisor.sock"
 
 

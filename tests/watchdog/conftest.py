@@ -18,7 +18,7 @@ import pytest
 from adam.contract import schema
 from adam.contract.checkpoints import list_checkpoints
 from adam.contract.clock import stamp
-from adam.contract.config import Checkpoint, Config, Trainer, Watchdog
+from adam.contract.config import Alerts, Checkpoint, Config, Trainer, Watchdog
 from adam.contract.config_file import write_lock
 from adam.contract.durable import sha256_file
 from adam.contract.paths import RunPaths
@@ -144,6 +144,7 @@ class Box:
         self.process: subprocess.Popen[bytes] | None = None
         self.trainer = {"steps": 200, "batch_size": 1, "micro_batch": 1, "seq_len": 16}
         self.checkpoint = {"every_steps": 20, "keep_last": 3}
+        self.alerts = Alerts()
         self.watchdog = {"hang_seconds": 2.0, "backoff_seconds": 0.1, "backoff_cap_seconds": 0.5, "start_seconds": 20.0}
 
     def configure(self, *mischief: str, step_ms: float = 5.0, forge: str = "") -> None:
@@ -151,6 +152,7 @@ class Box:
             trainer=Trainer(**self.trainer),
             checkpoint=Checkpoint(**self.checkpoint),
             watchdog=Watchdog(**self.watchdog),
+            alerts=self.alerts,
         )
         write_lock(self.paths.lock, config)
         if not forge:
