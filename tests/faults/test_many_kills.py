@@ -167,7 +167,8 @@ class Kills:
 
     def logged(self) -> int:
         """The furthest step of the log, read on from where it was read to."""
-        for self.offset, line in whole_lines(self.paths.steps, self.offset):
+        for offset, line in whole_lines(self.paths.steps, self.offset):
+            self.offset = offset
             self.furthest_logged = max(self.furthest_logged, decode_step(line, self.paths.steps).step)
         return self.furthest_logged
 
