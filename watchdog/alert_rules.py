@@ -9,7 +9,14 @@ from adam.contract.events import Event
 
 HOUR_S = 3600.0
 FINAL = frozenset({"finished", "failed", "stopped"})  # told whatever was told before
-TELLING = ("failure", "sensors", "reason", "fault", "gpu", "xid")  # facts that make one event of a kind another thing than the next
+TELLING = (
+    "failure",
+    "sensors",
+    "reason",
+    "fault",
+    "gpu",
+    "xid",
+)  # facts that make one event of a kind another thing than the next
 
 
 class AlertRules(msgspec.Struct, frozen=True):
