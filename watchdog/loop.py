@@ -23,6 +23,7 @@ from adam.watchdog.act import Hands
 from adam.watchdog.beat import BeatWriter
 from adam.watchdog.journal import Journal
 from adam.watchdog.keeper_client import KeeperClient
+from adam.watchdog.losses import Losses
 from adam.watchdog.numerics import hear_numerics
 from adam.watchdog.observe import Eyes
 from adam.watchdog.parent import supervised
@@ -63,6 +64,11 @@ def settings_of(config: Config) -> Settings:
         by_steps_only=config.checkpoint.every_steps > 0 and config.checkpoint.every_minutes == 0,
         write_bytes_per_day=config.checkpoint.write_gb_per_day * 1e9,
         seed=config.trainer.seed,
+        batch_size=config.trainer.batch_size,
+        micro_batch=config.trainer.micro_batch,
+        rollbacks=config.numeric.rollbacks,
+        healthy_steps=config.numeric.healthy_steps,
+        lr_factor=config.numeric.lr_factor,
     )
 
 
@@ -119,7 +125,8 @@ class Watchdog:
         self._journal = Journal(paths.events, log)
         self._keeper = KeeperClient(paths, rules_of(config.checkpoint), self._selector, self._journal, stderr)
         supervisor = Supervisor(paths.supervisor_socket, timeout=CALL_S)
-        self._eyes = Eyes(paths, supervisor, self._keeper)
+        numeric = Watched(lambda: load_config(paths.lock).numeric, paths.lock)
+        self._eyes = Eyes(paths, supervisor, self._keeper, Losses(paths.steps, numeric.get))
         self._hands = Hands(paths, supervisor, self._keeper, self._journal)
         seconds = config.watchdog.telemetry_seconds
         self._gpus = GpuSensors(seconds, self._selector, self._journal, stderr)
