@@ -149,7 +149,7 @@ class Detector:
             return None
         losses = [item.loss for item in islice(past, len(past) - EARLY_BEGIN, None)]
         # One wild loss moves a mean, and no median.
-        if median(losses[-LATE:]) - median(losses[: EARLY_BEGIN - EARLY_END]) <= rules.divergence_rise / 2:
+        if median(losses[-LATE:]) - median(losses[: EARLY_BEGIN - EARLY_END]) <= rules.divergence_rise:
             return None
         return self._since(DIVERGENCE, row, LATE - 1, late, early)
 

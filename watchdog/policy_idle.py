@@ -82,6 +82,7 @@ FRESH = {
     "ended_well": False,
     "trouble": None,
     "from_start": False,
+    "gone_back": False,
 }
 
 
@@ -170,6 +171,7 @@ def differs(turn: Turn) -> str:
 
 def launch(turn: Turn, program: str, resume: Resume | None, why: str) -> None:
     memory, seen = turn.memory, turn.seen
+    best = (resume.step if resume else 0) if memory.gone_back else memory.best
     last_token, last_attempt = (memory.plan.token, memory.plan.attempt) if memory.plan else (0, 0)
     plan = Plan(
         program=program,
@@ -187,7 +189,8 @@ def launch(turn: Turn, program: str, resume: Resume | None, why: str) -> None:
         asked=turn.now,
         restarts=memory.restarts + int(memory.crashed),
         crashed=False,
-        best_before=memory.best,
+        best=best,
+        best_before=best,
         forged_before=memory.forged,
         listening=Listening(tick=turn.now, gaps=memory.listening.gaps if program == "trainer" else ()),
         **FRESH,

@@ -75,8 +75,7 @@ def roll_back(turn: Turn, found: Trouble) -> None:
         beyond=beyond,
         quarantine_reason=f"training went wrong after it: {found.text}",
         from_start=not steps,
-        best=min(memory.best, beyond),
-        best_before=min(memory.best_before, beyond),
+        gone_back=True,
         settled=None,
     )
     if len(tried) + 1 >= settings.rollbacks:

@@ -169,6 +169,7 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
     quarantine_reason: str = ""
     beyond: int = -1  # the next settling puts away all checkpoints and snapshots of later steps; -1: none
     from_start: bool = False  # there was no checkpoint of that step or before
+    gone_back: bool = False  # the next attempt does steps again: from where it begins, all is progress
     changes: Changes | None = None  # None: what the last plan had
     trouble: Trouble | None = None  # for which the present attempt is being ended
     trouble_due: float = 0.0  # when it is killed, or killed again
