@@ -76,11 +76,14 @@ class RunPaths:
         return shared_memory() / f"{RAM_PREFIX}{self.identity}"
 
     @property
+    def has_socket_inside(self) -> bool:
+        return len(os.fsencode(self.run / "supervisor.sock")) <= LONGEST_SOCKET_PATH
+
+    @property
     def supervisor_socket(self) -> Path:
         """supervisord's socket: in `run/`, or below /tmp where that path is too long for a unix socket."""
-        path = self.run / "supervisor.sock"
-        if len(os.fsencode(path)) <= LONGEST_SOCKET_PATH:
-            return path
+        if self.has_socket_inside:
+            return self.run / "supervisor.sock"
         return Path(f"/tmp/adam-{os.getuid()}-{self.identity}") / "supervisor.sock"
 
 

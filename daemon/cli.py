@@ -9,7 +9,10 @@ from typing import Any
 
 from adam.contract.errors import run_main
 from adam.contract.model import PRESETS
+from adam.contract.paths import find_run
 from adam.contract.states import Exit
+from adam.daemon.owner import act_as_owner
+from adam.daemon.unit_files import PREFIX, RUN, USER
 
 EXITS = {
     Exit.OK: "done",
@@ -34,13 +37,19 @@ EXITS = {
 def main() -> int:
     arguments = make_parser().parse_args()
     try:
-        code = run_main("adamctl", lambda: handler(arguments.handler)(arguments))
+        code = run_main("adamctl", lambda: carry_out(arguments))
         sys.stdout.flush()
         return code
     except BrokenPipeError:
         # Whoever read our output (head, less) has enough. What is still buffered must not fail again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return int(Exit.OK)
+
+
+def carry_out(arguments: argparse.Namespace) -> int:
+    if not arguments.handler.startswith("systemd."):
+        act_as_owner(find_run(arguments.run))
+    return handler(arguments.handler)(arguments)
 
 
 def handler(name: str) -> Callable[[argparse.Namespace], int]:
@@ -94,6 +103,7 @@ def make_parser() -> argparse.ArgumentParser:
     add_wishes(commands)
     add_checkpoints(commands)
     add_data(commands)
+    add_systemd(commands)
     return parser
 
 
@@ -190,6 +200,23 @@ def add_data(commands: Commands) -> None:
     forge = commands.add("forge", "forge.run", "build the run's data now, in the foreground")
     flag(forge, "--rebuild", "build anew from the sources as they are now (before the first training step)")
     flag(forge, "--check", "only check the data, and say what has changed in the sources")
+
+
+def add_systemd(commands: Commands) -> None:
+    systemd = commands.add("systemd", "systemd.show", "hand this machine's run to systemd, or take it back (as root)")
+    actions = commands.below(systemd, "what to do")
+    install = actions.add(
+        "install",
+        "systemd.install",
+        "install units, user and run directory, and start nothing",
+        f"Run it from a clone; --run is {RUN} unless it is given. Then: systemctl enable --now adam-trainer",
+    )
+    install.add_argument(
+        "--user", metavar="NAME", default=USER, help=f"who trains; made where missing (default: {USER})"
+    )
+    install.add_argument("--prefix", metavar="DIR", default=PREFIX, help=f"where the program goes (default: {PREFIX})")
+    install.add_argument("--config", metavar="FILE", help="the run's configuration, copied into the run directory")
+    actions.add("uninstall", "systemd.uninstall", "stop the run and remove the units; what was trained stays")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,122 @@
+"""A Debian with a real systemd in a container (systemd-nspawn), into which a checkout of Adam is bound read-only.
+
+Never started on the host's own root. Its processes are seen from here with the host's pids, its files below `root`.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from real_run import wait_for
+
+CHECKOUT = Path(__file__).resolve().parent.parent.parent
+PACKAGES = "systemd,systemd-sysv,dbus,python3-minimal,libexpat1"
+NAMESPACES = ("-m", "-u", "-i", "-n", "-p", "-C")
+POWER_OFF = signal.SIGRTMIN + 4  # systemd(1)
+
+
+def why_not() -> str:
+    """Why there can be no container here; empty: there can."""
+    if os.geteuid() != 0:
+        return "needs root"
+    missing = [name for name in ("debootstrap", "systemd-nspawn", "nsenter") if shutil.which(name) is None]
+    return f"needs {', '.join(missing)}: apt-get install debootstrap systemd-container util-linux" if missing else ""
+
+
+def make_root(root: Path) -> None:
+    """A small Debian in `root`: 260 MB, a minute. $ADAM_DEBIAN_MIRROR names the mirror."""
+    mirror = os.environ.get("ADAM_DEBIAN_MIRROR", "http://deb.debian.org/debian")
+    command = ["debootstrap", "--variant=minbase", f"--include={PACKAGES}", "bookworm", str(root), mirror]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, timeout=900)
+
+
+class Booted:
+    """One machine, off at first."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._process: subprocess.Popen[bytes] | None = None
+        python = Path(sys.executable).resolve().parent.parent
+        self._bound = [CHECKOUT] + ([] if python == Path("/usr") else [python])
+        for path in self._bound:
+            inside = root / path.relative_to("/")
+            inside.mkdir(parents=True, exist_ok=True)
+            for parent in inside.relative_to(root).parents:
+                (root / parent).chmod(0o755)  # the way to it is open to the container's users, /root too
+
+    def boot(self) -> None:
+        """Switch it on, and wait until systemd has started everything."""
+        command = ["systemd-nspawn", "-q", "-D", str(self.root), "--boot", "--register=no", "--keep-unit"]
+        command += ["--machine=adam-test", "--console=read-only", *(f"--bind-ro={path}" for path in self._bound)]
+        self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        wait_for("a booted systemd", lambda: self.run("systemctl", "is-system-running").stdout.strip() in UP, 60)
+
+    def leader(self) -> int:
+        """The container's systemd, as the host numbers it; 0 where it is off."""
+        assert self._process is not None
+        found = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
+        return int(found[0]) if found else 0
+
+    def run(self, *command: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+        """A command in the container, as its root."""
+        enter = [
+            "nsenter",
+            "-t",
+            str(self.leader() or -1),
+            *NAMESPACES,
+            "--",
+            "env",
+            "-i",
+            "PATH=/usr/sbin:/usr/bin:/sbin:/bin",
+        ]
+        return subprocess.run([*enter, *command], capture_output=True, text=True, timeout=timeout, check=False)
+
+    def must(self, *command: str, timeout: float = 300) -> str:
+        done = self.run(*command, timeout=timeout)
+        assert done.returncode == 0, (
+            f"{command}: exit {done.returncode}\n{done.stdout}\n{done.stderr}\n{self.journal()}"
+        )
+        return done.stdout
+
+    def journal(self) -> str:
+        return self.run("journalctl", "--no-pager", "-n", "80", "-u", "adam-*").stdout
+
+    def power_off(self) -> None:
+        """As by the button: units are stopped in order."""
+        os.kill(self.leader(), POWER_OFF)
+        self._gone()
+
+    def cut_power(self) -> None:
+        """Everything ends at once, and what was in memory is gone."""
+        os.kill(self.leader(), signal.SIGKILL)
+        self._gone()
+
+    def _gone(self) -> None:
+        assert self._process is not None
+        self._process.wait(400)
+        self._process = None
+
+    def end(self) -> None:
+        if self._process is not None:
+            if leader := self.leader():
+                os.kill(leader, signal.SIGKILL)
+            self._gone()
+
+
+UP = ("running", "degraded")
+
+
+def until(what: str, condition: Callable[[], Any], seconds: float, box: Booted) -> Any:
+    """As `wait_for`; tells the journal where it fails."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if found := condition():
+            return found
+        time.sleep(0.05)
+    raise AssertionError(f"not within {seconds:g} s: {what}\n{box.journal()}")
