@@ -219,7 +219,7 @@ def done(turn: Turn) -> None:
     memory = turn.memory
     if turn.wanted and (memory.final == RunState.STOPPED or turn.wish_stamp != memory.decided_for):
         turn.enter(Stage.IDLE, final=None, verdict="", failures=replace(Failures()), not_before=0.0, settled=None)
-        turn.set(ended_well=False, rollbacks=(), trouble=None)
+        turn.set(ended_well=False, rollbacks=())
     elif turn.seen.launch_error and turn.now - memory.asked > ASK_AGAIN_S:
         turn.set(asked=turn.now)
         turn.act(Shutdown())

@@ -70,7 +70,6 @@ def roll_back(turn: Turn, found: Trouble) -> None:
     begin = found.before if beyond < found.step - 1 else found.first_sample
     entry = Rollback(text=found.text, found=found.found, beyond=beyond, first_sample=begin, end_sample=found.end_sample)
     turn.set(
-        trouble=None,
         rollbacks=(*tried, entry),
         beyond=beyond,
         quarantine_reason=f"training went wrong after it: {found.text}",

@@ -196,6 +196,8 @@ def test_a_loss_that_is_not_finite_ends_the_attempt_and_changes_nothing(tmp_path
     paths = make_run(tmp_path / "run", small_config())
     write_plan(paths)
     real, calls = MambaLM.loss, []
+    apply, applied = loop.apply_update, []
+    monkeypatch.setattr(loop, "apply_update", lambda optimizer: (applied.append(1), apply(optimizer)))
 
     def poisoned(self, *batch):
         calls.append(1)
@@ -205,7 +207,7 @@ def test_a_loss_that_is_not_finite_ends_the_attempt_and_changes_nothing(tmp_path
     with pytest.raises(NumericError, match="step 3: loss nan"):
         run_attempt(paths.root, 1, never)
     assert (rows(paths)[-1].step, rows(paths)[-1].loss) == (3, None)
-    assert newest(paths).head.step == 2
+    assert newest(paths).head.step == len(applied) == 2
 
 
 def test_out_of_gpu_memory_is_a_memory_error(tmp_path, monkeypatch) -> None:

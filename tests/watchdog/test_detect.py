@@ -149,6 +149,17 @@ def test_stagnation_is_off_unless_asked_for_and_needs_the_whole_window():
     assert found.found == found.step + 1500 and 1900 < found.step < 2100
 
 
+def test_an_improvement_that_was_undone_is_none():
+    """The best mean was reached in steps that are trained again: what counts is what is reached now."""
+    quiet = Numeric(spike_rise=0, divergence_rise=0, stagnation_steps=500)
+    detector = Detector(quiet)
+    for row in itertools.chain(rows(np.full(300, 5.0)), rows(np.full(100, 3.0), after=300)):
+        detector.hear(row)
+    for row in rows(np.concatenate([np.full(400, 5.0), np.linspace(5.0, 4.0, 400)]), attempt=2, after=300):
+        detector.hear(row)
+    assert detector.trouble is None
+
+
 @pytest.mark.parametrize("off", ["spike_rise", "divergence_rise"])
 def test_each_detector_can_be_switched_off(off):
     losses = np.full(7000, 3.0)

@@ -89,7 +89,13 @@ class World(RuleBasedStateMachine):
         assert plan.resume is None or plan.resume.step in {kept.step for kept in self.saved}
         assert set(self.skipped) <= {position for start, end in plan.skip for position in range(start, end)}
         trouble = self.seen.trouble
-        assert trouble is None or plan.resume is None or plan.resume.step < trouble.step, "from after the trouble"
+        if (
+            trouble is not None
+            and trouble.kind != STAGNATION
+            and plan.resume is not None
+            and trouble.attempt == plan.attempt - 1
+        ):
+            assert plan.resume.step < trouble.step, "from after the trouble"
         self.running, self.stuck = (plan.token, plan.attempt), False
         self.step = plan.resume.step if plan.resume else 0
         lease = LeaseSeen(
@@ -144,15 +150,18 @@ class World(RuleBasedStateMachine):
     def is_killed(self, told: bool) -> None:
         self.end(None, 9, told)
 
-    @precondition(lambda self: self.running and self.step > 1)
+    @precondition(lambda self: self.running)
     @rule(back=st.integers(0, 3), kind=st.sampled_from([NOT_FINITE, SPIKE, STAGNATION]))
     def numbers_go_wrong(self, back: int, kind: str) -> None:
+        self.step += 2
         step = max(1, self.step - back)
         found = Trouble(
             kind=kind, attempt=self.running[1], step=step, found=self.step, first_sample=step - 1, end_sample=self.step,
             before=max(0, step - 2), loss=None, usual=None,
         )  # fmt: skip
-        self.seen = replace(self.seen, trouble=found)
+        if self.step not in {kept.step for kept in self.saved}:  # what is wrong was saved
+            self.saved = (*self.saved, Kept(f"step-{self.step}", self.step, self.running[1], True))
+        self.seen = replace(self.seen, trouble=found, checkpoints=self.saved)
 
     @rule(running=st.booleans(), pauses=st.sampled_from([(), ("human",)]))
     def people_want(self, running: bool, pauses: tuple[str, ...]) -> None:

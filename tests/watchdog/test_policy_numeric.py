@@ -135,6 +135,7 @@ def test_skips_and_rates_stay_in_force(bench):
     bench.ended(number=signal.SIGKILL).tick()
     plan = goes_on(bench, *kept(100, 300))
     assert (plan.skip, plan.lr_factor, plan.resume.step) == (((792, 836),), 0.5, 300)
+    assert bench.memory.best == 400  # only the attempt that goes back begins to count anew
     falls(bench, 600, *kept(500))
     plan = goes_on(bench, *kept(500))
     assert (plan.skip, plan.lr_factor) == (((792, 836), (2392, 2436)), 0.25)
