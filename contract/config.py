@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from adam.contract.events import KINDS
 from adam.contract.model import ModelConfig
 
 SCHEMA = 1
@@ -178,6 +179,28 @@ class Numeric(Section, frozen=True):
     ] = 1.0
 
 
+class Alerts(Section, frozen=True):
+    command: Annotated[
+        str,
+        Meta(
+            description="shell command that is run for each alert: JSON on stdin, the text in $ADAM_ALERT; empty: none"
+        ),
+    ] = ""
+    kinds: Annotated[tuple[str, ...], Meta(description="kinds of events (events.jsonl) that people are told of")] = (
+        "failed",
+        "finished",
+        "stopped",
+        "crashed",
+        "hung",
+        "quarantined",
+        "numerics_changed",
+        "disk_full",
+        "sensors",
+    )
+    per_hour: Annotated[int, Meta(ge=1, description="alerts in any hour; the others are counted, and told in sum")] = 12
+    repeat_minutes: Annotated[float, Meta(ge=0, description="until the same thing is told again")] = 60.0
+
+
 class Config(Section, frozen=True):
     """A whole configuration. `model.vocab_size = 0` is filled in from the tokenizer when training starts."""
 
@@ -189,6 +212,7 @@ class Config(Section, frozen=True):
     checkpoint: Checkpoint = Checkpoint()
     watchdog: Watchdog = Watchdog()
     numeric: Numeric = Numeric()
+    alerts: Alerts = Alerts()
 
 
 def contradictions(config: Config) -> list[str]:
@@ -203,6 +227,9 @@ def contradictions(config: Config) -> list[str]:
         found.append(f"trainer.min_lr = {trainer.min_lr}: must not exceed trainer.lr = {trainer.lr}")
     if forge.min_chars > forge.max_chars:
         found.append(f"forge.min_chars = {forge.min_chars}: must not exceed forge.max_chars = {forge.max_chars}")
+    for kind in config.alerts.kinds:
+        if kind not in KINDS:
+            found.append(f'alerts.kinds has "{kind}": must be of {", ".join(sorted(KINDS))}')
     for number, source in enumerate(forge.sources):
         if source.kind == "files" and not source.path:
             found.append(f"forge.sources[{number}].path is empty: must name a file or folder")

@@ -49,6 +49,7 @@ class RunPaths:
         self.staging_report = self.run / "staging.json"
         self.numerics = self.run / "numerics.json"
         self.status = self.run / "status.json"
+        self.alerts = self.run / "alerts.json"
         self.beat = self.run / "beat-watchdog"
         self.supervisor_conf = self.run / "supervisord.conf"
         self.supervisor_pid = self.run / "supervisord.pid"

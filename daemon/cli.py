@@ -147,6 +147,9 @@ def add_looking(commands: Commands) -> None:
         "-n", metavar="LINES", dest="lines", type=int, default=40, help="lines to begin with (default: 40)"
     )
 
+    commands.add(
+        "alerts", "alerts.run", "send a test alert to every target that is configured", "See [alerts] in adam.toml."
+    )
     commands.add("doctor", "doctor.run", "check this machine and this run, and say what to mend")
 
 

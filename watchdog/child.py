@@ -1,11 +1,14 @@
 """A helper process of the watchdog that speaks in lines: the keeper, the probe. It never blocks the loop, and can be killed."""
 
+import contextlib
 import os
 import selectors
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
+
+TERM_S = 1.0
 
 
 class LineChild:
@@ -89,6 +92,18 @@ class LineChild:
     def kill(self) -> None:
         if self._process is not None:
             self._process.send_signal(signal.SIGKILL)
+
+    def finish(self, now: float, seconds: float) -> None:
+        """Close its stdin, by which it knows that this is the end; after `seconds` SIGTERM, and after another one SIGKILL."""
+        if self._process is not None and self._process.stdin is not None:
+            self._process.stdin.close()
+            try:
+                self._process.wait(seconds)
+            except subprocess.TimeoutExpired:
+                self._process.terminate()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self._process.wait(TERM_S)
+            self._bury(now)
 
     def end(self, now: float) -> None:
         """Kill it and see it off."""

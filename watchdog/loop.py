@@ -20,6 +20,7 @@ from adam.contract.retention import rules_of
 from adam.contract.states import Phase, RunState
 from adam.contract.supervisor import Supervisor
 from adam.watchdog.act import Hands
+from adam.watchdog.alerter_client import AlerterClient
 from adam.watchdog.beat import BeatWriter
 from adam.watchdog.journal import Journal
 from adam.watchdog.keeper_client import KeeperClient
@@ -130,6 +131,7 @@ class Watchdog:
         self._hands = Hands(paths, supervisor, self._keeper, self._journal)
         seconds = config.watchdog.telemetry_seconds
         self._gpus = GpuSensors(seconds, self._selector, self._journal, stderr)
+        self._alerter = AlerterClient(paths, config, dict(os.environ), self._selector, stderr)
         self._host = HostSensors(seconds, paths.root)
         self._telemetry = Telemetry(paths, config.trainer.batch_size * config.trainer.seq_len)
         self._numerics = Watched(lambda: schema.load(paths.numerics, Numerics), paths.numerics)
@@ -163,6 +165,7 @@ class Watchdog:
         self._beat.beat()
         self._keeper.attend(now)
         self._gpus.attend(now)
+        self._alerter.attend(now)
         policy = self._remembered.policy
         seen = self._eyes.look(policy, self._hands.launch_error, now)
         decision = decide(self._settings.get(), policy, seen, now)
@@ -216,6 +219,7 @@ class Watchdog:
             self._journal.trouble,
             self._status.trouble,
             self._keeper.note,
+            self._alerter.note,
         )
         staging = self._staging.get()
         nowhere = (f"{STAGING['none']}: {staging.why}",) if staging is not None and staging.tier == "none" else ()
@@ -250,6 +254,7 @@ class Watchdog:
         self._write_status(decision, now, RunState.STOPPED if nothing_runs else None)
         self._keeper.end(now)
         self._gpus.end(now)
+        self._alerter.end(now)
 
     def _notify(self, decision: Decision, now: float) -> None:
         if now - self._notified_at >= NOTIFY_S:

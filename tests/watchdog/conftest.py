@@ -15,7 +15,7 @@ import pytest
 from adam.contract import schema
 from adam.contract.checkpoints import list_checkpoints
 from adam.contract.clock import stamp
-from adam.contract.config import Checkpoint, Config, Numeric, Trainer, Watchdog
+from adam.contract.config import Alerts, Checkpoint, Config, Numeric, Trainer, Watchdog
 from adam.contract.config_file import write_lock
 from adam.contract.durable import sha256_file
 from adam.contract.paths import RunPaths
@@ -92,8 +92,8 @@ class Box:
         self.process: subprocess.Popen[bytes] | None = None
         self.trainer = {"steps": 200, "batch_size": 1, "micro_batch": 1, "seq_len": 16}
         self.checkpoint = {"every_steps": 20, "keep_last": 3}
+        self.alerts = Alerts()
         self.watchdog = {"hang_seconds": 2.0, "backoff_seconds": 0.1, "backoff_cap_seconds": 0.5, "start_seconds": 20.0}
-
         self.numeric: dict[str, float] = {}
 
     def configure(self, *mischief: str, step_ms: float = 5.0, forge: str = "", trainer: str = "") -> None:
@@ -103,6 +103,7 @@ class Box:
             checkpoint=Checkpoint(**self.checkpoint),
             watchdog=Watchdog(**self.watchdog),
             numeric=Numeric(**self.numeric),
+            alerts=self.alerts,
         )
         write_lock(self.paths.lock, config)
         if not forge:

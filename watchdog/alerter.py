@@ -1,0 +1,166 @@
+"""The alerter: reads `events.jsonl` and tells people what matters. A process of its own, because commands and webhooks can hang.
+
+    python -P -m adam.watchdog.alerter --run DIR (--parent PID | --test)
+
+The file is the queue: an alert that can't be sent is tried again, at growing intervals and for ever, and the events behind it wait.
+`run/alerts.json` says how far each target has come. Writes `{"trouble": …}` to stdout when that changes. When its stdin is closed, it
+tries what is left once, and ends.
+"""
+
+import argparse
+import os
+import select
+import signal
+import sys
+from pathlib import Path
+
+import msgspec
+
+from adam.contract import schema
+from adam.contract.clock import boottime_ns, iso, stamp
+from adam.contract.config import Alerts
+from adam.contract.config_file import load_config
+from adam.contract.durable import log_lines
+from adam.contract.errors import AdamError, DataError, run_main
+from adam.contract.events import Event
+from adam.contract.paths import RunPaths
+from adam.contract.process import die_with_parent
+from adam.contract.schema import Record
+from adam.watchdog.alert_rules import AlertMemory, AlertRules, hear, summary
+from adam.watchdog.alert_send import Alert, AlerterWords, Send, by_command, by_webhook, webhook_of
+
+LOOK_S = 1.0
+RETRY_S = 5.0
+RETRY_MOST_S = 600.0
+
+
+class Offsets(Record, frozen=True, kw_only=True):
+    """`run/alerts.json` (writer: the alerter): by target, the byte of `events.jsonl` behind the last event that was dealt with."""
+
+    offsets: dict[str, int] = {}
+
+
+class Courier:
+    """One target: what it was told, and what it is still to be told."""
+
+    def __init__(self, send: Send, rules: AlertRules, run: str, offset: int) -> None:
+        self._send, self._rules, self._run = send, rules, run
+        self.offset, self.trouble = offset, ""
+        self._memory = AlertMemory()
+        self._failures, self._not_before = 0, 0.0
+
+    def go_on(self, events: Path, now: float) -> None:
+        """Deal with the events behind `offset`, up to the first alert that can't be sent."""
+        if now < self._not_before:
+            return
+        for offset, line in log_lines(events, self.offset):
+            event = decoded(line)
+            memory, text = hear(self._rules, self._memory, event, now) if event else (self._memory, "")
+            if text and event and not self._deliver(Alert(text, self._run, event.kind, event.time, event.facts), now):
+                return
+            self._memory, self.offset = memory, offset
+        memory, text = summary(self._rules, self._memory, now)
+        if not text or self._deliver(Alert(text, self._run, "summary", iso(stamp().wall), {}), now):
+            self._memory = memory
+
+    def _deliver(self, alert: Alert, now: float) -> bool:
+        self.trouble = self._send(alert)
+        self._failures = self._failures + 1 if self.trouble else 0
+        self._not_before = now + min(RETRY_MOST_S, RETRY_S * 2 ** (self._failures - 1)) if self.trouble else 0.0
+        return not self.trouble
+
+
+def decoded(line: bytes) -> Event | None:
+    try:
+        return msgspec.json.decode(line, type=Event)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None  # torn by the disk
+
+
+def targets(alerts: Alerts, environ: dict[str, str]) -> dict[str, Send]:
+    """By name; empty where nobody wants alerts."""
+    found = {"command": by_command(alerts.command)} if alerts.command else {}
+    if url := webhook_of(environ):
+        found["webhook"] = by_webhook(url)
+    return found
+
+
+class Alerter:
+    """All targets of one run."""
+
+    def __init__(self, paths: RunPaths, alerts: Alerts, sends: dict[str, Send]) -> None:
+        self._paths = paths
+        rules = AlertRules(frozenset(alerts.kinds), alerts.per_hour, alerts.repeat_minutes * 60)
+        known = read_offsets(paths)
+        end = paths.events.stat().st_size if paths.events.exists() and not known else 0
+        # Somebody who asks for alerts in the middle of a run is not told its whole past.
+        self._couriers = {
+            name: Courier(send, rules, str(paths.root), known.get(name, end)) for name, send in sends.items()
+        }
+        self._saved = dict(known)
+        self._told = ""
+
+    def turn(self, now: float) -> None:
+        for courier in self._couriers.values():
+            courier.go_on(self._paths.events, now)
+        offsets = {name: courier.offset for name, courier in self._couriers.items()}
+        if offsets != self._saved:
+            schema.save(self._paths.alerts, Offsets(offsets=offsets), durable=False)
+            self._saved = offsets
+        trouble = "; ".join(courier.trouble for courier in self._couriers.values() if courier.trouble)
+        if trouble != self._told:
+            self._told = trouble
+            sys.stdout.buffer.write(msgspec.json.encode(AlerterWords(trouble)) + b"\n")
+            sys.stdout.buffer.flush()
+
+
+def read_offsets(paths: RunPaths) -> dict[str, int]:
+    try:
+        found = schema.load(paths.alerts, Offsets)
+    except DataError:
+        return {}  # torn by a power cut, which it may be
+    return found.offsets if found else {}
+
+
+def follow(alerter: Alerter) -> None:
+    """Until stdin is closed."""
+    while True:
+        ended = select.select([sys.stdin], [], [], LOOK_S)[0]
+        alerter.turn(boottime_ns() / 1e9)
+        if ended:
+            return
+
+
+def test(paths: RunPaths, sends: dict[str, Send]) -> int:
+    """Send one alert to each target, and say how that went."""
+    if not sends:
+        raise AdamError(
+            "no alerts are configured",
+            f"set alerts.command in {paths.config}, or ADAM_ALERT_WEBHOOK in the environment",
+        )
+    alert = Alert("a test: alerts of this run arrive", str(paths.root), "test", iso(stamp().wall), {})
+    troubles = {name: send(alert) for name, send in sends.items()}
+    for name, trouble in troubles.items():
+        print(f"{name}: {trouble or 'sent'}")
+    return int(any(troubles.values()))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="alerter", description=__doc__.splitlines()[0])
+    parser.add_argument("--run", type=Path, required=True, help="the run directory")
+    parser.add_argument("--parent", type=int, default=0, help="end when this process does")
+    parser.add_argument("--test", action="store_true", help="send a test to every target, and end")
+    arguments = parser.parse_args()
+    paths = RunPaths(arguments.run)
+    alerts = load_config(paths.lock if paths.lock.exists() else paths.config).alerts
+    sends = targets(alerts, dict(os.environ))
+    if arguments.test:
+        return test(paths, sends)
+    die_with_parent(arguments.parent)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # in the middle of a command: it is ended too
+    follow(Alerter(paths, alerts, sends))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_main("alerter", main))
