@@ -152,7 +152,7 @@ def commented_toml(config: Config) -> str:
 def _commented_field(field: Any, value: Any) -> list[str]:
     meta, limits = _help_and_limits(field.type)
     comment = f"# {meta}{f' ({limits})' if limits else ''}"
-    if isinstance(value, tuple):
+    if isinstance(value, tuple) and any(isinstance(item, STRUCTS) for item in value):
         items = [_inline_table(item) for item in value]
         return [comment, f"{field.name} = [", *(f"    {item}," for item in items), "]"]
     return [comment, tomli_w.dumps({field.name: value}).strip()]

@@ -9,6 +9,7 @@ from adam.daemon.cli import EXITS, handler, make_parser
 
 COMMANDS = {
     "init", "up", "down", "status", "pause", "resume", "save", "logs", "checkpoints", "doctor", "fork", "forge",
+    "alerts", "systemd",
 }  # fmt: skip
 
 

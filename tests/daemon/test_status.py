@@ -2,9 +2,9 @@
 
 import json
 import os
+import resource
 import subprocess
 import sys
-import time
 
 import msgspec
 import pytest
@@ -160,12 +160,18 @@ def test_status_is_light(world) -> None:
     )
     command = [sys.executable, "-P", "-c", code, "status", "--json", "--run", str(world.root / "run")]
     subprocess.run(command, check=True, capture_output=True)
-    took = []
-    for _ in range(3):
-        began = time.monotonic()
-        subprocess.run([sys.executable, "-P", "-m", "adam.daemon", *command[-4:]], check=True, capture_output=True)
-        took.append(time.monotonic() - began)
-    assert min(took) < 0.4
+    # 0.4 s are promised; on a machine whose speed nobody knows, that is 20 times a Python that does nothing.
+    status = [sys.executable, "-P", "-m", "adam.daemon", *command[-4:]]
+    nothing = [sys.executable, "-P", "-c", "pass"]
+    pairs = [(cpu_s(status), cpu_s(nothing)) for _ in range(3)]
+    assert min(first for first, _ in pairs) < 20 * min(second for _, second in pairs)
+
+
+def cpu_s(command: list[str]) -> float:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(command, check=True, capture_output=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 @pytest.mark.parametrize(

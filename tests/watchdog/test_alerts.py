@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -214,11 +213,8 @@ def test_a_run_that_ends_says_so_and_a_hanging_command_holds_nobody_up(box, tmp_
     box.up()
     box.await_state(RunState.FINISHED)
     box.check_losses(200)
-    began = time.monotonic()
     box.process.wait(15)
-    assert time.monotonic() - began < 15 and [json.loads(line)["kind"] for line in told.read_text().splitlines()] == [
-        "crashed"
-    ]
+    assert [json.loads(line)["kind"] for line in told.read_text().splitlines()] == ["crashed"]
     (tmp_path / "go").touch()
     last = alerter(box.paths, "--parent", str(os.getpid()))
     last.communicate(timeout=20)
