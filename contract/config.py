@@ -171,6 +171,35 @@ class Watchdog(Section, frozen=True):
     ] = 600.0
 
 
+class Numeric(Section, frozen=True):
+    """Trouble with the numbers of training: what counts as such, and what is done about it."""
+
+    spike_rise: Annotated[
+        float,
+        Meta(
+            ge=0,
+            description="nats that lasting losses rise above the running median, and far beyond its spread; 0: off",
+        ),
+    ] = 0.5
+    divergence_rise: Annotated[
+        float, Meta(ge=0, description="nats that the mean of 50 losses rises above the one of 150 before; 0: off")
+    ] = 0.5
+    divergence_from: Annotated[int, Meta(ge=0, description="divergence is looked for after this step")] = 5000
+    stagnation_steps: Annotated[
+        int, Meta(ge=0, description="steps without a better mean of 50 losses after which the run has failed; 0: off")
+    ] = 0
+    healthy_steps: Annotated[
+        int, Meta(ge=0, description="good steps that must lie between a checkpoint and the trouble to go back to it")
+    ] = 50
+    rollbacks: Annotated[
+        int, Meta(ge=0, description="troubles at the same place after which the run has failed; 0: off, as any failure")
+    ] = 3
+    lr_factor: Annotated[
+        float,
+        Meta(gt=0, le=1, description="the learning rate is multiplied by this at each such rollback; 1: unchanged"),
+    ] = 1.0
+
+
 class Alerts(Section, frozen=True):
     command: Annotated[
         str,
@@ -205,6 +234,7 @@ class Config(Section, frozen=True):
     trainer: Trainer = Trainer()
     checkpoint: Checkpoint = Checkpoint()
     watchdog: Watchdog = Watchdog()
+    numeric: Numeric = Numeric()
     alerts: Alerts = Alerts()
 
 

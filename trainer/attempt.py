@@ -27,6 +27,9 @@ from adam.trainer.restore import restore
 from adam.trainer.runtime import Runtime, fingerprint, set_up
 from adam.trainer.snapshot import Identity, Position, Snapshots
 
+# What torch says where the host's allocator, CUDA itself (pinned memory, the context) or cuBLAS had too little.
+OUT_OF_MEMORY = ("DefaultCPUAllocator: ", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+
 log = structlog.get_logger()
 
 
@@ -44,11 +47,18 @@ def run_attempt(run: Path, token: int, stop_requested: Callable[[], bool]) -> bo
     heart.enter(Phase.LOADING)
     try:
         return _train(paths, plan, config, heart, stop_requested)
-    except torch.OutOfMemoryError as error:
-        raise MemoryError(str(error)) from error
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise MemoryError(str(error)) from error
+        raise
     finally:
         faulthandler.unregister(signal.SIGUSR1)
         stacks.close()
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """True for torch's errors of too little memory: only those of its GPU allocator have a class of their own."""
+    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in OUT_OF_MEMORY)
 
 
 def _read_plan(paths: RunPaths, token: int) -> Plan:

@@ -7,6 +7,7 @@ Reads a request a line from stdin and writes an answer a line to stdout (`keeper
 
 import argparse
 import errno
+import math
 import shutil
 import sys
 from pathlib import Path
@@ -122,6 +123,7 @@ class Keeper:
         else:
             self._store.clean()
             dropped = self._drop_distrusted(request)
+            put_away = self._put_beyond_away(request)
             answer = Answer("settle", snapshot=None if request.commit else self._left_in_memory(request.resumed))
             if answer.snapshot is None:
                 answer = self._committed(request.resumed)
@@ -129,9 +131,9 @@ class Keeper:
                 dropped += self._drop_strangers(request)
             if not answer.trouble and request.commit:
                 shutil.rmtree(self._paths.ram, ignore_errors=True)
-            answer = msgspec.structs.replace(answer, dropped=answer.dropped + tuple(dropped))
+            answer = msgspec.structs.replace(answer, dropped=answer.dropped + tuple(dropped), quarantined=put_away)
             try:
-                answer = msgspec.structs.replace(answer, quarantined=self._find_good(request))
+                answer = msgspec.structs.replace(answer, quarantined=put_away + self._find_good(request))
             except SchemaError as error:
                 answer = msgspec.structs.replace(answer, refused=str(error))
         return self._finish(answer, request="settle", id=request.id, token=request.token)
@@ -146,9 +148,11 @@ class Keeper:
     def _drop_distrusted(self, request: Settle) -> list[PutAway]:
         """Delete the snapshots that the last attempts failed after; and where nothing is trusted, those with wrong bytes."""
         dropped = []
+        failed_after = (parse_name(request.quarantine) or (0, 0))[0] if request.quarantine else math.inf
+        wrong_from = request.beyond + 1 if request.beyond >= 0 else math.inf
         for snapshot in self._own(request.resumed):
             reason = ""
-            if request.quarantine and snapshot.head.step >= (parse_name(request.quarantine) or (0, 0))[0]:
+            if snapshot.head.step >= min(failed_after, wrong_from):
                 reason = request.reason
             elif request.verify:
                 reason = _what_is_wrong_with(snapshot)
@@ -183,6 +187,13 @@ class Keeper:
         if lease is None or snapshot.head.token != lease.token:
             return f"the snapshot's writer (token {snapshot.head.token}) no longer had the lease (token {lease.token if lease else 0})"
         return "the snapshot's bytes are not those that were written"
+
+    def _put_beyond_away(self, request: Settle) -> tuple[PutAway, ...]:
+        """Put the checkpoints away that training went wrong after, or in; newest first."""
+        names = [kept.name for kept in reversed(self._store.listing()) if 0 <= request.beyond < kept.step]
+        for name in names:
+            self._store.quarantine(name, request.reason)
+        return tuple(PutAway(name, request.reason) for name in names)
 
     def _find_good(self, request: Settle) -> tuple[PutAway, ...]:
         """Put bad checkpoints away, newest first, until one verifies. Raises SchemaError."""

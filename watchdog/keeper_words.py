@@ -20,7 +20,8 @@ class Settle(msgspec.Struct, frozen=True, tag_field="request", tag="settle"):
     """After an attempt and before the next: keep, commit or drop what the dead one left, and find a checkpoint that verifies.
 
     `resumed`: see Commit. `commit`: leave nothing in memory only; else a snapshot there is what the next attempt begins from.
-    `verify`: trust nothing that was verified earlier. `quarantine`: a checkpoint to put away first, for `reason`.
+    `verify`: trust nothing that was verified earlier. `quarantine`: a checkpoint to put away first, for `reason`; so are all checkpoints, and
+    dropped all snapshots, of steps above `beyond` (-1: none).
     """
 
     id: int
@@ -30,6 +31,7 @@ class Settle(msgspec.Struct, frozen=True, tag_field="request", tag="settle"):
     verify: bool = False
     quarantine: str = ""
     reason: str = ""
+    beyond: int = -1
 
 
 class Prune(msgspec.Struct, frozen=True, tag_field="request", tag="prune"):

@@ -26,6 +26,7 @@ from adam.watchdog.beat import BeatWriter
 from adam.watchdog.bundler import Bundler
 from adam.watchdog.journal import Journal
 from adam.watchdog.keeper_client import KeeperClient
+from adam.watchdog.losses import Losses
 from adam.watchdog.numerics import hear_numerics
 from adam.watchdog.observe import Eyes
 from adam.watchdog.parent import supervised
@@ -76,6 +77,11 @@ def settings_of(config: Config) -> Settings:
             resume_memory=watchdog.resume_memory_celsius,
             blind_s=watchdog.blind_seconds,
         ),
+        batch_size=config.trainer.batch_size,
+        micro_batch=config.trainer.micro_batch,
+        rollbacks=config.numeric.rollbacks,
+        healthy_steps=config.numeric.healthy_steps,
+        lr_factor=config.numeric.lr_factor,
     )
 
 
@@ -132,7 +138,8 @@ class Watchdog:
         self._journal = Journal(paths.events, log)
         self._keeper = KeeperClient(paths, rules_of(config.checkpoint), self._selector, self._journal, stderr)
         supervisor = Supervisor(paths.supervisor_socket, timeout=CALL_S)
-        self._eyes = Eyes(paths, supervisor, self._keeper)
+        numeric = Watched(lambda: load_config(paths.lock).numeric, paths.lock)
+        self._eyes = Eyes(paths, supervisor, self._keeper, Losses(paths.steps, numeric.get))
         self._hands = Hands(paths, supervisor, self._keeper, self._journal, self._collect)
         self._bundler = Bundler(paths, stderr)
         seconds = config.watchdog.telemetry_seconds

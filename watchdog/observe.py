@@ -12,8 +12,9 @@ from adam.contract.shards import data_ready
 from adam.contract.shared import Pulse, SharedWord
 from adam.contract.supervisor import Supervisor
 from adam.watchdog.keeper_client import KeeperClient
+from adam.watchdog.losses import Losses
 from adam.watchdog.policy_running import LAUNCHING_S
-from adam.watchdog.policy_words import LeaseSeen, Memory, Observation, Stage
+from adam.watchdog.policy_words import Changes, LeaseSeen, Memory, Observation, Stage
 from adam.watchdog.watched import Watched
 
 ASK_SUPERVISOR_S = 2.0
@@ -23,8 +24,8 @@ PULSE_OF = {"trainer": "0", "forge": "forge"}
 class Eyes:
     """Looks; changes nothing."""
 
-    def __init__(self, paths: RunPaths, supervisor: Supervisor, keeper: KeeperClient) -> None:
-        self._paths, self._supervisor, self._keeper = paths, supervisor, keeper
+    def __init__(self, paths: RunPaths, supervisor: Supervisor, keeper: KeeperClient, losses: Losses) -> None:
+        self._paths, self._supervisor, self._keeper, self._losses = paths, supervisor, keeper, losses
         self._desired = Watched(lambda: schema.load(paths.desired, Desired) or Desired(), paths.desired)
         self._ready = Watched(lambda: data_ready(paths), paths.shards_manifest, paths.tokens_manifest)
         self._exits = {name: self._watch_exit(name) for name in PULSE_OF}
@@ -33,6 +34,7 @@ class Eyes:
         self._last_pulse: Pulse | None = None
         self._program_state, self._asked_at = "", 0.0
         self._highest = highest_seen(paths)
+        self._changes = last_changes(paths)
 
     def _watch_exit(self, program: str) -> Watched[ExitReport | None]:
         path = self._paths.exit_report(program)
@@ -59,6 +61,8 @@ class Eyes:
             child_letter=(state_letter(lease.child_pid) or "") if lease and lease.child_alive else "",
             highest_token=self._highest[0],
             highest_attempt=self._highest[1],
+            changes=self._changes,
+            trouble=self._losses.trouble(),  # last: what the exit report speaks of is in the log by then
         )
 
     def lease(self, memory: Memory) -> LeaseSeen | None:
@@ -113,6 +117,14 @@ class Eyes:
             except AdamError:
                 self._program_state = ""  # the launch tells what supervisord's trouble is
         return self._program_state
+
+
+def last_changes(paths: RunPaths) -> Changes:
+    """What the last plan had besides the configuration."""
+    plan = schema.load(paths.plan, Plan)
+    return (
+        Changes() if plan is None else Changes(skip=plan.skip, micro_batch=plan.micro_batch, lr_factor=plan.lr_factor)
+    )
 
 
 def highest_seen(paths: RunPaths) -> tuple[int, int]:

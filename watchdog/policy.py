@@ -114,6 +114,8 @@ def _describe_program(turn: Turn) -> tuple[RunState, str]:
     memory = turn.memory
     if memory.hang is not None:
         return RunState.RESTARTING, f"{turn.plan.program} hangs and is being ended"
+    if memory.trouble is not None:
+        return RunState.RESTARTING, f"{memory.trouble.text}: the attempt is being ended"
     stopping = "asked to stop" if memory.stop_asked is not None else ""
     if turn.plan.program == "forge":
         return RunState.FORGING, stopping or turn.plan.why

@@ -1,7 +1,9 @@
 """The policy when an attempt has ended: what it was, and what is changed for the next one. Pure.
 
 config, data at the start      failed at once, with the program's last line
-code, numeric, memory, …       the same one `same_failures` times without progress: an older checkpoint once, then failed
+numeric                        back to before it, without the data that led there (`policy_numeric`)
+memory                         fewer samples at once (`policy_memory`)
+code, data, …                        the same one `same_failures` times without progress: an older checkpoint once, then failed
 checkpoint                     everything is verified again, the bad one put away
 host (killed, hung), disk      tried again for ever, at growing intervals
 """
@@ -10,6 +12,9 @@ import signal
 
 from adam.contract.records import ExitReport
 from adam.contract.states import FAILURE_OF_EXIT, Exit, FailureClass
+from adam.watchdog.detect import Trouble
+from adam.watchdog.policy_memory import shrink
+from adam.watchdog.policy_numeric import failure_of, needs_rollback, roll_back, words
 from adam.watchdog.policy_turn import Turn
 from adam.watchdog.policy_words import Failures, Stage
 
@@ -51,8 +56,11 @@ def signal_name(number: int) -> str:
 def finish(turn: Turn, report: ExitReport | None) -> None:
     """The attempt is over: back to IDLE, with what is to be remembered of its end."""
     memory, program = turn.memory, turn.plan.program
+    trouble = needs_rollback(turn)
     turn.enter(Stage.IDLE, settled=None, asked=0.0)
-    if memory.stop_asked is not None:
+    if trouble is not None:
+        fail(turn, *failure_of(trouble), words(trouble, report), report, trouble)
+    elif memory.stop_asked is not None:
         turn.tell("ended", f"{program} ended, as it was asked to", **facts_of(report))
     elif memory.hang is not None:
         fail(turn, FailureClass.HOST, "hang", f"{program} hung", report)
@@ -83,8 +91,15 @@ def facts_of(report: ExitReport | None) -> dict[str, str | int | float | bool | 
     }
 
 
-def fail(turn: Turn, kind: FailureClass, detail: str, text: str, report: ExitReport | None = None) -> None:
-    """Remember a failure and choose what is changed: nothing but the time, the checkpoint, or that it goes on at all."""
+def fail(
+    turn: Turn,
+    kind: FailureClass,
+    detail: str,
+    text: str,
+    report: ExitReport | None = None,
+    trouble: Trouble | None = None,
+) -> None:
+    """Remember a failure and choose what is changed: nothing but the time, the plan, the checkpoint, or that it goes on at all."""
     memory = turn.memory
     step = turn.pulse.step if turn.pulse else (turn.plan.resume.step if turn.plan.resume else 0)
     past = Failures() if progressed(turn) else memory.failures
@@ -104,6 +119,10 @@ def fail(turn: Turn, kind: FailureClass, detail: str, text: str, report: ExitRep
     )
     if kind == FailureClass.CONFIG or (kind == FailureClass.DATA and not memory.listening.trained):
         turn.set(verdict=text)
+    elif trouble is not None:
+        roll_back(turn, trouble)
+    elif shrink(turn, kind):
+        turn.set(settled=None)
     elif kind in DETERMINISTIC and worn(turn, failures):
         change_or_give_up(turn, failures)
     elif kind == FailureClass.CHECKPOINT:
@@ -125,12 +144,14 @@ def worn(turn: Turn, failures: Failures) -> bool:
 
 
 def change_or_give_up(turn: Turn, failures: Failures) -> None:
-    """An older checkpoint, once; then the run has failed."""
+    """An older checkpoint, once; then the run has failed. No checkpoint makes memory suffice."""
     times = f"{failures.in_a_row} times without progress, last at {failures.signature.rpartition(' step ')[2]}"
     begun = turn.plan.resume
     has_older = begun is not None and any(item.step < begun.step for item in turn.seen.checkpoints)
-    if turn.plan.program != "trainer" or failures.older_tried or begun is None or not has_older:
+    memory_short = failures.kind == FailureClass.MEMORY
+    if turn.plan.program != "trainer" or failures.older_tried or begun is None or not has_older or memory_short:
         also = ", also from an older checkpoint" if failures.older_tried else ""
+        also = ", computing one sample at once" if memory_short and turn.plan.program == "trainer" else also
         turn.set(verdict=f"{failures.text} ({times}{also})")
         return
     reason = f"training failed after it {times}: {failures.text}"

@@ -82,6 +82,9 @@ FRESH = {
     "commit_failed": False,
     "settled": None,
     "ended_well": False,
+    "trouble": None,
+    "from_start": False,
+    "gone_back": False,
 }
 
 
@@ -109,6 +112,7 @@ def settling(turn: Turn) -> None:
                 memory.full_verify,
                 memory.quarantine,
                 memory.quarantine_reason,
+                memory.beyond,
             )
         )
     turn.wake(turn.now + ASK_AGAIN_S)
@@ -123,7 +127,8 @@ def take_answer(turn: Turn, answer: Settled) -> None:
         return
     if answer.refused:
         turn.set(verdict=answer.refused)
-    turn.enter(Stage.IDLE, settled=answer, quarantine="", quarantine_reason="", full_verify=False, commit_all=False)
+    done_with = {"quarantine": "", "quarantine_reason": "", "beyond": -1, "full_verify": False, "commit_all": False}
+    turn.enter(Stage.IDLE, settled=answer, **done_with)
 
 
 def choose(turn: Turn, settled: Settled) -> None:
@@ -135,7 +140,7 @@ def choose(turn: Turn, settled: Settled) -> None:
         step = resume.step if resume else 0
         turn.set(ended_well=False)
         fail(turn, FailureClass.CODE, "short", f"the trainer ended at step {step} of {turn.settings.steps} by itself")
-    elif resume is None and settled.in_quarantine:
+    elif resume is None and settled.in_quarantine and not memory.from_start:
         end(
             turn,
             RunState.FAILED,
@@ -145,7 +150,7 @@ def choose(turn: Turn, settled: Settled) -> None:
     elif not turn.seen.data_ready:
         launch(turn, "forge", None, "the data are not ready")
     else:
-        launch(turn, "trainer", resume, begins(resume))
+        launch(turn, "trainer", resume, begins(resume) + differs(turn))
 
 
 def begins(resume: Resume | None) -> str:
@@ -154,14 +159,30 @@ def begins(resume: Resume | None) -> str:
     return f"from {resume.checkpoint}" + (" in memory" if resume.slot else "")
 
 
+def differs(turn: Turn) -> str:
+    """In which ways this run no longer is as configured."""
+    changes, parts = turn.changes, []
+    if changes.skip:
+        parts.append("without the data at " + ", ".join(f"{start} to {end - 1}" for start, end in changes.skip))
+    if turn.micro_batch:
+        parts.append(f"{turn.micro_batch} samples at once")
+    if changes.lr_factor != 1.0:
+        parts.append(f"at {changes.lr_factor:g} of the learning rate")
+    return "".join(f"; {part}" for part in parts)
+
+
 def launch(turn: Turn, program: str, resume: Resume | None, why: str) -> None:
     memory, seen = turn.memory, turn.seen
+    best = (resume.step if resume else 0) if memory.gone_back else memory.best
     last_token, last_attempt = (memory.plan.token, memory.plan.attempt) if memory.plan else (0, 0)
     plan = Plan(
         program=program,
         attempt=max(last_attempt, seen.highest_attempt) + 1,
         token=max(last_token, seen.highest_token) + 1,
         resume=resume,
+        skip=turn.changes.skip,
+        micro_batch=turn.micro_batch,
+        lr_factor=turn.changes.lr_factor,
         why=why,
     )
     turn.enter(
@@ -170,7 +191,8 @@ def launch(turn: Turn, program: str, resume: Resume | None, why: str) -> None:
         asked=turn.now,
         restarts=memory.restarts + int(memory.crashed),
         crashed=False,
-        best_before=memory.best,
+        best=best,
+        best_before=best,
         forged_before=memory.forged,
         listening=Listening(tick=turn.now, learnt=memory.listening.learnt),
         **FRESH,
@@ -199,7 +221,7 @@ def done(turn: Turn) -> None:
     memory = turn.memory
     if turn.wanted and (memory.final == RunState.STOPPED or turn.wish_stamp != memory.decided_for):
         turn.enter(Stage.IDLE, final=None, verdict="", failures=replace(Failures()), not_before=0.0, settled=None)
-        turn.set(ended_well=False)
+        turn.set(ended_well=False, rollbacks=())
     elif turn.seen.launch_error and turn.now - memory.asked > ASK_AGAIN_S:
         turn.set(asked=turn.now)
         turn.act(Shutdown())

@@ -7,6 +7,7 @@ from adam.contract.states import FailureClass
 from adam.watchdog.policy_commit import commit_if_due
 from adam.watchdog.policy_failures import fail, finish
 from adam.watchdog.policy_idle import adopt
+from adam.watchdog.policy_numeric import end_if_numeric, trouble_of
 from adam.watchdog.policy_pulse import LONGEST_TICK_S, deadline_s, left_s, listen
 from adam.watchdog.policy_turn import Turn
 from adam.watchdog.policy_words import Collect, Hang, Launch, LeaseSeen, Signal, Stage, Sweep
@@ -78,9 +79,11 @@ def running(turn: Turn) -> None:
         if lease.child_pid and not lease.child_alive:
             await_report(turn, lease)
         elif lease.child_pid:
+            end_if_numeric(turn, lease)
             stop_if_asked(turn, lease)
             end_if_hung(turn, lease)
-        commit_if_due(turn)
+        if trouble_of(turn) is None:  # what is saved now is as wrong
+            commit_if_due(turn)
         turn.wake(turn.now + LONGEST_TICK_S)
 
 

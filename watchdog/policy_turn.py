@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from adam.contract.records import Plan
 from adam.contract.shared import Pulse
-from adam.watchdog.policy_words import Action, LeaseSeen, Memory, Observation, Settings, Stage, Tell
+from adam.watchdog.policy_words import Action, Changes, LeaseSeen, Memory, Observation, Settings, Stage, Tell
 
 
 class Turn:
@@ -48,6 +48,18 @@ class Turn:
     @property
     def wanted(self) -> bool:
         return self.seen.desired.running
+
+    @property
+    def changes(self) -> Changes:
+        """What the next plan has besides the configuration."""
+        return self.seen.changes if self.memory.changes is None else self.memory.changes
+
+    @property
+    def micro_batch(self) -> int:
+        """Samples at once where memory did not suffice for the configured number; 0: as configured."""
+        size, settings = self.changes.micro_batch, self.settings
+        # People may have configured an even smaller one since.
+        return size if 0 < size < settings.micro_batch and settings.batch_size % size == 0 else 0
 
     @property
     def wish_stamp(self) -> float:

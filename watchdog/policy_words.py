@@ -7,6 +7,7 @@ import msgspec
 from adam.contract.records import Desired, ExitReport, Gpu, Plan, Resume, SnapshotSeen
 from adam.contract.shared import Control, Pulse
 from adam.contract.states import FailureClass, RunState
+from adam.watchdog.detect import Trouble
 from adam.watchdog.retention import Kept
 
 
@@ -48,6 +49,29 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     write_bytes_per_day: float = 2e12
     heat: HeatLimits = HeatLimits()
     seed: int = 0  # of the jitter
+    batch_size: int = 1
+    micro_batch: int = 1
+    rollbacks: int = 3  # these three are keys of [numeric]
+    healthy_steps: int = 50
+    lr_factor: float = 1.0
+
+
+class Changes(msgspec.Struct, frozen=True, kw_only=True):
+    """What every later plan has besides the configuration, as in Plan: it is part of the run from then on."""
+
+    skip: tuple[tuple[int, int], ...] = ()
+    micro_batch: int = 0
+    lr_factor: float = 1.0
+
+
+class Rollback(msgspec.Struct, frozen=True, kw_only=True):
+    """Numeric trouble that was answered by going back: for the count, and for the report."""
+
+    text: str
+    found: int  # the step at which it was certain
+    beyond: int  # the newest step that could be gone back to
+    first_sample: int  # of the data that are left out since
+    end_sample: int
 
 
 class LeaseSeen(msgspec.Struct, frozen=True, kw_only=True):
@@ -99,6 +123,8 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True):
     child_letter: str = ""  # state of the program's process as in proc(5)
     highest_token: int = 0  # over lease, plan and snapshots: where the policy's own memory was lost
     highest_attempt: int = 0
+    changes: Changes = Changes()  # of the last plan, likewise
+    trouble: Trouble | None = None  # with the numbers of the newest attempt in the log of steps
 
 
 class Listening(msgspec.Struct, frozen=True):
@@ -169,6 +195,13 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
     settle_trouble: str = ""  # what kept the keeper from settling when it was asked last
     quarantine: str = ""  # a checkpoint that the next settling puts away, and why
     quarantine_reason: str = ""
+    beyond: int = -1  # the next settling puts away all checkpoints and snapshots of later steps; -1: none
+    from_start: bool = False  # there was no checkpoint of that step or before
+    gone_back: bool = False  # the next attempt does steps again: from where it begins, all is progress
+    changes: Changes | None = None  # None: what the last plan had
+    trouble: Trouble | None = None  # for which the present attempt is being ended
+    trouble_due: float = 0.0  # when it is killed, or killed again
+    rollbacks: tuple[Rollback, ...] = ()  # at the same place, since it last went well for long
     full_verify: bool = False
     commit_all: bool = False  # the next settling leaves nothing in memory only
     ended_well: bool = False  # the last trainer ended by itself with exit 0
@@ -203,6 +236,7 @@ class AskSettle(msgspec.Struct, frozen=True):
     verify: bool
     quarantine: str
     reason: str
+    beyond: int = -1
 
 
 class AskCommit(msgspec.Struct, frozen=True):

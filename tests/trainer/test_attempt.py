@@ -196,6 +196,8 @@ def test_a_loss_that_is_not_finite_ends_the_attempt_and_changes_nothing(tmp_path
     paths = make_run(tmp_path / "run", small_config())
     write_plan(paths)
     real, calls = MambaLM.loss, []
+    apply, applied = loop.apply_update, []
+    monkeypatch.setattr(loop, "apply_update", lambda optimizer: (applied.append(1), apply(optimizer)))
 
     def poisoned(self, *batch):
         calls.append(1)
@@ -205,7 +207,7 @@ def test_a_loss_that_is_not_finite_ends_the_attempt_and_changes_nothing(tmp_path
     with pytest.raises(NumericError, match="step 3: loss nan"):
         run_attempt(paths.root, 1, never)
     assert (rows(paths)[-1].step, rows(paths)[-1].loss) == (3, None)
-    assert newest(paths).head.step == 2
+    assert newest(paths).head.step == len(applied) == 2
 
 
 def test_out_of_gpu_memory_is_a_memory_error(tmp_path, monkeypatch) -> None:
@@ -218,6 +220,50 @@ def test_out_of_gpu_memory_is_a_memory_error(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(MambaLM, "loss", full)
     with pytest.raises(MemoryError, match="Tried to allocate"):
         run_attempt(paths.root, 1, never)
+
+
+def test_out_of_host_memory_is_a_memory_error(tmp_path, monkeypatch) -> None:
+    paths = make_run(tmp_path / "run")
+    write_plan(paths)
+    monkeypatch.setattr(MambaLM, "loss", lambda *_: torch.empty(1 << 60, dtype=torch.uint8))
+    with pytest.raises(MemoryError, match="allocate"):
+        run_attempt(paths.root, 1, never)
+    monkeypatch.setattr(MambaLM, "loss", lambda *_: torch.ones(2) @ torch.ones(3))
+    write_plan(paths, 2)
+    with pytest.raises(RuntimeError):  # any other error of torch's is the code's
+        run_attempt(paths.root, 2, never)
+
+
+def test_a_run_that_was_rolled_back_is_one_that_left_the_data_out_at_once(tmp_path, monkeypatch) -> None:
+    """Skipped data move the data position and not the schedule: equal to the bit, whatever was trained and thrown away."""
+    skip = ((18, 25),)
+    whole = make_run(tmp_path / "whole", small_config(steps=10))
+    write_plan(whole, skip=skip)
+    run_attempt(whole.root, 1, never)
+    back = make_run(tmp_path / "back", small_config(steps=10))
+    write_plan(back)
+    assert not run_attempt(back.root, 1, stop_after(7))
+    healthy = commit(back)
+    assert healthy.step == 3
+    write_plan(back, 2, healthy)
+    real, calls = MambaLM.loss, []
+
+    def poisoned(self, *batch):
+        calls.append(1)
+        return real(self, *batch) * (float("inf") if len(calls) > 8 else 1.0)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MambaLM, "loss", poisoned)
+        with pytest.raises(NumericError):
+            run_attempt(back.root, 2, never)
+    assert rows(back)[-1].loss is None
+    write_plan(back, 3, healthy, skip=skip)
+    assert run_attempt(back.root, 3, never)
+    key = [(row.step, row.loss, row.grad_norm, row.lr, row.end_sample) for row in rows(whole)]
+    assert [
+        (row.step, row.loss, row.grad_norm, row.lr, row.end_sample) for row in rows(back) if row.attempt == 3
+    ] == key[3:]
+    assert state_digest(back) == state_digest(whole)
 
 
 def test_what_can_not_be_resumed_is_refused_with_the_reason(tmp_path) -> None:

@@ -18,7 +18,7 @@ import pytest
 from adam.contract import schema
 from adam.contract.checkpoints import list_checkpoints
 from adam.contract.clock import stamp
-from adam.contract.config import Alerts, Checkpoint, Config, Trainer, Watchdog
+from adam.contract.config import Alerts, Checkpoint, Config, Numeric, Trainer, Watchdog
 from adam.contract.config_file import write_lock
 from adam.contract.durable import sha256_file
 from adam.contract.paths import RunPaths
@@ -146,19 +146,23 @@ class Box:
         self.checkpoint = {"every_steps": 20, "keep_last": 3}
         self.alerts = Alerts()
         self.watchdog = {"hang_seconds": 2.0, "backoff_seconds": 0.1, "backoff_cap_seconds": 0.5, "start_seconds": 20.0}
+        self.numeric: dict[str, float] = {}
 
-    def configure(self, *mischief: str, step_ms: float = 5.0, forge: str = "") -> None:
+    def configure(self, *mischief: str, step_ms: float = 5.0, forge: str = "", trainer: str = "") -> None:
+        """`mischief`: see the fake trainer's --do, or an option of its own; `trainer`: another command line in its place."""
         config = Config(
             trainer=Trainer(**self.trainer),
             checkpoint=Checkpoint(**self.checkpoint),
             watchdog=Watchdog(**self.watchdog),
+            numeric=Numeric(**self.numeric),
             alerts=self.alerts,
         )
         write_lock(self.paths.lock, config)
         if not forge:
             make_data(self.paths)
         python = sys.executable
-        doing = " ".join(f"--do {item}" for item in mischief)
+        doing = " ".join(item if item.startswith("--") else f"--do {item}" for item in mischief)
+        trainer = trainer or f"{python} -P {FAKE} --step-ms {step_ms} {doing}"
         launcher = f"{python} -P -m adam.watchdog.launcher --run {self.paths.root}"
         self.paths.supervisor_conf.write_text(f"""
 [supervisord]
@@ -181,7 +185,7 @@ stopwaitsecs=30
 stdout_logfile={self.paths.log("watchdog-output")}
 redirect_stderr=true
 [program:trainer]
-command={launcher} trainer -- {python} -P {FAKE} --step-ms {step_ms} {doing}
+command={launcher} trainer -- {trainer}
 autostart=false
 autorestart=false
 startsecs=0
@@ -266,13 +270,13 @@ redirect_stderr=true
         told = [json.loads(line) for line in self.paths.events.read_text().splitlines()]
         return [item for item in told if not kinds or item["kind"] in kinds]
 
-    def check_losses(self, steps: int) -> None:
-        """The last row of each step has the loss of an undisturbed run; keys are unique and only grow."""
+    def check_losses(self, steps: int, skip: tuple[tuple[int, int], ...] = ()) -> None:
+        """The last row of each step has the loss of an undisturbed run without `skip`; keys are unique and only grow."""
         rows = self.rows()
         keys = [(int(row["attempt"]), int(row["step"])) for row in rows]
         assert keys == sorted(set(keys))
         last = {int(row["step"]): float(row["loss"]) for row in rows}
-        assert [last[step] for step in range(1, steps + 1)] == self.fake.losses(steps)
+        assert [last[step] for step in range(1, steps + 1)] == self.fake.losses(steps, skip)
 
     def names(self) -> list[str]:
         return [path.name for path in list_checkpoints(self.paths.checkpoints)]

@@ -156,6 +156,26 @@ def test_a_snapshot_that_training_failed_after_is_dropped(paths, keeper):
     assert not slot.exists() and names(answer) == ["step-00000010-a01"]
 
 
+def test_all_that_came_after_numeric_trouble_is_put_away(paths, keeper):
+    for step in (10, 20, 30):
+        write_slot(paths, step, 0)
+        keeper.answer(Commit())
+    old = write_slot(paths, 15, 0, in_ram=True, durable=False, sequence=1)
+    young = write_slot(paths, 40, 1, in_ram=True, durable=False, sequence=2)
+    answer = keeper.answer(Settle(1, 5, commit=False, beyond=15, reason="spike at step 16"))
+    assert [(item.name, item.reason) for item in answer.quarantined] == [
+        ("step-00000030-a01", "spike at step 16"),
+        ("step-00000020-a01", "spike at step 16"),
+    ]
+    assert names(answer) == ["step-00000010-a01"] and answer.in_quarantine == 2
+    assert (paths.quarantine / "step-00000030-a01" / "REASON.txt").read_text() == "spike at step 16\n"
+    # The snapshot from before is what is gone back to, though checkpoints of later steps were there.
+    assert {item.reason for item in answer.dropped} == {"spike at step 16"} and not young.exists()
+    assert answer.snapshot and (answer.snapshot.step, answer.snapshot.slot) == (15, str(old))
+    again = keeper.answer(Settle(2, 5, commit=False, beyond=15, reason="spike at step 16"))
+    assert not again.quarantined and names(again) == ["step-00000010-a01"]
+
+
 def test_where_nothing_is_trusted_a_flipped_bit_in_memory_is_found(paths, keeper):
     slot = write_slot(paths, 20, 1, in_ram=True, durable=False)
     flip(slot / "rank-00000.safetensors")

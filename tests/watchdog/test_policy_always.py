@@ -11,6 +11,7 @@ from adam.contract.clock import Stamp
 from adam.contract.records import Desired, ExitReport
 from adam.contract.shared import Pulse
 from adam.contract.states import FAILURE_OF_EXIT, Phase
+from adam.watchdog.detect import NOT_FINITE, SPIKE, STAGNATION, Trouble
 from adam.watchdog.policy import decide
 from adam.watchdog.policy_turn import Turn
 from adam.watchdog.policy_words import (
@@ -27,7 +28,13 @@ from adam.watchdog.policy_words import (
 from adam.watchdog.retention import Kept
 
 SETTINGS = Settings(
-    steps=100, hang_seconds=2.0, start_seconds=20.0, save_seconds=10.0, stop_seconds=5.0, backoff_cap_seconds=4.0
+    healthy_steps=2,
+    steps=100,
+    hang_seconds=2.0,
+    start_seconds=20.0,
+    save_seconds=10.0,
+    stop_seconds=5.0,
+    backoff_cap_seconds=4.0,
 )
 STAMP = Stamp(0.0, "boot", 0.0)
 # A world that hears a SIGKILL and answers questions lets the policy reach a decision within this time, whatever went before:
@@ -49,11 +56,13 @@ class World(RuleBasedStateMachine):
         self.ends: list[int] = []
         self.hung_told = 0
         self.quiet_since = self.now
+        self.skipped: tuple[int, ...] = ()  # data positions that were left out once
 
     def tick(self, seconds: float) -> None:
         self.now += seconds
         decision = decide(SETTINGS, self.memory, self.seen, self.now)
         self.memory = decision.memory
+        self.skipped = tuple(start for start, _ in self.memory.changes.skip) if self.memory.changes else ()
         assert decision.wake_at > self.now
         assert not decision.state.final or decision.reason
         for action in decision.actions:
@@ -69,6 +78,8 @@ class World(RuleBasedStateMachine):
                     self.start(plan)
             case AskSettle():
                 assert self.running is None, "settling beside a living program"
+                if action.beyond >= 0:
+                    self.saved = tuple(kept for kept in self.saved if kept.step <= action.beyond)
                 self.seen = replace(self.seen, settled=Settled(id=action.id, checkpoints=self.saved))
             case Signal(_, _, number, _):
                 if number == signal.SIGKILL or (number == signal.SIGTERM and not self.stuck):
@@ -76,6 +87,15 @@ class World(RuleBasedStateMachine):
 
     def start(self, plan) -> None:
         assert plan.resume is None or plan.resume.step in {kept.step for kept in self.saved}
+        assert set(self.skipped) <= {position for start, end in plan.skip for position in range(start, end)}
+        trouble = self.seen.trouble
+        if (
+            trouble is not None
+            and trouble.kind != STAGNATION
+            and plan.resume is not None
+            and trouble.attempt == plan.attempt - 1
+        ):
+            assert plan.resume.step < trouble.step, "from after the trouble"
         self.running, self.stuck = (plan.token, plan.attempt), False
         self.step = plan.resume.step if plan.resume else 0
         lease = LeaseSeen(
@@ -129,6 +149,19 @@ class World(RuleBasedStateMachine):
     @rule(told=st.booleans())
     def is_killed(self, told: bool) -> None:
         self.end(None, 9, told)
+
+    @precondition(lambda self: self.running)
+    @rule(back=st.integers(0, 3), kind=st.sampled_from([NOT_FINITE, SPIKE, STAGNATION]))
+    def numbers_go_wrong(self, back: int, kind: str) -> None:
+        self.step += 2
+        step = max(1, self.step - back)
+        found = Trouble(
+            kind=kind, attempt=self.running[1], step=step, found=self.step, first_sample=step - 1, end_sample=self.step,
+            before=max(0, step - 2), loss=None, usual=None,
+        )  # fmt: skip
+        if self.step not in {kept.step for kept in self.saved}:  # what is wrong was saved
+            self.saved = (*self.saved, Kept(f"step-{self.step}", self.step, self.running[1], True))
+        self.seen = replace(self.seen, trouble=found, checkpoints=self.saved)
 
     @rule(running=st.booleans(), pauses=st.sampled_from([(), ("human",)]))
     def people_want(self, running: bool, pauses: tuple[str, ...]) -> None:

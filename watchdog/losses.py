@@ -1,0 +1,60 @@
+"""Reading `run/steps.jsonl` for the detector of numeric trouble.
+
+The detector lives in this process alone: after the watchdog's death the next one hears the log's tail again, and so finds the same.
+It has an offset of its own, for a disk too full for metrics.csv must not hide a NaN.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from adam.contract.config import Numeric
+from adam.contract.durable import log_lines
+from adam.contract.records import decode_step
+from adam.watchdog.detect import PAST, Detector, Trouble
+
+ROW_BYTES = 512  # more than a row takes
+
+
+class Losses:
+    """Hears each row once. `rules` may give others later: the tail is then heard again under the new ones."""
+
+    def __init__(self, steps: Path, rules: Callable[[], Numeric]) -> None:
+        self._steps, self._rules = steps, rules
+        self._detector: Detector | None = None
+        self._offset = 0
+
+    def trouble(self) -> Trouble | None:
+        """What is wrong with the numbers of the newest attempt in the log; None: nothing, or nobody wants to know."""
+        rules = self._rules()
+        if not rules.rollbacks:
+            return None
+        try:
+            size = self._steps.stat().st_size
+        except FileNotFoundError:
+            return None
+        if self._detector is None or self._detector.rules != rules or size < self._offset:
+            self._detector, self._offset = Detector(rules), tail_offset(self._steps, size, tail_rows(rules))
+        if size > self._offset:
+            self._hear(self._detector)
+        return self._detector.trouble
+
+    def _hear(self, detector: Detector) -> None:
+        for offset, line in log_lines(self._steps, self._offset):
+            detector.hear(decode_step(line, self._steps))
+            self._offset = offset
+
+
+def tail_rows(rules: Numeric) -> int:
+    """Rows that are enough to judge the next one as if all had been heard."""
+    return max(2 * PAST, 2 * rules.stagnation_steps)
+
+
+def tail_offset(steps: Path, size: int, rows: int) -> int:
+    """Where the first whole line begins of the last `rows` lines, or of more."""
+    start = size - rows * ROW_BYTES
+    if start <= 0:
+        return 0
+    with steps.open("rb") as file:
+        file.seek(start - 1)
+        file.readline()
+        return file.tell()
