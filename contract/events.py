@@ -42,6 +42,9 @@ KINDS = frozenset(
         "disk_freed",
         "sensors",
         "keeper_restarted",
+        "uploaded",
+        "upload_waiting",  # a trouble that passes: it is tried again by itself
+        "upload_failed",  # a trouble that people have to mend
         "finished",
         "failed",
         "stopped",

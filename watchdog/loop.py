@@ -32,6 +32,7 @@ from adam.watchdog.policy_words import Decision, LeaseSeen, Settings, Stage
 from adam.watchdog.sensors import GpuSensors, HostSensors
 from adam.watchdog.status_file import Remembered, StatusFile, recall
 from adam.watchdog.telemetry import Telemetry
+from adam.watchdog.uploader_client import UploaderClient
 from adam.watchdog.watched import Watched
 
 TICK_S = 0.25
@@ -119,8 +120,9 @@ class Watchdog:
         self._selector = selectors.DefaultSelector()
         self._journal = Journal(paths.events, log)
         self._keeper = KeeperClient(paths, rules_of(config.checkpoint), self._selector, self._journal, stderr)
+        self._uploader = UploaderClient(paths, config.upload, self._selector, self._journal, stderr)
         supervisor = Supervisor(paths.supervisor_socket, timeout=CALL_S)
-        self._eyes = Eyes(paths, supervisor, self._keeper)
+        self._eyes = Eyes(paths, supervisor, self._keeper, self._uploader)
         self._hands = Hands(paths, supervisor, self._keeper, self._journal)
         seconds = config.watchdog.telemetry_seconds
         self._gpus = GpuSensors(seconds, self._selector, self._journal, stderr)
@@ -160,6 +162,7 @@ class Watchdog:
         self._gpus.attend(now)
         self._alerter.attend(now)
         policy = self._remembered.policy
+        self._uploader.attend(self._keeper.newest, policy.final == RunState.FINISHED, now)
         seen = self._eyes.look(policy, self._hands.launch_error, now)
         decision = decide(self._settings.get(), policy, seen, now)
         self._hands.say(decision.control)
@@ -213,6 +216,7 @@ class Watchdog:
             self._status.trouble,
             self._keeper.note,
             self._alerter.note,
+            self._uploader.note,
         )
         staging = self._staging.get()
         nowhere = (f"{STAGING['none']}: {staging.why}",) if staging is not None and staging.tier == "none" else ()
@@ -232,6 +236,7 @@ class Watchdog:
             watchdog_pid=os.getpid(),
             watchdog_ticks=self._ticks,
             checkpoint=self._keeper.newest,
+            upload=self._uploader.seen,
             gpus=self._gpus.gpus,
             sensors=self._gpus.state,
             saves_done=self._keeper.saves,
@@ -246,6 +251,7 @@ class Watchdog:
         nothing_runs = decision.memory.stage != Stage.DONE and not (lease and (lease.launcher_alive or lease.held))
         self._write_status(decision, now, RunState.STOPPED if nothing_runs else None)
         self._keeper.end(now)
+        self._uploader.end(now)
         self._gpus.end(now)
         self._alerter.end(now)
 

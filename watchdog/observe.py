@@ -14,6 +14,7 @@ from adam.contract.supervisor import Supervisor
 from adam.watchdog.keeper_client import KeeperClient
 from adam.watchdog.policy_running import LAUNCHING_S
 from adam.watchdog.policy_words import LeaseSeen, Memory, Observation, Stage
+from adam.watchdog.uploader_client import UploaderClient
 from adam.watchdog.watched import Watched
 
 ASK_SUPERVISOR_S = 2.0
@@ -23,8 +24,8 @@ PULSE_OF = {"trainer": "0", "forge": "forge"}
 class Eyes:
     """Looks; changes nothing."""
 
-    def __init__(self, paths: RunPaths, supervisor: Supervisor, keeper: KeeperClient) -> None:
-        self._paths, self._supervisor, self._keeper = paths, supervisor, keeper
+    def __init__(self, paths: RunPaths, supervisor: Supervisor, keeper: KeeperClient, uploader: UploaderClient) -> None:
+        self._paths, self._supervisor, self._keeper, self._uploader = paths, supervisor, keeper, uploader
         self._desired = Watched(lambda: schema.load(paths.desired, Desired) or Desired(), paths.desired)
         self._ready = Watched(lambda: data_ready(paths), paths.shards_manifest, paths.tokens_manifest)
         self._exits = {name: self._watch_exit(name) for name in PULSE_OF}
@@ -54,6 +55,7 @@ class Eyes:
             commit_seconds=self._keeper.commit_seconds,
             commit_bytes=self._keeper.commit_bytes,
             saves_done=self._keeper.saves,
+            upload_pending=self._uploader.pending,
             launch_error=launch_error,
             program_state=self._state_of(memory, now),
             child_letter=(state_letter(lease.child_pid) or "") if lease and lease.child_alive else "",
