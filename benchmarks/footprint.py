@@ -1,4 +1,4 @@
-"""What Adam costs beside the trainer: memory (PSS) and CPU of supervisord, launcher, watchdog, keeper and probe of a running run.
+"""What Adam costs beside the trainer: memory (PSS) and CPU of supervisord, launcher, watchdog, keeper, probe and uploader of a running run.
 
     python benchmarks/footprint.py --run DIR [--seconds 60]
 
@@ -18,6 +18,7 @@ PARTS = (
     "adam.watchdog.launcher",
     "adam.watchdog.keeper",
     "adam.watchdog.probe",
+    "adam.watchdog.uploader",
     "adam.watchdog",
 )
 

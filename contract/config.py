@@ -3,6 +3,7 @@
 `adamctl init` writes these lines as comments; `config_file` reads and checks a file against them.
 """
 
+import re
 from typing import Annotated, Literal
 
 import msgspec
@@ -12,6 +13,7 @@ from adam.contract.events import KINDS
 from adam.contract.model import ModelConfig
 
 SCHEMA = 1
+REPO = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 
 
 class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -219,9 +221,42 @@ class Alerts(Section, frozen=True):
         "sensors",
         "heat",
         "gpu",
+        "upload_failed",
     )
     per_hour: Annotated[int, Meta(ge=1, description="alerts in any hour; the others are counted, and told in sum")] = 12
     repeat_minutes: Annotated[float, Meta(ge=0, description="until the same thing is told again")] = 60.0
+
+
+class Upload(Section, frozen=True):
+    repo: Annotated[
+        str,
+        Meta(
+            description="USER/REPO on the Hub, made where it is not there; empty: nothing is uploaded (but to `target`)"
+        ),
+    ] = ""
+    target: Annotated[
+        str, Meta(description="in place of the Hub a directory that fsspec knows: file:///backup/run, s3://bucket/run")
+    ] = ""
+    private: Annotated[bool, Meta(description="a repository that is made is private")] = True
+    every_minutes: Annotated[float, Meta(ge=1, description="minutes between two uploads of the weights")] = 60.0
+    state_every_hours: Annotated[
+        float,
+        Meta(
+            ge=0,
+            description="hours between two uploads of the whole state and, once, its data, for `adamctl restore`; 0: weights only",
+        ),
+    ] = 24.0
+    dtype: Annotated[Literal["bf16", "fp32"], Meta(description="of the weights")] = "bf16"
+    keep_history: Annotated[
+        bool, Meta(description="false: what a newer upload replaces is deleted from the Hub's storage for good")
+    ] = False
+    timeout_minutes: Annotated[
+        float, Meta(ge=0, description="an upload that takes longer is ended and tried again; 0: 30, and one per 60 MB")
+    ] = 0.0
+
+    @property
+    def wanted(self) -> bool:
+        return bool(self.repo or self.target)
 
 
 class Config(Section, frozen=True):
@@ -236,6 +271,7 @@ class Config(Section, frozen=True):
     watchdog: Watchdog = Watchdog()
     numeric: Numeric = Numeric()
     alerts: Alerts = Alerts()
+    upload: Upload = Upload()
 
 
 def contradictions(config: Config) -> list[str]:
@@ -254,6 +290,7 @@ def contradictions(config: Config) -> list[str]:
     for kind in config.alerts.kinds:
         if kind not in KINDS:
             found.append(f'alerts.kinds has "{kind}": must be of {", ".join(sorted(KINDS))}')
+    found += upload_contradictions(config.upload)
     for number, source in enumerate(forge.sources):
         if source.kind == "files" and not source.path:
             found.append(f"forge.sources[{number}].path is empty: must name a file or folder")
@@ -273,3 +310,14 @@ def _crossed(watchdog: Watchdog) -> list[str]:
         for name, room in pairs.items()
         if room <= 0
     ]
+
+
+def upload_contradictions(upload: Upload) -> list[str]:
+    found = []
+    if upload.repo and not REPO.fullmatch(upload.repo):
+        found.append(f"upload.repo = {upload.repo!r}: must be USER/REPO")
+    if upload.target and "://" not in upload.target:
+        found.append(f"upload.target = {upload.target!r}: must be a URL, such as file:///backup/run")
+    if upload.repo and upload.target:
+        found.append(f"upload.target = {upload.target!r}: upload.repo is set too, one of them must be empty")
+    return found

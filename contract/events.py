@@ -45,6 +45,9 @@ KINDS = frozenset(
         "heat",  # a GPU is too hot, or cool again
         "gpu",  # Xid, uncorrected memory errors, clocks held down, lost, its driver changed
         "keeper_restarted",
+        "uploaded",
+        "upload_waiting",  # a trouble that passes: it is tried again by itself
+        "upload_failed",  # a trouble that people have to mend
         "finished",
         "failed",
         "stopped",

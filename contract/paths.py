@@ -28,6 +28,8 @@ class RunPaths:
         self.logs = self.root / "logs"
         self.origin = self.root / "origin.json"
         self.outbox = self.root / "outbox"
+        self.upload_journal = self.outbox / "journal.json"
+        self.upload_weights = self.outbox / "weights"
 
         self.shards = self.root / "shards"
         self.shards_manifest = self.shards / "manifest.json"

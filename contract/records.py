@@ -144,6 +144,16 @@ class Gpu(msgspec.Struct, frozen=True):
     uncorrected: int | None = None  # ECC errors that could not be corrected, since the driver was loaded
 
 
+class UploadSeen(msgspec.Struct, frozen=True):
+    """What has arrived at the far place, verified there; names are empty, times None, where nothing has yet."""
+
+    where: str  # hf://USER/REPO, or the target
+    weights: str = ""  # the checkpoint whose weights are there
+    weights_at: Stamp | None = None
+    state: str = ""  # the checkpoint that is there whole
+    state_at: Stamp | None = None
+
+
 class Status(Record, frozen=True, kw_only=True):
     """What the watchdog knows and remembers: read by `adamctl status`, and by the watchdog after its own death."""
 
@@ -156,6 +166,7 @@ class Status(Record, frozen=True, kw_only=True):
     watchdog_pid: int = 0
     watchdog_ticks: int = 0
     checkpoint: CheckpointSeen | None = None
+    upload: UploadSeen | None = None  # None: no upload is configured
     gpus: tuple[Gpu, ...] = ()
     sensors: str = "unknown"  # ok, none (no NVIDIA driver), or unknown
     saves_done: int = 0  # the last save request (Desired.saves) that is a verified checkpoint

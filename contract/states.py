@@ -67,7 +67,7 @@ class Exit(IntEnum):
     SCHEMA = 11  # files written by a newer Adam
     NOT_RUNNING = 12  # asked something of a run that is not running
     FAILED = 13  # `up --wait`: the run ended with state failed
-    TIMEOUT = 14  # a process of ours did not answer
+    TIMEOUT = 14  # a process of ours, or a far place, did not answer
     INTERRUPTED = 130  # Ctrl-C
 
 

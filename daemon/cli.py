@@ -29,7 +29,7 @@ EXITS = {
     Exit.SCHEMA: "files of a newer Adam",
     Exit.NOT_RUNNING: "there is no such run, or it is not running",
     Exit.FAILED: "up --wait: the run failed, or lost all its processes; doctor: something is bad",
-    Exit.TIMEOUT: "a process did not answer",
+    Exit.TIMEOUT: "a process, or the place to restore from, did not answer",
     Exit.INTERRUPTED: "interrupted by Ctrl-C",
 }
 
@@ -198,6 +198,17 @@ def add_data(commands: Commands) -> None:
     )
     fork.add_argument(
         "target", metavar="DIR", help="the directory of the new run; its trainer settings may then be changed"
+    )
+
+    restore = commands.add(
+        "restore",
+        "restore.run",
+        "fetch the whole state of a run from where it was uploaded to, and go on with it here",
+        "Every byte is checked. A token is taken as the uploader takes it: docs/operations.md.",
+    )
+    restore.add_argument("url", metavar="URL", help="hf://USER/REPO, or the target as in [upload]: file://…, s3://…")
+    restore.add_argument(
+        "target", metavar="DIR", nargs="?", help="a new or empty directory (default: runs/ and the URL's last part)"
     )
 
     forge = commands.add("forge", "forge.run", "build the run's data now, in the foreground")

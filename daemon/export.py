@@ -8,31 +8,26 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import msgspec
-
 from adam.contract.checkpoints import parse_name, verify
-from adam.contract.config_file import config_digest, load_config
 from adam.contract.durable import fsync_dir, human_bytes, replace_file, require_room
-from adam.contract.errors import CheckpointError, ConfigError, UsageError
-from adam.contract.model import ModelConfig, resolved
-from adam.contract.paths import RunPaths
+from adam.contract.errors import UsageError
+from adam.contract.far import WEIGHTS
+from adam.contract.model import ModelConfig
 from adam.contract.pins import held
-from adam.contract.slots import SlotHead
-from adam.contract.whole import Whole, whole_tensors
-from adam.daemon.bars import byte_bar
-from adam.daemon.named import NEWEST, named_checkpoint
-from adam.daemon.run_of import run_of, shown
-from adam.daemon.weights import (
-    EMBEDDING,
-    OF_MODEL,
+from adam.contract.weights import (
+    CONFIG,
     THEIR_EPSILON,
     mamba_config,
+    metadata_of,
+    shape_of,
     size_of,
     weights_of,
     write_weights,
 )
-
-WEIGHTS, CONFIG = "model.safetensors", "config.json"
+from adam.contract.whole import Whole, whole_tensors
+from adam.daemon.bars import byte_bar
+from adam.daemon.named import NEWEST, named_checkpoint
+from adam.daemon.run_of import run_of, shown
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -65,29 +60,6 @@ def free_target(named: str) -> Path:
     if not target.parent.is_dir():
         raise UsageError(f"there is no directory {target.parent}", "make it first")
     return target
-
-
-def shape_of(paths: RunPaths, checkpoint: Path, head: SlotHead, tensors: dict[str, Whole]) -> ModelConfig:
-    """The resolved shape of the checkpoint's model. Raises ConfigError where the run's configuration is of another one."""
-    embedding = tensors.get(OF_MODEL + EMBEDDING)
-    if embedding is None:
-        raise CheckpointError(f"{checkpoint} has no tensor {OF_MODEL}{EMBEDDING}")
-    ids = embedding.entry.shape[0]
-    shape = resolved(msgspec.structs.replace(load_config(paths.lock).model, vocab_size=ids), ids)
-    if config_digest(shape) != head.config_digest:
-        raise ConfigError(f"{checkpoint} is of another model than {paths.lock} describes")
-    return shape
-
-
-def metadata_of(checkpoint: Path, head: SlotHead, shape: ModelConfig) -> dict[str, str]:
-    """What the file says of itself; `format` is for transformers."""
-    return {
-        "format": "pt",
-        "checkpoint": checkpoint.name,
-        "step": str(head.step),
-        "tokens": str(head.tokens),
-        "norm_epsilon": repr(shape.norm_epsilon),
-    }
 
 
 def write(target: Path, weights: dict[str, Whole], shape: ModelConfig, dtype: str, metadata: dict[str, str]) -> None:

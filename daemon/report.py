@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 
-from adam.contract.clock import Stamp
+from adam.contract.clock import Stamp, iso
 from adam.contract.config import Config
 from adam.contract.durable import human_bytes
 from adam.contract.records import CheckpointSeen, Gpu, Lease, Staging, Status
@@ -67,6 +67,7 @@ def describe(seen: Seen) -> dict[str, Any]:
         "watchdog": {"pid": status.watchdog_pid if status and seen.watchdog_alive else None},
         "checkpoint": checkpoint_of(seen),
         "snapshot": snapshot_of(seen),
+        "upload": msgspec.to_builtins(status.upload) if status and status.upload else None,
         "gpus": msgspec.to_builtins(status.gpus) if status and seen.watchdog_alive else [],
         "breaks": list(status.breaks) if status else [],
         "notes": notes_of(seen, state),
@@ -139,7 +140,8 @@ def snapshot_of(seen: Seen) -> dict[str, Any]:
 
 def notes_of(seen: Seen, state: RunState) -> list[str]:
     """What is wrong while the run goes on."""
-    notes = list(seen.status.notes) if seen.status and not state.final else []
+    uploading = state.final and seen.watchdog_alive  # a finished run waits for its last upload
+    notes = list(seen.status.notes) if seen.status and (not state.final or uploading) else []
     if seen.status is None or state.final:
         return notes
     silent = seen.status.stamp.age_s(seen.now)
@@ -162,6 +164,7 @@ def human_lines(report: dict[str, Any]) -> list[str]:
         "trainer": human_trainer(report),
         "watchdog": f"process {report['watchdog']['pid']}" if report["watchdog"]["pid"] else "",
         "checkpoint": human_checkpoint(report["checkpoint"]),
+        "upload": human_upload(report["upload"]),
         "snapshot": f"step {report['snapshot']['step']:,}, in memory" if report["snapshot"]["tier"] == "ram" else "",
     }
     shown = [(name, text) for name, text in lines.items() if text]
@@ -214,6 +217,15 @@ def human_checkpoint(checkpoint: dict[str, Any]) -> str:
         return "none yet"
     verified = "verified" if checkpoint["verified"] else "not verified yet"
     return f"step {checkpoint['step']:,}, {human_time(checkpoint['age_s'])} old, {verified}: {checkpoint['path']}"
+
+
+def human_upload(upload: dict[str, Any] | None) -> str:
+    if upload is None:
+        return ""
+    parts = [f"weights of {upload['weights']}"] if upload["weights"] else []
+    parts += [f"all of {upload['state']}"] if upload["state"] else []
+    times = [iso(upload[key]["wall"]) for key in ("weights_at", "state_at") if upload[key]]
+    return f"{' and '.join(parts)} at {upload['where']}, {max(times)}" if parts else f"nothing yet at {upload['where']}"
 
 
 def human_gpu(gpu: Gpu) -> str:

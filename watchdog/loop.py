@@ -36,6 +36,7 @@ from adam.watchdog.probe_words import Reading
 from adam.watchdog.sensors import GpuSensors, HostSensors
 from adam.watchdog.status_file import Remembered, StatusFile, recall
 from adam.watchdog.telemetry import Telemetry
+from adam.watchdog.uploader_client import UploaderClient
 from adam.watchdog.watched import Watched
 
 TICK_S = 0.25
@@ -137,9 +138,10 @@ class Watchdog:
         self._selector = selectors.DefaultSelector()
         self._journal = Journal(paths.events, log)
         self._keeper = KeeperClient(paths, rules_of(config.checkpoint), self._selector, self._journal, stderr)
+        self._uploader = UploaderClient(paths, config.upload, self._selector, self._journal, stderr)
         supervisor = Supervisor(paths.supervisor_socket, timeout=CALL_S)
         numeric = Watched(lambda: load_config(paths.lock).numeric, paths.lock)
-        self._eyes = Eyes(paths, supervisor, self._keeper, Losses(paths.steps, numeric.get))
+        self._eyes = Eyes(paths, supervisor, self._keeper, Losses(paths.steps, numeric.get), self._uploader)
         self._hands = Hands(paths, supervisor, self._keeper, self._journal, self._collect)
         self._bundler = Bundler(paths, stderr)
         seconds = config.watchdog.telemetry_seconds
@@ -181,6 +183,7 @@ class Watchdog:
         self._bundler.attend(now)
         self._alerter.attend(now)
         policy = self._remembered.policy
+        self._uploader.attend(self._keeper.newest, policy.final == RunState.FINISHED, now)
         seen = replace(
             self._eyes.look(policy, self._hands.launch_error, now),
             gpus=self._gpus.gpus,
@@ -243,6 +246,7 @@ class Watchdog:
             self._keeper.note,
             self._bundler.trouble,
             self._alerter.note,
+            self._uploader.note,
         )
         staging = self._staging.get()
         nowhere = (f"{STAGING['none']}: {staging.why}",) if staging is not None and staging.tier == "none" else ()
@@ -262,6 +266,7 @@ class Watchdog:
             watchdog_pid=os.getpid(),
             watchdog_ticks=self._ticks,
             checkpoint=self._keeper.newest,
+            upload=self._uploader.seen,
             gpus=self._gpus.gpus,
             sensors=self._gpus.state,
             saves_done=self._keeper.saves,
@@ -276,6 +281,7 @@ class Watchdog:
         nothing_runs = decision.memory.stage != Stage.DONE and not (lease and (lease.launcher_alive or lease.held))
         self._write_status(decision, now, RunState.STOPPED if nothing_runs else None)
         self._keeper.end(now)
+        self._uploader.end(now)
         self._gpus.end(now)
         self._alerter.end(now)
 

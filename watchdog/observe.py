@@ -15,6 +15,7 @@ from adam.watchdog.keeper_client import KeeperClient
 from adam.watchdog.losses import Losses
 from adam.watchdog.policy_running import LAUNCHING_S
 from adam.watchdog.policy_words import Changes, LeaseSeen, Memory, Observation, Stage
+from adam.watchdog.uploader_client import UploaderClient
 from adam.watchdog.watched import Watched
 
 ASK_SUPERVISOR_S = 2.0
@@ -24,8 +25,11 @@ PULSE_OF = {"trainer": "0", "forge": "forge"}
 class Eyes:
     """Looks; changes nothing."""
 
-    def __init__(self, paths: RunPaths, supervisor: Supervisor, keeper: KeeperClient, losses: Losses) -> None:
-        self._paths, self._supervisor, self._keeper, self._losses = paths, supervisor, keeper, losses
+    def __init__(
+        self, paths: RunPaths, supervisor: Supervisor, keeper: KeeperClient, losses: Losses, uploader: UploaderClient
+    ) -> None:
+        self._paths, self._supervisor, self._keeper = paths, supervisor, keeper
+        self._losses, self._uploader = losses, uploader
         self._desired = Watched(lambda: schema.load(paths.desired, Desired) or Desired(), paths.desired)
         self._ready = Watched(lambda: data_ready(paths), paths.shards_manifest, paths.tokens_manifest)
         self._exits = {name: self._watch_exit(name) for name in PULSE_OF}
@@ -56,6 +60,7 @@ class Eyes:
             commit_seconds=self._keeper.commit_seconds,
             commit_bytes=self._keeper.commit_bytes,
             saves_done=self._keeper.saves,
+            upload_pending=self._uploader.pending,
             launch_error=launch_error,
             program_state=self._state_of(memory, now),
             child_letter=(state_letter(lease.child_pid) or "") if lease and lease.child_alive else "",

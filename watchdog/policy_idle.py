@@ -211,8 +211,17 @@ def launch(turn: Turn, program: str, resume: Resume | None, why: str) -> None:
 
 def end(turn: Turn, final: RunState, reason: str) -> None:
     """Nothing is left to do until people want something else."""
-    turn.enter(Stage.DONE, final=final, verdict=reason, decided_for=turn.wish_stamp, asked=turn.now)
+    turn.enter(Stage.DONE, final=final, verdict=reason, decided_for=turn.wish_stamp, asked=turn.now, closing=False)
     turn.tell(final.value, reason)
+    close(turn)
+
+
+def close(turn: Turn) -> None:
+    """Have supervisord end; where the run is finished, behind the upload of its last checkpoint, as long as people want it so."""
+    if turn.memory.final == RunState.FINISHED and turn.wanted and turn.seen.upload_pending:
+        turn.note("the last checkpoint is being uploaded; `adamctl down` ends the run without")
+        return
+    turn.set(closing=True, asked=turn.now)
     turn.act(Shutdown())
 
 
@@ -222,6 +231,5 @@ def done(turn: Turn) -> None:
     if turn.wanted and (memory.final == RunState.STOPPED or turn.wish_stamp != memory.decided_for):
         turn.enter(Stage.IDLE, final=None, verdict="", failures=replace(Failures()), not_before=0.0, settled=None)
         turn.set(ended_well=False, rollbacks=())
-    elif turn.seen.launch_error and turn.now - memory.asked > ASK_AGAIN_S:
-        turn.set(asked=turn.now)
-        turn.act(Shutdown())
+    elif not memory.closing or (turn.seen.launch_error and turn.now - memory.asked > ASK_AGAIN_S):
+        close(turn)

@@ -115,6 +115,7 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True):
     commit_seconds: float = 0.0  # what the last checkpoint took, and its size; 0: none was made yet
     commit_bytes: int = 0
     saves_done: int = 0  # the last save request that a verified checkpoint answers
+    upload_pending: bool = False  # the newest checkpoint is not at the far place yet, and can still get there
     launch_error: str = ""  # of the last Launch or Shutdown; empty: it went well
     program_state: str = ""  # supervisord's word for the plan's program, where it was asked
     collecting: bool = False  # a bundle of a hang is being made
@@ -216,6 +217,7 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
     commit_failed: bool = False
     verdict: str = ""  # why the run has failed; empty: it has not
     final: RunState | None = None
+    closing: bool = False  # supervisord was asked to end: there is nothing left to wait for
     decided_for: float = 0.0  # wall clock of the wish (Desired) under which the final state was reached
     pauses: tuple[str, ...] = ()
     paused: bool = False

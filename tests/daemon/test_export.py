@@ -14,6 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from small_run import make_run, small_config, write_plan
 
+from adam.contract import weights
 from adam.contract.checkpoints import MANIFEST, FileEntry, checkpoint_name, manifest_of, rank_file, seal
 from adam.contract.clock import stamp
 from adam.contract.config_file import config_digest, write_lock
@@ -26,7 +27,7 @@ from adam.contract.slots import Part, SlotHead, SlotWriter, TensorEntry
 from adam.contract.snapshots import complete_snapshots
 from adam.contract.states import Exit
 from adam.contract.whole import whole_tensors
-from adam.daemon import export, weights
+from adam.daemon import export
 from adam.trainer.attempt import run_attempt
 from adam.trainer.model.lm import MambaLM
 from adam.trainer.ops.reference import ReferenceOps
@@ -261,7 +262,7 @@ def test_other_weights_than_the_shape_says_are_refused(world) -> None:
         weights.weights_of(tensors, shape)
     with pytest.raises(ConfigError, match="another model"):
         head, _ = whole_tensors(paths.checkpoints / NAME)
-        export.shape_of(paths, paths.checkpoints / NAME, msgspec.structs.replace(head, config_digest="x"), tensors)
+        weights.shape_of(paths, paths.checkpoints / NAME, msgspec.structs.replace(head, config_digest="x"), tensors)
 
 
 def test_the_keeper_can_not_delete_it_meanwhile(world, monkeypatch) -> None:

@@ -22,7 +22,7 @@ from adam.daemon.status import look
 FIELDS = {
     "schema", "run", "name", "state", "reason", "step", "steps", "tokens", "loss", "val_loss", "val_bits_per_byte",
     "order2_bits_per_byte", "tokens_per_second", "eta_s", "attempt", "restarts", "progress", "trainer", "watchdog", "checkpoint", "snapshot",
-    "gpus", "breaks", "notes",
+    "upload", "gpus", "breaks", "notes",
 }  # fmt: skip
 
 

@@ -70,6 +70,29 @@ def test_finishes_when_all_is_trained(bench):
     assert bench.decision.reason == "1000 steps trained"
 
 
+def test_a_finished_run_ends_behind_its_last_upload(bench):
+    bench.run_to_training()
+    bench.see(upload_pending=True).pulse(1000).ended(0).tick()
+    bench.settle(*kept(1000))
+    bench.tick()
+    bench.tick()
+    assert bench.state == RunState.FINISHED and not bench.of(Shutdown)
+    assert "is being uploaded" in " ".join(bench.decision.notes)
+    bench.see(upload_pending=False).tick()
+    assert len(bench.of(Shutdown)) == 1 and not bench.decision.notes
+    bench.tick()
+    assert len(bench.of(Shutdown)) == 1
+
+
+def test_nobody_has_to_wait_for_an_upload(bench):
+    bench.run_to_training()
+    bench.see(upload_pending=True).pulse(1000).ended(0).tick()
+    bench.settle(*kept(1000))
+    bench.tick()
+    bench.see(desired=Desired(running=False, stamp=Stamp(5.0, "boot", 5.0))).tick()
+    assert bench.of(Shutdown)
+
+
 def test_more_steps_wake_a_finished_run(bench):
     test_finishes_when_all_is_trained(bench)
     bench.see(desired=Desired(stamp=Stamp(5.0, "boot", 5.0))).tick()

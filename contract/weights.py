@@ -6,19 +6,46 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
-from adam.contract.errors import CheckpointError
-from adam.contract.model import ModelConfig, parameter_count
-from adam.contract.slots import TensorEntry
+from adam.contract.config_file import config_digest, load_config
+from adam.contract.errors import CheckpointError, ConfigError
+from adam.contract.model import ModelConfig, parameter_count, resolved
+from adam.contract.paths import RunPaths
+from adam.contract.slots import SlotHead, TensorEntry
 from adam.contract.whole import Whole
 
+CONFIG = "config.json"
 EMBEDDING, HEAD = "backbone.embedding.weight", "lm_head.weight"
 OF_MODEL = "model."
 DTYPES = {"fp32": "F32", "bf16": "BF16"}
 BLOCK = 1 << 24
 # mamba_ssm's MambaConfig can't say it: MambaLMHeadModel computes with this one.
 THEIR_EPSILON = 1e-5
+
+
+def shape_of(paths: RunPaths, checkpoint: Path, head: SlotHead, tensors: dict[str, Whole]) -> ModelConfig:
+    """The resolved shape of the checkpoint's model. Raises ConfigError where the run's configuration is of another one."""
+    embedding = tensors.get(OF_MODEL + EMBEDDING)
+    if embedding is None:
+        raise CheckpointError(f"{checkpoint} has no tensor {OF_MODEL}{EMBEDDING}")
+    ids = embedding.entry.shape[0]
+    shape = resolved(msgspec.structs.replace(load_config(paths.lock).model, vocab_size=ids), ids)
+    if config_digest(shape) != head.config_digest:
+        raise ConfigError(f"{checkpoint} is of another model than {paths.lock} describes")
+    return shape
+
+
+def metadata_of(checkpoint: Path, head: SlotHead, shape: ModelConfig) -> dict[str, str]:
+    """What the file says of itself; `format` is for transformers."""
+    return {
+        "format": "pt",
+        "checkpoint": checkpoint.name,
+        "step": str(head.step),
+        "tokens": str(head.tokens),
+        "norm_epsilon": repr(shape.norm_epsilon),
+    }
 
 
 def weights_of(tensors: dict[str, Whole], shape: ModelConfig) -> dict[str, Whole]:

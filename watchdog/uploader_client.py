@@ -1,0 +1,66 @@
+"""The uploader as the watchdog sees it: told the newest verified checkpoint, heard when it has something to say."""
+
+import selectors
+
+import msgspec
+
+from adam.contract.config import Upload
+from adam.contract.far import where_of
+from adam.contract.paths import RunPaths
+from adam.contract.records import CheckpointSeen, UploadSeen
+from adam.watchdog.child import LineChild
+from adam.watchdog.journal import Journal
+from adam.watchdog.upload_words import Newest, Report
+
+HOPELESS = 5  # deaths in a row, without a word, after which a finished run no longer waits for it
+
+
+def pause_s(deaths: int) -> float:
+    return float(min(300.0, 0.5 * 2 ** (deaths - 1)))
+
+
+class UploaderClient:
+    """`seen` and `note` are for the status. Where no upload is configured there is no process, and nothing is pending."""
+
+    def __init__(
+        self, paths: RunPaths, upload: Upload, selector: selectors.BaseSelector, journal: Journal, stderr: int
+    ) -> None:
+        self._child: LineChild | None = None
+        self.seen: UploadSeen | None = None
+        if upload.wanted:
+            self._child = LineChild(["adam.watchdog.uploader", "--run", str(paths.root)], selector, pause_s, stderr)
+            self.seen = UploadSeen(where_of(upload))
+        self._journal = journal
+        self._decoder = msgspec.json.Decoder(Report)
+        self._said: Newest | None = None
+        self._settled = ""
+        self.note = ""
+        self.pending = False
+
+    @property
+    def pid(self) -> int:
+        return self._child.pid if self._child else 0
+
+    def attend(self, newest: CheckpointSeen | None, finished: bool, now: float) -> None:
+        """Hear it, start it where it is due, and tell it of `newest`; `finished`: no other will follow."""
+        if self._child is None:
+            return
+        for line in self._child.lines(now):
+            self._hear(self._decoder.decode(line))
+        if self._child.start_if_due(now):
+            self._said = None
+        word = Newest(newest.name, finished) if newest is not None else None
+        if word is not None and word != self._said and self._child.pid:
+            self._said, self._settled = word, ""
+            self._child.send(msgspec.json.encode(word))
+        hopeless = self._child.deaths >= HOPELESS
+        self.pending = word is not None and not hopeless and self._settled != word.checkpoint
+
+    def end(self, now: float) -> None:
+        if self._child is not None:
+            self._child.end(now)
+
+    def _hear(self, report: Report) -> None:
+        self.seen, self.note, self._settled = report.seen, report.note, report.settled
+        if (event := report.event) is not None:
+            self._journal.tell(event.kind, event.text, **event.facts)
