@@ -7,7 +7,7 @@ from adam.contract.states import FailureClass
 from adam.watchdog.policy_commit import commit_if_due
 from adam.watchdog.policy_failures import fail, finish
 from adam.watchdog.policy_idle import adopt
-from adam.watchdog.policy_numeric import end_if_numeric, trouble_of
+from adam.watchdog.policy_numeric import end_if_numeric, needs_rollback, trouble_of
 from adam.watchdog.policy_pulse import LONGEST_TICK_S, deadline_s, left_s, listen
 from adam.watchdog.policy_turn import Turn
 from adam.watchdog.policy_words import Collect, Hang, Launch, LeaseSeen, Signal, Stage, Sweep
@@ -41,13 +41,20 @@ def starting(turn: Turn) -> None:
     elif turn.seen.launch_error:
         ask_again(turn)
     elif waited > LAUNCHING_S and turn.seen.program_state in GONE:
-        turn.enter(Stage.IDLE, settled=None, asked=0.0)
-        fail(turn, FailureClass.HOST, "launcher", f"the launcher of {turn.plan.program} ended before it had the lease")
+        never_seen(turn, "launcher", f"the launcher of {turn.plan.program} ended before it had the lease")
     elif waited > turn.settings.start_seconds:
         turn.act(Sweep(turn.plan.token))
-        turn.enter(Stage.IDLE, settled=None, asked=0.0)
-        fail(turn, FailureClass.HOST, "launch", f"{turn.plan.program} was not launched in {waited:.0f} s")
+        never_seen(turn, "launch", f"{turn.plan.program} was not launched in {waited:.0f} s")
     turn.wake(turn.now + LONGEST_TICK_S)
+
+
+def never_seen(turn: Turn, detail: str, text: str) -> None:
+    """Nobody was seen with the lease. What has left wrong numbers ran all the same, while no watchdog looked, and died untold."""
+    if needs_rollback(turn) is not None:
+        finish(turn, None)
+        return
+    turn.enter(Stage.IDLE, settled=None, asked=0.0)
+    fail(turn, FailureClass.HOST, detail, text)
 
 
 def ask_again(turn: Turn) -> None:

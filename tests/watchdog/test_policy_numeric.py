@@ -245,3 +245,21 @@ def test_merged_ranges_hold_the_same_positions(ranges):
     held = {position for start, end in ranges for position in range(start, end)}
     assert {position for start, end in plain for position in range(start, end)} == held
     assert all(before[1] < after[0] for before, after in itertools.pairwise(plain))
+
+
+def test_an_attempt_that_nobody_saw_start_and_that_left_wrong_numbers_is_gone_back_from(bench):
+    """The watchdog was dead from the launch to the death of the launcher; found by the random worlds of test_policy_always."""
+    bench.run_to_training(*kept(100, 140), step=140)
+    bench.ended(number=signal.SIGKILL)
+    bench.tick()
+    bench.tick(6)
+    plan = goes_on(bench, *kept(100, 140))
+    bench.see(
+        checkpoints=kept(100, 140, 170), trouble=trouble(bench, 170, NOT_FINITE, loss=None), program_state="EXITED"
+    )
+    for _ in range(60):
+        bench.tick(0.5)
+        if bench.of(AskSettle)[-1].beyond >= 0:
+            break
+    assert bench.memory.changes and bench.memory.changes.skip and bench.of(AskSettle)[-1].beyond < 170
+    assert bench.told("numeric") == [] and bench.told("crashed")[-1].facts["failure"] == "numeric" and plan.attempt == 2
