@@ -5,6 +5,8 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from adam.contract.credentials import credential_path, read_secret
+
 CREDENTIAL = "hf_token"
 
 
@@ -12,21 +14,15 @@ def hub_token(environ: Mapping[str, str] = os.environ) -> str | None:
     """The first that there is of $HF_TOKEN, $CREDENTIALS_DIRECTORY/hf_token, and the file that `hf auth login` writes."""
     if token := environ.get("HF_TOKEN", "").strip():
         return token
-    for path in token_files(environ):
-        try:
-            if token := path.read_text().strip():
-                return token
-        except (FileNotFoundError, NotADirectoryError, PermissionError):
-            continue
-    return None
+    return next((token for path in token_files(environ) if (token := read_secret(path))), None)
 
 
 def token_files(environ: Mapping[str, str]) -> list[Path]:
-    credentials = environ.get("CREDENTIALS_DIRECTORY")
+    credential = credential_path(CREDENTIAL, environ)
     cache = environ.get("XDG_CACHE_HOME") or f"{environ.get('HOME', '/')}/.cache"
     home = environ.get("HF_HOME") or f"{cache}/huggingface"
     own = Path(environ.get("HF_TOKEN_PATH") or f"{home}/token")
-    return [*([Path(credentials) / CREDENTIAL] if credentials else []), own]
+    return [credential, own] if credential else [own]
 
 
 def token_mark(token: str | None) -> str:

@@ -34,6 +34,9 @@ EXITS = {
 }
 
 
+OF_NO_RUN = ("systemd.", "init.", "restore.")  # modules whose commands do not touch a run that is there
+
+
 def main() -> int:
     arguments = make_parser().parse_args()
     try:
@@ -47,7 +50,7 @@ def main() -> int:
 
 
 def carry_out(arguments: argparse.Namespace) -> int:
-    if not arguments.handler.startswith("systemd."):
+    if not arguments.handler.startswith(OF_NO_RUN):
         act_as_owner(find_run(arguments.run))
     return handler(arguments.handler)(arguments)
 

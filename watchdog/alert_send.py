@@ -5,10 +5,10 @@ import os
 import signal
 import subprocess
 from collections.abc import Callable
-from pathlib import Path
 
 import msgspec
 
+from adam.contract.credentials import credential_path, read_secret
 from adam.contract.process import die_with_parent
 
 COMMAND_S = 60.0
@@ -90,11 +90,6 @@ def by_webhook(url: str) -> Send:
 
 def webhook_of(environ: dict[str, str]) -> str:
     """The webhook's address, from $ADAM_ALERT_WEBHOOK or systemd's credential; empty where there is none, or it is no http address."""
-    url = environ.get("ADAM_ALERT_WEBHOOK", "")
-    if not url and (place := environ.get("CREDENTIALS_DIRECTORY")):
-        try:
-            url = (Path(place) / WEBHOOK).read_text()
-        except OSError:
-            return ""
-    url = url.strip()
+    credential = credential_path(WEBHOOK, environ)
+    url = environ.get("ADAM_ALERT_WEBHOOK", "").strip() or (read_secret(credential) if credential else "")
     return url if url.startswith(("https://", "http://")) else ""

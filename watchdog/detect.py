@@ -52,10 +52,10 @@ class Trouble(msgspec.Struct, frozen=True, kw_only=True):
         where = f"at step {self.step}" if self.step == self.found else f"from step {self.step} to {self.found}"
         now = "not finite" if self.loss is None else f"{self.loss:.4g}"
         before = "" if self.usual is None else f", {self.usual:.4g} before"
-        name = "loss or gradient" if self.kind == NOT_FINITE else f"{self.kind}"
-        if self.kind == NOT_FINITE:
-            return f"{name} not finite {where}" + (f" (loss {now}{before})" if self.loss is not None or before else "")
-        return f"{name} {where}: loss {now}{before}"
+        if self.kind != NOT_FINITE:
+            return f"{self.kind} {where}: loss {now}{before}"
+        known = f" (loss {now}{before})" if self.loss is not None or before else ""
+        return f"loss or gradient not finite {where}{known}"
 
 
 class _Row(NamedTuple):

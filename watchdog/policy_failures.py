@@ -3,7 +3,7 @@
 config, data at the start      failed at once, with the program's last line
 numeric                        back to before it, without the data that led there (`policy_numeric`)
 memory                         fewer samples at once (`policy_memory`)
-code, data, …                        the same one `same_failures` times without progress: an older checkpoint once, then failed
+code, data, …                  the same one `same_failures` times without progress: an older checkpoint once, then failed
 checkpoint                     everything is verified again, the bad one put away
 host (killed, hung), disk      tried again for ever, at growing intervals
 """

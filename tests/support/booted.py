@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -114,9 +113,7 @@ UP = ("running", "degraded")
 
 def until(what: str, condition: Callable[[], Any], seconds: float, box: Booted) -> Any:
     """As `wait_for`; tells the journal where it fails."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if found := condition():
-            return found
-        time.sleep(0.05)
-    raise AssertionError(f"not within {seconds:g} s: {what}\n{box.journal()}")
+    try:
+        return wait_for(what, condition, seconds)
+    except AssertionError as error:
+        raise AssertionError(f"{error}\n{box.journal()}") from None

@@ -10,7 +10,7 @@ from adam.contract import schema
 from adam.contract.checkpoints import rank_file
 from adam.contract.records import Staging
 from adam.contract.slots import read_head
-from adam.contract.snapshots import complete_snapshots, read_snapshot
+from adam.contract.snapshots import Snapshot, complete_snapshots, read_snapshot
 from adam.watchdog.commit import reading
 from adam.watchdog.keeper_words import Settle
 
@@ -90,13 +90,19 @@ def test_where_one_rank_has_no_room_anywhere_none_takes_snapshots(pair, paths) -
     assert report is not None and (report.tier, report.slots) == ("none", 0)
 
 
-def test_ranks_leave_the_slot_alone_that_the_keeper_copies(pair, paths) -> None:
+def three_snapshots(pair, paths) -> Snapshot:
+    """Every slot has one, and training is an update further; the oldest of them."""
     pair.do("stage", run=str(paths.root), attempt=1, use_ram=True)
     for _ in range(3):
         pair.do("train", updates=1)
         assert pair.same("take")
     oldest = complete_snapshots(paths)[-1]
     pair.do("train", updates=1)
+    return oldest
+
+
+def test_ranks_leave_the_slot_alone_that_the_keeper_copies(pair, paths) -> None:
+    oldest = three_snapshots(pair, paths)
     with reading(oldest) as files:
         assert files
         assert pair.same("take")
@@ -104,12 +110,7 @@ def test_ranks_leave_the_slot_alone_that_the_keeper_copies(pair, paths) -> None:
 
 
 def test_a_rank_waits_for_a_keeper_that_is_about_to_let_go(pair, paths) -> None:
-    pair.do("stage", run=str(paths.root), attempt=1, use_ram=True)
-    for _ in range(3):
-        pair.do("train", updates=1)
-        assert pair.same("take")
-    oldest = complete_snapshots(paths)[-1]
-    pair.do("train", updates=1)
+    oldest = three_snapshots(pair, paths)
     with oldest.files[1].open("rb") as file:
         fcntl.flock(file, fcntl.LOCK_SH)
         for rank in range(2):

@@ -24,7 +24,7 @@ from adam.contract.states import RunState
 from adam.watchdog import alert_send
 from adam.watchdog.alert_rules import FINAL, HOUR_S, AlertMemory, AlertRules, hear, summary
 from adam.watchdog.alert_send import Alert, by_command, by_webhook, webhook_of
-from adam.watchdog.alerter import Courier, read_offsets
+from adam.watchdog.alerter import Alerter, Courier, read_offsets
 
 RULES = AlertRules(frozenset({"crashed", "failed", "hung"}), per_hour=4, repeat_s=600.0)
 NOW = Stamp(wall=1.0, boottime=1.0, boot_id="b")
@@ -192,6 +192,19 @@ def test_a_killed_alerter_tells_nothing_twice_and_forgets_nothing(paths, tmp_pat
     last = alerter(paths, "--parent", str(os.getpid()))
     last.communicate(timeout=20)  # its stdin is closed: it sends what is left, and ends
     assert [json.loads(line)["text"] for line in out.read_text().splitlines()] == [*told, "while it was dead"]
+
+
+def test_a_target_that_a_run_gets_in_its_middle_is_not_told_its_past(paths, tmp_path, capsysbinary) -> None:
+    file, told = LineAppender(paths.events), {"command": [], "webhook": []}
+    sends = {name: lambda alert, name=name: told[name].append(alert.text) or "" for name in told}
+    Alerter(paths, Alerts(), {"command": sends["command"]}).turn(0.0)
+    file.append(encode_line(event("failed", "before", stamp())))
+    Alerter(paths, Alerts(), {"command": sends["command"]}).turn(0.0)
+    both = Alerter(paths, Alerts(), sends)
+    both.turn(0.0)
+    file.append(encode_line(event("failed", "after", stamp())))
+    both.turn(1.0)
+    assert told == {"command": ["before", "after"], "webhook": ["after"]}
 
 
 def test_the_test_of_alerts(paths, tmp_path) -> None:
