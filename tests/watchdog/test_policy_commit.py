@@ -52,6 +52,8 @@ def test_a_killed_trainer_goes_on_from_memory_and_that_is_committed_behind_it(be
     assert plan.resume == Resume(SNAPSHOT.name, 120, SNAPSHOT.slot)
     assert not bench.of(AskCommit)
     bench.started().pulse(120, Phase.LOADING).tick()
+    assert not bench.of(AskCommit), "a trainer that dies every minute must not wear the disk"
+    bench.tick(4 * 3600)
     assert bench.of(AskCommit) == [AskCommit(resumed=SNAPSHOT.name, durable_only=False)]
     bench.tick()
     assert len(bench.of(AskCommit)) == 1
