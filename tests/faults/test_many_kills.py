@@ -185,7 +185,7 @@ WEIGHTS = [START]  # by step
 def check_weights(path: Path, step: int) -> None:
     """The bytes are those of exactly this step."""
     while len(WEIGHTS) <= step:
-        WEIGHTS.append(updated(WEIGHTS[-1], len(WEIGHTS)))
+        WEIGHTS.append(updated(WEIGHTS[-1], len(WEIGHTS) - 1))  # by the data at that position
     found = read_head(path)
     assert found is not None and found[0].step == step
     assert path.read_bytes()[found[1]["weights"].start :] == WEIGHTS[step] * REPEAT
