@@ -5,10 +5,10 @@ import os
 import time
 
 from adam.contract import schema
-from adam.contract.clock import stamp
+from adam.contract.clock import boot_id, stamp
 from adam.contract.errors import BusyError
 from adam.contract.paths import RunPaths
-from adam.contract.process import start_ticks
+from adam.contract.process import alive, start_ticks
 from adam.contract.records import Lease
 
 PROBED_S = 2.0  # somebody who only asks (`lease_is_held`) has it for a moment; on a loaded machine that can be long
@@ -33,6 +33,7 @@ def take_lease(paths: RunPaths, program: str, token: int, attempt: int) -> tuple
             )
         pid = os.getpid()
         lease = Lease(
+            run=paths.identity,
             program=program,
             token=token,
             attempt=attempt,
@@ -74,7 +75,21 @@ def read_lease(paths: RunPaths) -> Lease | None:
         data = paths.lease.read_bytes()
     except FileNotFoundError:
         return None
-    return schema.decode(data, Lease, str(paths.lease)) if data.strip() else None
+    # A power cut may leave zeros where nothing was durable: nobody holds it then.
+    return schema.decode(data, Lease, str(paths.lease)) if data.strip(b"\0 \n") else None
+
+
+def launcher_lives(paths: RunPaths, lease: Lease) -> bool:
+    return _is_ours(paths, lease) and alive(lease.launcher_pid, lease.launcher_ticks)
+
+
+def child_lives(paths: RunPaths, lease: Lease) -> bool:
+    return _is_ours(paths, lease) and alive(lease.child_pid, lease.child_ticks)
+
+
+def _is_ours(paths: RunPaths, lease: Lease) -> bool:
+    """False where the file was copied with its run directory, or is of another boot: the processes it names are none of this run's."""
+    return lease.run in ("", paths.identity) and lease.stamp.boot_id == boot_id()
 
 
 def lease_is_held(paths: RunPaths) -> bool:

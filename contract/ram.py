@@ -5,6 +5,7 @@
 `$ADAM_SHM` names another tmpfs. A directory whose run is gone, or was copied elsewhere, is stale: nobody will ever read it.
 """
 
+import fcntl
 import os
 import shutil
 import stat
@@ -14,8 +15,9 @@ from pathlib import Path
 import msgspec
 import psutil
 
-from adam.contract.durable import human_bytes
+from adam.contract.durable import human_bytes, replace_file
 from adam.contract.errors import DiskError
+from adam.contract.flock import flocked
 from adam.contract.paths import RAM_PREFIX, RunPaths, shared_memory
 
 OWNER = "RUN"
@@ -47,8 +49,20 @@ def claim(paths: RunPaths) -> Path:
     """The run's directory in shared memory, made where it is missing. Raises DiskError, OSError."""
     place = paths.ram
     private_directory(place)
-    (place / OWNER).write_text(f"{paths.root}\n")
+    replace_file(place / OWNER, f"{paths.root}\n".encode(), durable=False)
     return place
+
+
+def hold(place: Path) -> int:
+    """A descriptor that says, as long as it is open, that a process uses `place`; also to those who don't see that process
+    (another container that shares /dev/shm)."""
+    fd = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        raise DiskError(f"{place} is just being removed", "it is made anew soon") from None
+    return fd
 
 
 def no_room(need: int) -> str:
@@ -102,14 +116,23 @@ def found_directories() -> list[Found]:
     return [_look(path) for path in places]
 
 
+def _held(place: Path) -> bool:
+    with flocked(place, fcntl.LOCK_EX | fcntl.LOCK_NB) as free:
+        return not free
+
+
 def _look(path: Path) -> Found:
     size = sum(file.stat().st_blocks * 512 for file in path.rglob("*") if file.is_file())
     try:
         root = (path / OWNER).read_text().rstrip("\n")
     except FileNotFoundError:
+        root = ""
+    if not root:
         # Between its making and its naming there is a moment.
         young = time.time() - path.stat().st_mtime < NAMELESS_S
         return Found(path, "", size, "" if young else "it names no run")
+    if _held(path):
+        return Found(path, root, size, "")  # by a run of another container, perhaps, which is not to be seen from here
     if not Path(root).is_dir():
         return Found(path, root, size, f"its run {root} is gone")
     if RunPaths(Path(root)).ram.name != path.name:
@@ -117,9 +140,14 @@ def _look(path: Path) -> Found:
     return Found(path, root, size, "")
 
 
-def remove_stale() -> list[Found]:
-    """Delete the directories that nobody will ever read; what was deleted."""
-    stale = [found for found in found_directories() if found.stale]
-    for found in stale:
-        shutil.rmtree(found.path, ignore_errors=True)
-    return stale
+def remove_stale(own: RunPaths | None = None) -> list[Found]:
+    """Delete the directories that nobody will ever read, never one that is held (`hold`) nor that of `own`; what was deleted."""
+    stale = [found for found in found_directories() if found.stale and (own is None or found.path != own.ram)]
+    return [found for found in stale if _removed(found.path)]
+
+
+def _removed(place: Path) -> bool:
+    with flocked(place, fcntl.LOCK_EX | fcntl.LOCK_NB) as free:
+        if free:
+            shutil.rmtree(place, ignore_errors=True)
+        return free

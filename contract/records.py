@@ -45,6 +45,7 @@ class Plan(Record, frozen=True, kw_only=True):
 class Lease(Record, frozen=True, kw_only=True):
     """Who holds the run (writer: the launcher that holds the flock on this file)."""
 
+    run: str = ""  # the run directory's identity; empty: of an Adam that did not write it
     program: str
     token: int
     attempt: int
@@ -157,6 +158,7 @@ class UploadSeen(msgspec.Struct, frozen=True):
 class Status(Record, frozen=True, kw_only=True):
     """What the watchdog knows and remembers: read by `adamctl status`, and by the watchdog after its own death."""
 
+    run: str = ""  # the run directory's identity: in a copied directory the processes named here are another's
     state: RunState
     reason: str
     since: Stamp

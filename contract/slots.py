@@ -9,6 +9,7 @@ slot: whoever wants several files locks rank 0's first, so that who has that one
 """
 
 import fcntl
+import hashlib
 import json
 import math
 import mmap
@@ -21,7 +22,7 @@ import msgspec
 
 from adam.contract.errors import CheckpointError, DiskError
 
-SLOT_SCHEMA = 1
+SLOT_SCHEMA = 2  # 2: the header has a digest of itself
 PAGE_BYTES = 4096  # of memory, and of `contract.sums`
 PADDING = "padding."
 ITEM_BYTES = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2, "I64": 8, "I32": 4, "U8": 1, "BOOL": 1}
@@ -123,6 +124,13 @@ class SlotWriter:
         if existing > self.size:
             os.ftruncate(self._fd, self.size)
 
+    def is_there(self) -> bool:
+        """False where somebody has deleted the file, or put another in its place: nobody would ever read what is written here."""
+        try:
+            return self.path.stat().st_ino == os.fstat(self._fd).st_ino
+        except FileNotFoundError:
+            return False
+
     def lock(self, *, wait: bool = False) -> bool:
         """Take the slot as it is. False where the keeper is copying it."""
         try:
@@ -158,7 +166,7 @@ class SlotWriter:
     def complete(self, head: SlotHead) -> None:
         """Write the header, then the length that makes the file valid, and let it go. `head.sums` has every tensor's checksum."""
         metadata = msgspec.json.encode(head).decode()
-        header = self._header({"adam": metadata})
+        header = self._header({"adam": metadata, "digest": _digest(metadata, self._table())})
         if len(header) > self._header_bytes:
             raise ValueError(
                 f"slot header of {len(header)} bytes, {self._header_bytes} reserved: the state is too large"
@@ -168,15 +176,17 @@ class SlotWriter:
         self.unlock()
 
     def _header(self, metadata: dict[str, str]) -> bytes:
-        table: dict[str, Any] = {"__metadata__": metadata}
-        for name, entry in self._entries.items():
-            start = self._offsets[name]
-            table[name] = {
+        return json.dumps({"__metadata__": metadata, **self._table()}, separators=(",", ":")).encode()
+
+    def _table(self) -> dict[str, Any]:
+        return {
+            name: {
                 "dtype": entry.dtype,
                 "shape": list(entry.shape),
-                "data_offsets": [start, start + entry.nbytes],
+                "data_offsets": [self._offsets[name], self._offsets[name] + entry.nbytes],
             }
-        return json.dumps(table, separators=(",", ":")).encode()
+            for name, entry in self._entries.items()
+        }
 
     def close(self) -> None:
         self._map.close()
@@ -189,6 +199,12 @@ class TensorPlace(msgspec.Struct, frozen=True):
     entry: TensorEntry
     start: int
     end: int
+
+
+def _digest(metadata: str, table: dict[str, Any]) -> str:
+    """SHA-256 of what a header says, however it is laid out."""
+    said = json.dumps([metadata, table], separators=(",", ":"), sort_keys=True)
+    return hashlib.sha256(said.encode()).hexdigest()
 
 
 def read_head(path: Path) -> tuple[SlotHead, dict[str, TensorPlace]] | None:
@@ -208,14 +224,25 @@ def read_head(path: Path) -> tuple[SlotHead, dict[str, TensorPlace]] | None:
     except FileNotFoundError:
         return None
     try:
-        table = json.loads(header)
-        head = msgspec.json.decode(table.pop("__metadata__")["adam"], type=SlotHead)
-        places = {name: _place(name, item, 8 + length) for name, item in table.items()}
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        head, places = _decoded(header, 8 + length)
+        whole = all(place.end <= size and place.end - place.start == place.entry.nbytes for place in places.values())
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{path} has no readable header ({error})") from None
-    if any(place.end > size or place.end - place.start != place.entry.nbytes for place in places.values()):
+    if not whole:
         raise CheckpointError(f"{path} is truncated: its tensors do not fit into {size} bytes")
     return head, places
+
+
+def _decoded(header: bytes, base: int) -> tuple[SlotHead, dict[str, TensorPlace]]:
+    """Raises ValueError and its like where the header is not what was written, or a newer Adam wrote it."""
+    table = json.loads(header)
+    metadata = table.pop("__metadata__")
+    head = msgspec.json.decode(metadata["adam"], type=SlotHead)
+    if head.schema > SLOT_SCHEMA:
+        raise ValueError(f"it has schema {head.schema}, this Adam knows up to {SLOT_SCHEMA}: upgrade Adam")
+    if (head.schema > 1 or "digest" in metadata) and metadata.get("digest") != _digest(metadata["adam"], table):
+        raise ValueError("it is not what was written")
+    return head, {name: _place(name, item, base) for name, item in table.items()}
 
 
 def _place(name: str, item: dict[str, Any], base: int) -> TensorPlace:

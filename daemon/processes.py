@@ -9,10 +9,12 @@ import os
 import signal
 import time
 
+import msgspec
+
 from adam.contract import schema
 from adam.contract.clock import boot_id
 from adam.contract.errors import BusyError, DataError, NotRunningError, TimeoutExpired
-from adam.contract.lease import lease_is_held, read_lease
+from adam.contract.lease import child_lives, launcher_lives, lease_is_held, read_lease
 from adam.contract.paths import RunPaths
 from adam.contract.process import alive, processes_with
 from adam.contract.records import Status
@@ -30,9 +32,14 @@ def ours(paths: RunPaths) -> list[int]:
 def read_status(paths: RunPaths) -> Status | None:
     """The watchdog's last word; None where there is none, or none that can be read. Raises SchemaError."""
     try:
-        return schema.load(paths.status, Status)
+        status = schema.load(paths.status, Status)
     except DataError:
         return None
+    if status is not None and status.run not in ("", paths.identity):
+        return msgspec.structs.replace(
+            status, watchdog_pid=0
+        )  # the directory is a copy, the watchdog is the original's
+    return status
 
 
 def watchdog_lives(status: Status | None) -> bool:
@@ -47,9 +54,7 @@ def anybody_lives(paths: RunPaths) -> bool:
     if watchdog_lives(read_status(paths)):
         return True
     lease = read_lease(paths)
-    if lease is not None and (
-        alive(lease.launcher_pid, lease.launcher_ticks) or alive(lease.child_pid, lease.child_ticks)
-    ):
+    if lease is not None and (launcher_lives(paths, lease) or child_lives(paths, lease)):
         return True
     return bool(ours(paths))
 

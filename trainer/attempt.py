@@ -87,7 +87,7 @@ def _train(paths: RunPaths, plan: Plan, config: Config, heart: Heart, stop_reque
     heart.beat()
     position = Position()
     if plan.resume:
-        position = _resume(paths, plan.resume, model, optimizer, identity)
+        position = _resume(paths, plan.resume, model, optimizer, identity, heart.beat)
     _record_numerics(paths, plan, position, runtime, identity.fingerprint)
     heart.beat(step=position.step)
     snapshots = Snapshots(paths, model, optimizer, identity, use_ram=config.checkpoint.ram == "auto")
@@ -112,11 +112,16 @@ def _train(paths: RunPaths, plan: Plan, config: Config, heart: Heart, stop_reque
 
 
 def _resume(
-    paths: RunPaths, resume: Resume, model: MambaLM, optimizer: torch.optim.AdamW, identity: Identity
+    paths: RunPaths,
+    resume: Resume,
+    model: MambaLM,
+    optimizer: torch.optim.AdamW,
+    identity: Identity,
+    beat: Callable[[], None],
 ) -> Position:
     """From the slot that the plan names, else from the checkpoint."""
     directory = Path(resume.slot) if resume.slot else paths.checkpoints / resume.checkpoint
-    return restore(directory, model, optimizer, identity, committed=not resume.slot)
+    return restore(directory, model, optimizer, identity, committed=not resume.slot, beat=beat)
 
 
 def _make_model(config: Config, data: Data, runtime: Runtime) -> tuple[MambaLM, str]:

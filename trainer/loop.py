@@ -245,7 +245,9 @@ class Loop:
         with self.heart.during(Phase.SAVING):
             control, began = self.heart.control(), time.monotonic()
             while not self.snapshots.take(position, why=why, saves=control.saves, durable=True):
-                if self.snapshots.trouble and time.monotonic() - began > LONGEST_WAIT_FOR_SLOTS_S:
+                # A finished run waits for room as long as people want it: all that was trained since is at stake.
+                patient = why == "final" and not (self._stop_requested() or self.heart.control().stop)
+                if self.snapshots.trouble and not patient and time.monotonic() - began > LONGEST_WAIT_FOR_SLOTS_S:
                     raise DiskError(
                         self.snapshots.trouble, "free some space; training goes on from the last checkpoint"
                     )

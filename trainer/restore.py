@@ -4,6 +4,7 @@ A checkpoint may have been written by another number of ranks: each tensor is pu
 rank holds.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -54,16 +55,24 @@ class Stored:
 
 
 def restore(
-    directory: Path, model: MambaLM, optimizer: torch.optim.AdamW, expected: Identity, *, committed: bool
+    directory: Path,
+    model: MambaLM,
+    optimizer: torch.optim.AdamW,
+    expected: Identity,
+    *,
+    committed: bool,
+    beat: Callable[[], None] = lambda: None,
 ) -> Position:
     """Fill model, moments and random generators from a checkpoint, or from a slot where it is not `committed`.
+
+    `beat` is called all along: a disk may take minutes for all of it.
 
     Raises CheckpointError (not whole, not the bytes that were written), ConfigError (another model), DataError (other data).
     What one rank finds wrong, all raise: whichever's end is reported says why.
     """
     wrong = ""
     try:
-        position = _restore(directory, model, optimizer, expected, committed=committed)
+        position = _restore(directory, model, optimizer, expected, committed=committed, beat=beat)
     except CheckpointError as error:
         wrong = str(error)
     found = [text for text in Ranks().all(wrong) if text]
@@ -73,9 +82,15 @@ def restore(
 
 
 def _restore(
-    directory: Path, model: MambaLM, optimizer: torch.optim.AdamW, expected: Identity, *, committed: bool
+    directory: Path,
+    model: MambaLM,
+    optimizer: torch.optim.AdamW,
+    expected: Identity,
+    *,
+    committed: bool,
+    beat: Callable[[], None],
 ) -> Position:
-    stored = _open(directory, committed=committed)
+    stored = _open(directory, committed=committed, beat=beat)
     head = stored[0].head
     _check_belongs(directory, head, expected)
     wanted = {name: own_part(tensor) for name, tensor in trained_state(model, optimizer)}
@@ -84,9 +99,11 @@ def _restore(
     if not committed and own is None:
         for file in stored:
             file.check()
+            beat()
     feed = Feeder(device=next(model.parameters()).device.type)
     for name, (target, part) in wanted.items():
         _fill(name, target, part, stored, feed)
+        beat()
     feed.finish()
     if not committed and own is not None:
         _check_arrival({name: target for name, (target, _) in wanted.items()}, own)
@@ -95,10 +112,10 @@ def _restore(
     return Position(step=head.step, samples=head.samples, tokens=head.tokens)
 
 
-def _open(directory: Path, *, committed: bool) -> list[Stored]:
+def _open(directory: Path, *, committed: bool, beat: Callable[[], None]) -> list[Stored]:
     """The files of all ranks that wrote it."""
     if committed:
-        verify(directory)
+        verify(directory, lambda _: beat())
         first = Stored(directory / rank_file(0))
         return [first, *(Stored(directory / rank_file(rank)) for rank in range(1, first.head.world))]
     snapshot = read_snapshot(directory)

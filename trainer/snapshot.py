@@ -24,7 +24,7 @@ from adam.trainer.staging import Slot, SlotMaker
 from adam.trainer.state import own_part, random_state, trained_state
 from adam.trainer.sums import tensor_sum
 
-NO_SLOT, ANY_SLOT = -1, 1 << 30
+GONE, NO_SLOT, ANY_SLOT = -2, -1, 1 << 30
 RETRY_S = 30.0
 POLL_S = 0.005
 PATIENCE_S = 2.0  # small slots are made before the first step
@@ -81,7 +81,7 @@ class Snapshots:
         self._pending: tuple[Slot, SlotHead] | None = None
         self._complete: tuple[SlotHead, Callable[[], bool]] | None = None  # on this rank; on all ranks?
         self._votes, self._completions = Ranks(), Ranks()
-        self._sequence = 0
+        self._sequence, self._lost = 0, False
         self.taken = self.durable = self.newest_step = self.saves = 0
         self.in_ram, self.trouble = False, ""
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="slots")
@@ -128,6 +128,7 @@ class Snapshots:
         slot = self._agreed_slot(ready=self.ready() and self.poll())
         if slot is None:
             return False
+        durable, self._lost = durable or self._lost, False
         if self._copier is None:
             self._copier = make_copier(self._tensors, {name: slot.writer.span(name) for name in self._tensors})
         generators = random_state()
@@ -146,17 +147,27 @@ class Snapshots:
         Rank 0 has locked its file before it names the slot: a keeper has none of the others, or is just letting go of them.
         """
         number = ANY_SLOT if ready else NO_SLOT
-        if ready and self._identity.rank == 0:
+        if ready and not all(slot.writer.is_there() for slot in self._slots):
+            number = GONE
+        elif ready and self._identity.rank == 0:
             number = self._lock_free_slot()
         agreed = self._votes.least(number)
-        if agreed == NO_SLOT:
-            if number not in (ANY_SLOT, NO_SLOT):
+        if agreed < 0:
+            if 0 <= number < ANY_SLOT:
                 self._slots[number].writer.unlock()
+            if agreed == GONE:
+                self._make_anew()
             return None
         slot = self._slots[agreed]
         slot.writer.lock(wait=True)
         slot.writer.begin()
         return slot
+
+    def _make_anew(self) -> None:
+        """Somebody has deleted slots under us (logind, a person). What was in them may have been promised: the next one is durable."""
+        for slot in self._slots:
+            slot.close()
+        self._slots, self._again_at, self._lost = [], 0.0, True
 
     def _lock_free_slot(self) -> int:
         """The number of the oldest slot that nobody needs, with its file locked; NO_SLOT where there is none.
@@ -227,3 +238,4 @@ class Snapshots:
         for slot in self._slots:
             slot.close()
         self._slots = []
+        self._maker.let_go()

@@ -4,6 +4,7 @@ Slots lie in shared memory where there is room: they outlive the trainer, and ar
 checkpoints' disk, where the same code writes them, only when a checkpoint is due.
 """
 
+import os
 import shutil
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from adam.contract.checkpoints import rank_file
 from adam.contract.durable import remove_tree
 from adam.contract.errors import CheckpointError, DiskError
 from adam.contract.paths import RunPaths
-from adam.contract.ram import FEWEST_SLOTS, SLOTS, claim, no_room
+from adam.contract.ram import FEWEST_SLOTS, SLOTS, claim, hold, no_room
 from adam.contract.slots import SlotHead, SlotWriter, TensorEntry, TensorPlace, read_head
 from adam.contract.snapshots import SLOTS as SLOT_PATTERN
 from adam.contract.snapshots import slot_path
@@ -72,6 +73,7 @@ class SlotMaker:
     def __init__(self, paths: RunPaths, entries: list[TensorEntry], rank: int, world: int, *, pin: bool) -> None:
         self._paths, self._entries, self._rank, self._world, self._pin = paths, entries, rank, world, pin
         self._ranks = Ranks()
+        self._hold: int | None = None
         self.foreign: set[Path] = set()  # slots that another number of ranks wrote, and that are needed for now
 
     def make(self, *, in_ram: bool) -> tuple[list[Slot], str]:
@@ -92,6 +94,12 @@ class SlotMaker:
         for slot in made:
             slot.give_up()
         return [], refused[0]
+
+    def let_go(self) -> None:
+        """The directory in memory is no longer used by this process."""
+        if self._hold is not None:
+            os.close(self._hold)
+            self._hold = None
 
     def drop_foreign(self) -> None:
         """There is a newer snapshot now. What can't be deleted is left to the keeper, when it settles."""
@@ -119,7 +127,8 @@ class SlotMaker:
             there = sum(file.stat().st_blocks * 512 for slot in slots for file in slot.glob("*.safetensors"))
             why = no_room(max(0, count * size - there))
             if not why:
-                claim(self._paths)
+                self.let_go()
+                self._hold = hold(claim(self._paths))
                 return usable[:count], ""
         return [], why
 

@@ -93,6 +93,7 @@ def make_room(store: Store, need: int) -> None:
     """Where there is no room, let go of all that retention can spare. Raises DiskError where that is not enough."""
     need += SPARE_BYTES
     if free_bytes(store.paths.checkpoints) < need:
+        store.confirm_newest()  # what is not known to be right spares nothing else
         store.prune(keep_last=1)
     free = free_bytes(store.paths.checkpoints)
     if free < need:

@@ -10,6 +10,7 @@ import errno
 import math
 import shutil
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -133,10 +134,18 @@ class Keeper:
                 shutil.rmtree(self._paths.ram, ignore_errors=True)
             answer = msgspec.structs.replace(answer, dropped=answer.dropped + tuple(dropped), quarantined=put_away)
             try:
-                answer = msgspec.structs.replace(answer, quarantined=put_away + self._find_good(request))
+                # The next attempt begins in memory: the disk is read when nobody waits for it (`afterwards`).
+                later = answer.snapshot is not None and not (request.verify or request.quarantine)
+                bad = () if later else self._find_good(request)
+                answer = msgspec.structs.replace(answer, quarantined=put_away + bad)
             except SchemaError as error:
                 answer = msgspec.structs.replace(answer, refused=str(error))
         return self._finish(answer, request="settle", id=request.id, token=request.token)
+
+    def afterwards(self) -> None:
+        """What is left to do when an answer has been given: that one checkpoint on disk is known to be right, before it is needed."""
+        with suppress(OSError):  # told by the next request, which meets it too
+            self._store.confirm_newest()
 
     def _left_in_memory(self, resumed: str) -> SnapshotSeen | None:
         """The newest snapshot in memory where no checkpoint is as far. Its bytes are checked by who begins from it."""
@@ -251,6 +260,7 @@ def serve(keeper: Keeper) -> int:
     for line in sys.stdin.buffer:
         sys.stdout.buffer.write(msgspec.json.encode(keeper.answer(decoder.decode(line))) + b"\n")
         sys.stdout.buffer.flush()
+        keeper.afterwards()
     return 0
 
 
@@ -265,7 +275,7 @@ def main() -> int:
     die_with_parent(arguments.parent)
     paths = RunPaths(arguments.run)
     paths.checkpoints.mkdir(parents=True, exist_ok=True)
-    remove_stale()
+    remove_stale(paths)
     store = Store(paths, arguments.keep_last, arguments.milestone_every, arguments.keep_every_hours)
     store.clean()
     return serve(Keeper(store))

@@ -5,6 +5,7 @@ import selectors
 import msgspec
 
 from adam.contract.paths import RunPaths
+from adam.contract.process import state_letter
 from adam.contract.records import CheckpointSeen
 from adam.contract.retention import Rules
 from adam.watchdog.child import LineChild
@@ -12,6 +13,9 @@ from adam.watchdog.journal import Journal
 from adam.watchdog.keeper_words import Answer, Commit, Request, Settle
 from adam.watchdog.policy_words import AskCommit, AskSettle, Settled
 from adam.watchdog.retention import Kept
+
+STOPPED = ("T", "t")  # by SIGSTOP or a debugger, proc(5)
+STOPPED_S = 5.0
 
 
 def pause_s(deaths: int) -> float:
@@ -22,8 +26,16 @@ class KeeperClient:
     """Asks, and keeps what the last answers said."""
 
     def __init__(
-        self, paths: RunPaths, rules: Rules, selector: selectors.BaseSelector, journal: Journal, stderr: int
+        self,
+        paths: RunPaths,
+        rules: Rules,
+        selector: selectors.BaseSelector,
+        journal: Journal,
+        stderr: int,
+        *,
+        longest_s: float = 1800.0,
     ) -> None:
+        self._longest_s = longest_s  # for one request
         arguments = ["adam.watchdog.keeper", "--run", str(paths.root)]
         arguments += ["--keep-last", str(rules.keep_last), "--milestone-every", str(rules.milestone_every)]
         arguments += ["--keep-every-hours", repr(rules.keep_every_hours)]
@@ -63,8 +75,14 @@ class KeeperClient:
         self._child.send(msgspec.json.encode(request))
 
     def attend(self, now: float) -> None:
-        """Hear what it says, and start another one where it has died."""
+        """Hear what it says, and start another one where it has died, or stands still and keeps somebody waiting."""
         pid = self._child.pid
+        if (
+            pid
+            and self.busy_s(now) > STOPPED_S
+            and (self.busy_s(now) > self._longest_s or state_letter(pid) in STOPPED)
+        ):
+            self._child.kill()
         for line in self._child.lines(now):
             self._hear(self._decoder.decode(line))
         if pid and not self._child.pid:

@@ -137,7 +137,14 @@ class Watchdog:
         now = boottime_s()
         self._selector = selectors.DefaultSelector()
         self._journal = Journal(paths.events, log)
-        self._keeper = KeeperClient(paths, rules_of(config.checkpoint), self._selector, self._journal, stderr)
+        self._keeper = KeeperClient(
+            paths,
+            rules_of(config.checkpoint),
+            self._selector,
+            self._journal,
+            stderr,
+            longest_s=config.watchdog.save_seconds,
+        )
         self._uploader = UploaderClient(paths, config.upload, self._selector, self._journal, stderr)
         supervisor = Supervisor(paths.supervisor_socket, timeout=CALL_S)
         numeric = Watched(lambda: load_config(paths.lock).numeric, paths.lock)

@@ -4,9 +4,9 @@ from adam.contract import schema
 from adam.contract.checkpoints import list_checkpoints, parse_name
 from adam.contract.durable import last_line
 from adam.contract.errors import AdamError
-from adam.contract.lease import lease_is_held, read_lease
+from adam.contract.lease import child_lives, launcher_lives, lease_is_held, read_lease
 from adam.contract.paths import RunPaths
-from adam.contract.process import alive, state_letter
+from adam.contract.process import state_letter
 from adam.contract.records import Desired, ExitReport, Plan, decode_step
 from adam.contract.shards import data_ready
 from adam.contract.shared import Pulse, SharedWord
@@ -75,7 +75,7 @@ class Eyes:
         lease = read_lease(self._paths)
         if lease is None:
             return None
-        launcher_alive = alive(lease.launcher_pid, lease.launcher_ticks)
+        launcher_alive = launcher_lives(self._paths, lease)
         return LeaseSeen(
             program=lease.program,
             attempt=lease.attempt,
@@ -85,7 +85,7 @@ class Eyes:
             child_pid=lease.child_pid,
             child_ticks=lease.child_ticks,
             launcher_alive=launcher_alive,
-            child_alive=alive(lease.child_pid, lease.child_ticks),
+            child_alive=child_lives(self._paths, lease),
             # Trying the lock would get into the way of a launcher that is just taking it.
             held=not launcher_alive and memory.stage != Stage.STARTING and lease_is_held(self._paths),
         )

@@ -57,7 +57,10 @@ def restored(memory: Memory, now: float, *, same_boot: bool) -> Memory:
 
     After a reboot the times of the old boot mean nothing.
     """
-    memory = replace(memory, settled=None, listening=replace(memory.listening, tick=now, quiet_s=0.0))
+    # What the keeper was asked for died with it: it is asked again, and finds by itself what is on disk already.
+    began_in_memory = memory.plan is not None and memory.plan.resume is not None and bool(memory.plan.resume.slot)
+    memory = replace(memory, settled=None, durable=-1, owed=memory.owed or began_in_memory)
+    memory = replace(memory, listening=replace(memory.listening, tick=now, quiet_s=0.0))
     if memory.stage == Stage.SETTLING:
         memory = replace(memory, stage=Stage.IDLE)
     if same_boot:

@@ -2,7 +2,8 @@
 
 a durable snapshot is complete     it is committed: its step, a person or the interval asked for it
 the interval is over               the trainer is asked for a durable snapshot
-an attempt began from a slot       that snapshot is committed behind it, for memory does not outlive the machine
+an attempt began from a slot       what is newest in memory is committed behind it, for memory does not outlive the machine; an interval
+                                   after the last checkpoint at the earliest, or a trainer that dies every minute would wear the disk
 """
 
 from adam.contract.states import Phase
@@ -23,9 +24,9 @@ def commit_if_due(turn: Turn) -> None:
         return
     again = memory.commit_failed and turn.now >= memory.commit_at
     if pulse is not None and pulse.durable != memory.durable:
-        turn.set(durable=pulse.durable)
+        turn.set(durable=pulse.durable, owed=False)
         _ask_keeper(turn, durable_only=True)
-    elif memory.owed or again:
+    elif again or (memory.owed and (not memory.saved_at or turn.now - memory.saved_at >= interval_s(turn))):
         turn.set(owed=False)
         _ask_keeper(turn, durable_only=False)
 

@@ -44,7 +44,8 @@ def idle(turn: Turn) -> None:
 
 def ends_here(turn: Turn, snapshot: SnapshotSeen) -> bool:
     """True where no attempt will begin from this snapshot: it must be on disk before the run ends."""
-    return not turn.wanted or bool(turn.memory.verdict) or snapshot.step >= turn.settings.steps
+    over = not turn.wanted or bool(turn.memory.verdict) or snapshot.step >= turn.settings.steps
+    return over or not turn.seen.data_ready  # the forge's lease makes a stranger of it
 
 
 def meet_holder(turn: Turn, lease: LeaseSeen) -> None:

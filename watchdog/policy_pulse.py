@@ -44,6 +44,8 @@ def listen(past: Listening, pulse: Pulse | None, now: float) -> Listening:
     unborn = past.unborn_s + (tick if not past.trained and (past.phase < 0 or past.phase in UNBORN) else 0.0)
     if pulse is None or (pulse.progress == past.progress and pulse.phase == past.phase):
         return replace(past, quiet_s=past.quiet_s + tick, unborn_s=unborn, tick=now)
+    if past.phase == Phase.LOADING:
+        unborn = 0.0  # 33 GB of a slow disk take what they take, as long as bytes come
     stepping = pulse.phase == Phase.TRAINING and past.phase == Phase.TRAINING
     within = past.phase in (pulse.phase, Phase.SAVING)  # a save has one sign of life: its end
     return Listening(

@@ -46,7 +46,7 @@ class StatusFile:
     """Written durably when the state changes, and cheaply every FRESH_S. `trouble` says why it can't be; empty: it can."""
 
     def __init__(self, paths: RunPaths) -> None:
-        self._path = paths.status
+        self._path, self._run = paths.status, paths.identity
         self._state: tuple[RunState, str, int] | None = None
         self._since: Stamp = stamp()
         self._written_at = -FRESH_S
@@ -64,6 +64,7 @@ class StatusFile:
         if self._state is None or state != self._state[0]:
             self._since = stamp()
         status = Status(
+            run=self._run,
             state=state,
             reason=reason,
             since=self._since,

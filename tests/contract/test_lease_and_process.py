@@ -2,15 +2,18 @@
 
 import fcntl
 import os
+import shutil
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
+import msgspec
 import pytest
 
 from adam.contract import process
 from adam.contract.errors import BusyError
-from adam.contract.lease import lease_is_held, read_lease, take_lease, write_lease
+from adam.contract.lease import child_lives, launcher_lives, lease_is_held, read_lease, take_lease, write_lease
 from adam.contract.paths import RunPaths
 
 
@@ -101,3 +104,22 @@ def test_a_child_dies_with_its_parent() -> None:
     readable, _, _ = select.select([pidfd], [], [], 10)
     assert readable, "the child outlived its parent"
     os.close(pidfd)
+
+
+def test_whom_a_copied_lease_names_is_none_of_the_copys(paths: RunPaths, tmp_path: Path) -> None:
+    fd, lease = take_lease(paths, "trainer", token=5, attempt=2)
+    os.close(fd)
+    assert launcher_lives(paths, lease) and not child_lives(paths, lease)
+    shutil.copytree(paths.root, tmp_path / "copy")
+    copy = RunPaths(tmp_path / "copy")
+    copied = read_lease(copy)
+    assert copied == lease and not launcher_lives(copy, copied)
+    rebooted = msgspec.structs.replace(lease, stamp=msgspec.structs.replace(lease.stamp, boot_id="another"))
+    assert not launcher_lives(paths, rebooted)
+
+
+def test_a_lease_of_zeros_is_held_by_nobody(paths: RunPaths) -> None:
+    paths.lease.write_bytes(bytes(1024))
+    assert read_lease(paths) is None
+    fd, _ = take_lease(paths, "trainer", token=1, attempt=1)
+    os.close(fd)

@@ -86,3 +86,18 @@ def test_the_tightest_cgroup_counts(tmp_path: Path) -> None:
     (inner.parent / "memory.current").write_text("2000\n")
     assert ram.cgroup_left(tmp_path / "cgroup", own) == 3000
     assert ram.cgroup_left(tmp_path / "cgroup", tmp_path / "absent") == 1 << 62
+
+
+def test_what_somebody_holds_is_never_removed_and_a_torn_name_is_none(paths: RunPaths, tmp_path: Path) -> None:
+    """A run of another container shares this memory: its directory is not to be seen from here."""
+    place = ram.claim(paths)
+    held = ram.hold(place)
+    paths.root.rename(tmp_path / "elsewhere")
+    assert ram.remove_stale() == [] and place.exists() and not ram.found_directories()[0].stale
+    os.close(held)
+    moved = RunPaths(tmp_path / "elsewhere")
+    assert moved.ram == place and ram.remove_stale(moved) == [], "a run that was moved finds its own memory"
+    (place / ram.OWNER).write_text("")
+    assert ram.remove_stale() == [], "a name that is just being written"
+    os.utime(place, (0, 0))
+    assert [found.path for found in ram.remove_stale()] == [place]

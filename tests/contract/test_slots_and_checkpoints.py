@@ -97,6 +97,44 @@ def test_a_truncated_or_senseless_slot_is_an_error_not_a_crash(tmp_path) -> None
         read_head(tmp_path / "slot")
 
 
+def test_every_flipped_bit_of_a_slots_header_is_seen(tmp_path) -> None:
+    """Nothing else stands between a wrong step in memory and a checkpoint that says it."""
+    path = tmp_path / "slot"
+    write_slot(path).close()
+    data, told = path.read_bytes(), read_head(path)
+    assert told is not None
+    for place in range(len(data.rstrip(b"\x07").rstrip(b" "))):
+        for bit in range(8):
+            path.write_bytes(data[:place] + bytes([data[place] ^ 1 << bit]) + data[place + 1 :])
+            try:
+                found = read_head(path)
+            except CheckpointError:
+                continue
+            # Another spelling of the same, or another place of the tensors, whose checksums then tell.
+            assert found is None or found[0] == told[0], (place, bit)
+            if found is not None and found[1] != told[1]:
+                with pytest.raises(CheckpointError):
+                    check_sums(path, *found)
+
+
+def test_a_slot_of_a_newer_adam_is_not_believed(tmp_path) -> None:
+    slot = SlotWriter(tmp_path / "slot", [TensorEntry("w", "U8", (64,))])
+    slot.complete(head(schema=9, sums={"w": page_sum([bytes(64)])}))
+    slot.close()
+    with pytest.raises(CheckpointError, match="schema 9, this Adam knows up to 2: upgrade Adam"):
+        read_head(tmp_path / "slot")
+
+
+def test_a_slot_knows_that_it_was_deleted(tmp_path) -> None:
+    slot = SlotWriter(tmp_path / "slot", [TensorEntry("w", "U8", (64,))])
+    assert slot.is_there()
+    (tmp_path / "slot").unlink()
+    assert not slot.is_there()
+    SlotWriter(tmp_path / "slot", [TensorEntry("w", "U8", (64,))]).close()
+    assert not slot.is_there()
+    slot.close()
+
+
 def test_no_room_for_a_slot_leaves_nothing_behind(tmp_path, monkeypatch) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")

@@ -359,8 +359,16 @@ def test_where_nothing_has_room_training_goes_on_and_says_so(tmp_path, monkeypat
 
     monkeypatch.setattr(slots.os, "posix_fallocate", full)
     monkeypatch.setattr(loop, "LONGEST_WAIT_FOR_SLOTS_S", 0.1)
+    waited = 0
+
+    def asked() -> bool:
+        nonlocal waited
+        waited += len(rows(paths)) == 8
+        return waited > 10
+
     with pytest.raises(DiskError, match="no room for a snapshot"):
-        run_attempt(paths.root, 1, never)
+        run_attempt(paths.root, 1, asked)
+    assert waited > 10, "all is trained: it waits for room until somebody asks it to stop"
     assert [row.step for row in rows(paths)] == list(range(1, 9))
     report = schema.load(paths.staging_report, Staging)
     assert report is not None and report.tier == "none" and "no room" in report.why

@@ -1,5 +1,7 @@
 """Snapshots taken again and again: what they use stays what it was."""
 
+import shutil
+import time
 from pathlib import Path
 
 import psutil
@@ -75,3 +77,21 @@ def test_groups_fit_and_leave_nothing_out() -> None:
     assert in_groups(spans, 1 << 20) == [["a", "b", "c", "d"]]
     assert in_groups(spans, 13_616) == [["a", "b", "c"], ["d"]]
     assert [name for group in in_groups(spans, 4096) for name in group] == list(spans)
+
+
+def test_slots_that_somebody_deletes_are_made_again_and_what_was_in_them_is_owed(snapshots) -> None:
+    taker, paths = snapshots
+    assert taker.take(Position(step=1), why="interval", saves=3, durable=True)
+    taker.finish()
+    shutil.rmtree(paths.ram)
+    assert not taker.take(Position(step=2), why="ram", saves=0, durable=False)
+    for step in range(3, 1000):
+        if taker.take(Position(step=step), why="ram", saves=3, durable=False):
+            break
+        time.sleep(0.01)
+    taker.finish()
+    newest = complete_snapshots(paths)[0].head
+    assert (newest.step, newest.durable, newest.saves, taker.durable) == (step, True, 3, 2)
+    assert taker.take(Position(step=1001), why="ram", saves=3, durable=False)
+    taker.finish()
+    assert not complete_snapshots(paths)[0].head.durable

@@ -280,6 +280,27 @@ def test_no_room_lets_old_ones_go_first(paths, keeper, monkeypatch):
     assert answer.pruned == ("step-00000010-a01", "step-00000020-a01")
 
 
+def test_a_keeper_that_has_just_started_lets_old_ones_go_too(paths, keeper, monkeypatch):
+    for step in (10, 20, 30):
+        write_slot(paths, step)
+        keeper.answer(Commit())
+    write_slot(paths, 40)
+    monkeypatch.setattr("adam.watchdog.commit.free_bytes", lambda path: 0 if len(list_checkpoints(path)) > 1 else 10**9)
+    answer = Keeper(Store(paths, keep_last=3, milestone_every=0)).answer(Commit())
+    assert answer.committed and answer.pruned == ("step-00000010-a01", "step-00000020-a01")
+
+
+def test_a_new_keeper_lets_nobody_wait_who_begins_in_memory(paths, keeper):
+    write_slot(paths, 10)
+    keeper.answer(Commit())
+    write_slot(paths, 20, 1, in_ram=True)
+    other = Keeper(Store(paths, keep_last=3, milestone_every=0))
+    answer = other.answer(Settle(9, 5, commit=False))
+    assert answer.snapshot and answer.snapshot.step == 20 and not answer.newest, "no byte of the disk was read for it"
+    other.afterwards()
+    assert other.answer(Prune()).newest.step == 10
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small tmpfs needs root")
 def test_a_full_disk_frees_itself(paths):
     lease(paths)

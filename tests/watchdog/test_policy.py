@@ -313,7 +313,7 @@ def test_a_trainer_that_never_begins_is_a_hang(bench):
     bench.tick()
     bench.started()
     for second in range(35):
-        bench.pulse(0, Phase.LOADING).tick(1)  # it beats, but gets nowhere
+        bench.pulse(0, Phase.IMPORTING).tick(1)  # it beats, but gets nowhere
         assert bool(bench.told("hung")) == (second >= 29)
 
 

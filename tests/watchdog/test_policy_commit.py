@@ -6,6 +6,7 @@ from policy_bench import SETTINGS, Bench, kept
 
 from adam.contract.records import Desired, Resume, SnapshotSeen
 from adam.contract.states import Phase, RunState
+from adam.watchdog.policy import restored
 from adam.watchdog.policy_words import AskCommit, AskSettle, Launch, Stage
 
 
@@ -51,6 +52,8 @@ def test_a_killed_trainer_goes_on_from_memory_and_that_is_committed_behind_it(be
     assert plan.resume == Resume(SNAPSHOT.name, 120, SNAPSHOT.slot)
     assert not bench.of(AskCommit)
     bench.started().pulse(120, Phase.LOADING).tick()
+    assert not bench.of(AskCommit), "a trainer that dies every minute must not wear the disk"
+    bench.tick(4 * 3600)
     assert bench.of(AskCommit) == [AskCommit(resumed=SNAPSHOT.name, durable_only=False)]
     bench.tick()
     assert len(bench.of(AskCommit)) == 1
@@ -132,3 +135,31 @@ def test_a_save_during_a_pause_is_still_a_pause() -> None:
     bench.pulse(3, Phase.PAUSED).tick()
     bench.see(desired=Desired()).pulse(3).tick()
     assert [len(bench.told("paused")), len(bench.told("resumed"))] == [1, 1]
+
+
+def test_what_a_dead_watchdog_asked_its_keeper_for_is_asked_again(bench) -> None:
+    bench.run_to_training()
+    bench.pulse(10, durable=1).tick()
+    assert len(bench.of(AskCommit)) == 1
+    bench.memory = restored(bench.memory, bench.now, same_boot=True)  # and the keeper died with it
+    bench.pulse(11, durable=1).tick()
+    assert len(bench.of(AskCommit)) == 2
+    for step in range(12, 30):
+        bench.pulse(step, durable=1).tick()
+    assert len(bench.of(AskCommit)) <= 3, "once, not for ever"
+
+
+def test_a_snapshot_in_memory_is_on_disk_before_the_forge_takes_the_lease(bench) -> None:
+    bench.see(data_ready=False)
+    for _ in range(40):
+        bench.tick()
+        if bench.of(AskSettle):
+            break
+    bench.settle(snapshot=SnapshotSeen("step-00000900-a01", 900, "/shm/slot-0"))
+    for _ in range(40):
+        bench.tick()
+    assert bench.of(AskSettle)[-1].commit and not bench.of(Launch)
+    bench.settle(*kept(900))
+    for _ in range(40):
+        bench.tick()
+    assert bench.of(Launch)[-1].plan.program == "forge"

@@ -175,3 +175,13 @@ def test_a_stopped_process_is_not_given_more_time(phase):
     assert left_s(SETTINGS, ear.listening, "T") > 0
     ear.quiet(0.5, phase)
     assert left_s(SETTINGS, ear.listening, "T") <= 0
+
+
+def test_loading_may_take_as_long_as_bytes_come_and_no_longer() -> None:
+    ear = Ear()
+    for _ in range(2000):  # 2,000 s of a slow disk
+        ear.quiet(1.0, Phase.LOADING)
+        ear.beat(Phase.LOADING)
+    assert not ear.hung
+    ear.quiet(SETTINGS.start_seconds + 2, Phase.LOADING)
+    assert ear.hung

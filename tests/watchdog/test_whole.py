@@ -314,3 +314,16 @@ def test_idle_cost(box):
 def cpu_s(pid: int) -> float:
     times = psutil.Process(pid).cpu_times()
     return times.user + times.system
+
+
+def test_a_frozen_keeper_does_not_keep_a_killed_trainer_from_starting(box, await_):
+    box.configure(step_ms=10)
+    box.up()
+    box.await_step(30)
+    keeper, trainer = box.pid_of("adam.watchdog.keeper"), box.trainer_pid()
+    kill(keeper, signal.SIGSTOP)
+    kill(trainer)
+    await_(lambda: box.pid_of("adam.watchdog.keeper") not in (0, keeper), 20)
+    assert box.events("keeper_restarted")
+    box.await_state(RunState.FINISHED)
+    box.check_losses(200)
