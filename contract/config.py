@@ -259,6 +259,27 @@ class Upload(Section, frozen=True):
         return bool(self.repo or self.target)
 
 
+class Sinks(Section, frozen=True):
+    """Where else the rows of metrics.csv are shown: each sink is a process of its own, which training never waits for."""
+
+    prometheus_port: Annotated[
+        int,
+        Meta(ge=0, le=65535, description="http://127.0.0.1:PORT/metrics for Prometheus (this machine only); 0: none"),
+    ] = 0
+    tensorboard: Annotated[
+        bool, Meta(description="write tensorboard/ in the run directory (needs the package tensorboard)")
+    ] = False
+    trackio: Annotated[
+        str, Meta(description="project in Trackio that rows are logged to (needs the package trackio); empty: none")
+    ] = ""
+
+    @property
+    def wanted(self) -> tuple[str, ...]:
+        """Names of the sinks that are asked for."""
+        asked = {"prometheus": self.prometheus_port, "tensorboard": self.tensorboard, "trackio": self.trackio}
+        return tuple(name for name, value in asked.items() if value)
+
+
 class Config(Section, frozen=True):
     """A whole configuration. `model.vocab_size = 0` is filled in from the tokenizer when training starts."""
 
@@ -272,6 +293,7 @@ class Config(Section, frozen=True):
     numeric: Numeric = Numeric()
     alerts: Alerts = Alerts()
     upload: Upload = Upload()
+    sinks: Sinks = Sinks()
 
 
 def contradictions(config: Config) -> list[str]:

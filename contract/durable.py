@@ -8,7 +8,7 @@ import errno
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
@@ -61,10 +61,16 @@ def replace_file(path: Path, data: bytes, *, durable: bool = True) -> None:
     Raises OSError (with the file name) where the disk is full or can't be written; the old file is then still there,
     but for a directory that can't be fsynced: then it is the new one.
     """
+    replace_file_by(path, (data,), durable=durable)
+
+
+def replace_file_by(path: Path, blocks: Iterable[bytes], *, durable: bool = True) -> None:
+    """As `replace_file`, with bytes that come one block after the other."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with new_file(temporary, durable=durable) as fd:
-            write_all(fd, data)
+            for block in blocks:
+                write_all(fd, block)
         temporary.rename(path)
         if durable:
             fsync_dir(path.parent)
@@ -74,6 +80,12 @@ def replace_file(path: Path, data: bytes, *, durable: bool = True) -> None:
         if error.filename is None:
             error.filename = str(path)
         raise
+
+
+def remove_temporaries(path: Path) -> None:
+    """Delete what killed writers of `path` have left of their new files. For its one writer only."""
+    for left in path.parent.glob(f".{path.name}.*.tmp"):
+        left.unlink(missing_ok=True)
 
 
 def remove_tree(directory: Path) -> None:

@@ -3,20 +3,25 @@
 import csv
 import io
 
+import msgspec
+
 from adam.contract.clock import iso
-from adam.contract.records import Gpu, StepRow
+from adam.contract.mfu import utilisation
+from adam.contract.records import Gpu, Numerics, StepRow
 
 COLUMNS = (
     "timestamp",
     "attempt",
     "step",
     "tokens",
+    "seq_len",
     "loss",
     "val_loss",
     "val_bits_per_byte",
     "grad_norm",
     "learning_rate",
     "tokens_per_sec",
+    "mfu",
     "step_s",
     "data_wait_s",
     "first_sample",
@@ -26,6 +31,7 @@ COLUMNS = (
     "gpu_margin_c",
     "gpu_memory_temp_c",
     "gpu_power_w",
+    "gpu_power_limit_w",
     "gpu_clocks",
     "gpu_util",
     "vram_gb",
@@ -35,23 +41,56 @@ COLUMNS = (
 )
 
 
-def header() -> bytes:
-    return ",".join(COLUMNS).encode()
+class Work(msgspec.Struct, frozen=True):
+    """What one update of the run is. `flops`: of the model's products, forward and backward; 0: not known."""
+
+    tokens: int
+    seq_len: int
+    flops: float = 0.0
 
 
-def row(step: StepRow, tokens_per_step: int, telemetry: dict[str, str]) -> bytes:
-    """A line of `metrics.csv`. `telemetry` has the cells from `phase` on; cells without a value stay empty."""
+def header(columns: tuple[str, ...] = COLUMNS) -> bytes:
+    return ",".join(columns).encode()
+
+
+def columns_of(header_line: bytes) -> tuple[str, ...]:
+    """The columns that a header line names; errors in it give names that are nobody's."""
+    return tuple(header_line.decode(errors="replace").rstrip("\r\n").split(","))
+
+
+def cells_of(line: bytes) -> list[str]:
+    """The cells of a row. No cell of ours has a comma or a quote in it."""
+    return line.decode(errors="replace").rstrip("\r\n").split(",")
+
+
+def row(
+    step: StepRow,
+    work: Work,
+    telemetry: dict[str, str],
+    numerics: Numerics | None = None,
+    columns: tuple[str, ...] = COLUMNS,
+) -> bytes:
+    """A line of `metrics.csv`; cells without a value stay empty.
+
+    Args:
+        telemetry: the cells from `phase` on.
+        numerics: of the attempt that the step is of; those of another one are not believed.
+        columns: of the file, which may have more than ours.
+    """
+    mfu = utilisation(work.flops, step.step_s, step.attempt, numerics)
     cells = {
         "timestamp": iso(step.wall),
         "attempt": str(step.attempt),
         "step": str(step.step),
         "tokens": str(step.tokens),
+        "seq_len": str(work.seq_len),
         "loss": number(step.loss),
         "val_loss": number(step.val_loss) if step.val_loss is not None else "",
         "val_bits_per_byte": number(step.val_bits_per_byte) if step.val_bits_per_byte is not None else "",
         "grad_norm": number(step.grad_norm),
         "learning_rate": number(step.lr),
-        "tokens_per_sec": f"{tokens_per_step / step.step_s:.1f}" if step.step_s > 0 else "",
+        "tokens_per_sec": f"{work.tokens / step.step_s:.1f}" if step.step_s > 0 else "",
+        "mfu": f"{mfu:.4f}" if mfu is not None else "",
         "step_s": f"{step.step_s:.6f}",
         "data_wait_s": f"{step.data_wait_s:.6f}",
         "first_sample": str(step.first_sample),
@@ -59,7 +98,7 @@ def row(step: StepRow, tokens_per_step: int, telemetry: dict[str, str]) -> bytes
         **telemetry,
     }
     out = io.StringIO()
-    csv.writer(out, lineterminator="").writerow([cells.get(column, "") for column in COLUMNS])
+    csv.writer(out, lineterminator="").writerow([cells.get(column, "") for column in columns])
     return out.getvalue().encode()
 
 
@@ -78,6 +117,7 @@ def gpu_cells(gpus: tuple[Gpu, ...]) -> dict[str, str]:
     clocks = {reason for gpu in gpus for reason in gpu.clocks or ()}
     powers = [gpu.power_w for gpu in gpus if gpu.power_w is not None]
     uses = [gpu.utilisation for gpu in gpus if gpu.utilisation is not None]
+    limits = [gpu.power_limit_w for gpu in gpus if gpu.power_limit_w is not None]
     memory = [gpu.memory_used_bytes for gpu in gpus if gpu.memory_used_bytes is not None]
     return {
         "gpu_temp_c": str(max(temperatures)) if temperatures else "",
@@ -85,6 +125,7 @@ def gpu_cells(gpus: tuple[Gpu, ...]) -> dict[str, str]:
         "gpu_memory_temp_c": str(max(memories)) if memories else "",
         "gpu_clocks": " ".join(sorted(clocks)),
         "gpu_power_w": f"{sum(powers):.1f}" if powers else "",
+        "gpu_power_limit_w": f"{sum(limits):.0f}" if limits else "",
         "gpu_util": f"{sum(uses) / len(uses):.0f}" if uses else "",
         "vram_gb": f"{sum(memory) / 1e9:.2f}" if memory else "",
     }

@@ -31,6 +31,8 @@ class RunPaths:
         self.upload_journal = self.outbox / "journal.json"
         self.upload_weights = self.outbox / "weights"
 
+        self.tensorboard = self.root / "tensorboard"
+
         self.shards = self.root / "shards"
         self.shards_manifest = self.shards / "manifest.json"
         self.shards_work = self.shards / ".work"
@@ -52,6 +54,7 @@ class RunPaths:
         self.numerics = self.run / "numerics.json"
         self.status = self.run / "status.json"
         self.alerts = self.run / "alerts.json"
+        self.power = self.run / "power.json"
         self.beat = self.run / "beat-watchdog"
         self.supervisor_conf = self.run / "supervisord.conf"
         self.supervisor_pid = self.run / "supervisord.pid"
@@ -60,6 +63,9 @@ class RunPaths:
     def pulse(self, name: str) -> Path:
         """The pulse of a program: `0`, `1`, … for the trainer's ranks, `forge` for the forge."""
         return self.run / f"pulse-{name}"
+
+    def sink(self, name: str) -> Path:
+        return self.run / f"sink-{name}.json"
 
     def exit_report(self, program: str) -> Path:
         return self.run / f"exit-{program}.json"

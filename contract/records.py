@@ -137,6 +137,7 @@ class Gpu(msgspec.Struct, frozen=True):
     temperature_c: int | None = None
     margin_c: int | None = None  # degrees left to the chip's own limit (T.Limit)
     power_w: float | None = None
+    power_limit_w: float | None = None  # at which the chip throttles itself
     utilisation: int | None = None  # per cent
     memory_used_bytes: int | None = None
     memory_total_bytes: int | None = None

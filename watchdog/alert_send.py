@@ -4,7 +4,7 @@ import functools
 import os
 import signal
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import msgspec
 
@@ -24,12 +24,6 @@ class Alert(msgspec.Struct, frozen=True):
     kind: str
     time: str
     facts: dict[str, object]
-
-
-class AlerterWords(msgspec.Struct, frozen=True):
-    """A line of the alerter to the watchdog; empty: all is well again."""
-
-    trouble: str
 
 
 Send = Callable[[Alert], str]  # "" where it went well, else why not
@@ -88,7 +82,7 @@ def by_webhook(url: str) -> Send:
     return send
 
 
-def webhook_of(environ: dict[str, str]) -> str:
+def webhook_of(environ: Mapping[str, str]) -> str:
     """The webhook's address, from $ADAM_ALERT_WEBHOOK or systemd's credential; empty where there is none, or it is no http address."""
     credential = credential_path(WEBHOOK, environ)
     url = environ.get("ADAM_ALERT_WEBHOOK", "").strip() or (read_secret(credential) if credential else "")

@@ -3,13 +3,11 @@
     python -P -m adam.watchdog.alerter --run DIR (--parent PID | --test)
 
 The file is the queue: an alert that can't be sent is tried again, at growing intervals and for ever, and the events behind it wait.
-`run/alerts.json` says how far each target has come. Writes `{"trouble": …}` to stdout when that changes. When its stdin is closed, it
-tries what is left once, and ends.
+`run/alerts.json` says how far each target has come. How it speaks to the watchdog, and ends: see `follower`.
 """
 
 import argparse
 import os
-import select
 import signal
 import sys
 from pathlib import Path
@@ -17,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from adam.contract import schema
-from adam.contract.clock import boottime_ns, iso, stamp
+from adam.contract.clock import iso, stamp
 from adam.contract.config import Alerts
 from adam.contract.config_file import load_config
 from adam.contract.durable import log_lines
@@ -27,9 +25,9 @@ from adam.contract.paths import RunPaths
 from adam.contract.process import die_with_parent
 from adam.contract.schema import Record
 from adam.watchdog.alert_rules import AlertMemory, AlertRules, hear, summary
-from adam.watchdog.alert_send import Alert, AlerterWords, Send, by_command, by_webhook, webhook_of
+from adam.watchdog.alert_send import Alert, Send, by_command, by_webhook, webhook_of
+from adam.watchdog.follower import FollowerWords, Patience, Voice, follow
 
-LOOK_S = 1.0
 RETRY_S = 5.0
 RETRY_MOST_S = 600.0
 
@@ -47,11 +45,11 @@ class Courier:
         self._send, self._rules, self._run = send, rules, run
         self.offset, self.trouble = offset, ""
         self._memory = AlertMemory()
-        self._failures, self._not_before = 0, 0.0
+        self._patience = Patience(RETRY_S, RETRY_MOST_S)
 
     def go_on(self, events: Path, now: float) -> None:
         """Deal with the events behind `offset`, up to the first alert that can't be sent."""
-        if now < self._not_before:
+        if not self._patience.allows(now):
             return
         for offset, line in log_lines(events, self.offset):
             event = decoded(line)
@@ -65,8 +63,10 @@ class Courier:
 
     def _deliver(self, alert: Alert, now: float) -> bool:
         self.trouble = self._send(alert)
-        self._failures = self._failures + 1 if self.trouble else 0
-        self._not_before = now + min(RETRY_MOST_S, RETRY_S * 2 ** (self._failures - 1)) if self.trouble else 0.0
+        if self.trouble:
+            self._patience.failed(now)
+        else:
+            self._patience.went_well()
         return not self.trouble
 
 
@@ -98,7 +98,7 @@ class Alerter:
             name: Courier(send, rules, str(paths.root), known.get(name, end)) for name, send in sends.items()
         }
         self._saved = dict(known)
-        self._told = ""
+        self._voice = Voice()
 
     def turn(self, now: float) -> None:
         for courier in self._couriers.values():
@@ -108,10 +108,7 @@ class Alerter:
             schema.save(self._paths.alerts, Offsets(offsets=offsets), durable=False)
             self._saved = offsets
         trouble = "; ".join(courier.trouble for courier in self._couriers.values() if courier.trouble)
-        if trouble != self._told:
-            self._told = trouble
-            sys.stdout.buffer.write(msgspec.json.encode(AlerterWords(trouble)) + b"\n")
-            sys.stdout.buffer.flush()
+        self._voice.say(FollowerWords(trouble), now)
 
 
 def read_offsets(paths: RunPaths) -> dict[str, int]:
@@ -120,15 +117,6 @@ def read_offsets(paths: RunPaths) -> dict[str, int]:
     except DataError:
         return {}  # torn by a power cut, which it may be
     return found.offsets if found else {}
-
-
-def follow(alerter: Alerter) -> None:
-    """Until stdin is closed."""
-    while True:
-        ended = select.select([sys.stdin], [], [], LOOK_S)[0]
-        alerter.turn(boottime_ns() / 1e9)
-        if ended:
-            return
 
 
 def test(paths: RunPaths, sends: dict[str, Send]) -> int:
@@ -158,7 +146,7 @@ def main() -> int:
         return test(paths, sends)
     die_with_parent(arguments.parent)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # in the middle of a command: it is ended too
-    follow(Alerter(paths, alerts, sends))
+    follow(Alerter(paths, alerts, sends).turn)
     return 0
 
 

@@ -93,10 +93,15 @@ class LineChild:
         if self._process is not None:
             self._process.send_signal(signal.SIGKILL)
 
-    def finish(self, now: float, seconds: float) -> None:
-        """Close its stdin, by which it knows that this is the end; after `seconds` SIGTERM, and after another one SIGKILL."""
+    def hush(self) -> None:
+        """Close its stdin, by which it knows that this is the end."""
         if self._process is not None and self._process.stdin is not None:
             self._process.stdin.close()
+
+    def finish(self, now: float, seconds: float) -> None:
+        """`hush`, and wait; after `seconds` SIGTERM, and after TERM_S more SIGKILL."""
+        self.hush()
+        if self._process is not None:
             try:
                 self._process.wait(seconds)
             except subprocess.TimeoutExpired:

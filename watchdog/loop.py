@@ -21,9 +21,9 @@ from adam.contract.retention import rules_of
 from adam.contract.states import Phase, RunState
 from adam.contract.supervisor import Supervisor
 from adam.watchdog.act import Hands
-from adam.watchdog.alerter_client import AlerterClient
 from adam.watchdog.beat import BeatWriter
 from adam.watchdog.bundler import Bundler
+from adam.watchdog.followers import followers_of
 from adam.watchdog.journal import Journal
 from adam.watchdog.keeper_client import KeeperClient
 from adam.watchdog.losses import Losses
@@ -35,7 +35,7 @@ from adam.watchdog.policy_words import Collect, Decision, HeatLimits, LeaseSeen,
 from adam.watchdog.probe_words import Reading
 from adam.watchdog.sensors import GpuSensors, HostSensors
 from adam.watchdog.status_file import Remembered, StatusFile, recall
-from adam.watchdog.telemetry import Telemetry
+from adam.watchdog.telemetry import Telemetry, work_of
 from adam.watchdog.uploader_client import UploaderClient
 from adam.watchdog.watched import Watched
 
@@ -153,9 +153,10 @@ class Watchdog:
         self._bundler = Bundler(paths, stderr)
         seconds = config.watchdog.telemetry_seconds
         self._gpus = GpuSensors(seconds, self._selector, self._journal, stderr)
-        self._alerter = AlerterClient(paths, config, dict(os.environ), self._selector, stderr)
+        self._followers = followers_of(paths, config, os.environ, self._selector, stderr)
         self._host = HostSensors(seconds, paths.root)
-        self._telemetry = Telemetry(paths, config.trainer.batch_size * config.trainer.seq_len)
+        self._telemetry = Telemetry(paths)
+        self._work = Watched(lambda: work_of(paths), paths.lock, paths.tokens_manifest)
         self._numerics = Watched(lambda: schema.load(paths.numerics, Numerics), paths.numerics)
         self._staging = Watched(lambda: schema.load(paths.staging_report, Staging), paths.staging_report)
         self._status = StatusFile(paths)
@@ -188,7 +189,7 @@ class Watchdog:
         self._keeper.attend(now)
         self._gpus.attend(now)
         self._bundler.attend(now)
-        self._alerter.attend(now)
+        self._followers.attend(now)
         policy = self._remembered.policy
         self._uploader.attend(self._keeper.newest, policy.final == RunState.FINISHED, now)
         seen = replace(
@@ -239,10 +240,10 @@ class Watchdog:
             **self._gpus.cells(),
             **self._host.cells(now),
         }
-        self._telemetry.join(cells)
-        if self._telemetry.moved_aside is not None:
-            name, self._telemetry.moved_aside = self._telemetry.moved_aside.name, None
-            self._journal.tell("plan_changed", f"metrics.csv had other columns: it is now {name}, and made again")
+        self._telemetry.join(cells, self._work.get(), self._numerics.get())
+        if self._telemetry.news:
+            self._journal.tell("plan_changed", self._telemetry.news)
+            self._telemetry.news = ""
 
     def _notes(self, decision: Decision, now: float) -> tuple[str, ...]:
         troubles = (
@@ -252,7 +253,7 @@ class Watchdog:
             self._status.trouble,
             self._keeper.note,
             self._bundler.trouble,
-            self._alerter.note,
+            *self._followers.notes,
             self._uploader.note,
         )
         staging = self._staging.get()
@@ -290,7 +291,7 @@ class Watchdog:
         self._keeper.end(now)
         self._uploader.end(now)
         self._gpus.end(now)
-        self._alerter.end(now)
+        self._followers.end(now)
 
     def _notify(self, decision: Decision, now: float) -> None:
         if now - self._notified_at >= NOTIFY_S:

@@ -8,10 +8,16 @@ from pathlib import Path
 
 import msgspec
 
-from adam.contract.durable import LineAppender, last_line, log_lines
-from adam.contract.metrics import header, row
+from adam.contract.config_file import load_config
+from adam.contract.durable import LineAppender, last_line, log_lines, mend_tail, whole_lines
+from adam.contract.errors import AdamError
+from adam.contract.metrics import COLUMNS, Work, columns_of, header, row
+from adam.contract.mfu import FLOPS_PER_PARAMETER
+from adam.contract.model import parameter_count, resolved
 from adam.contract.paths import RunPaths
-from adam.contract.records import StepRow, decode_step
+from adam.contract.records import Numerics, StepRow, decode_step
+from adam.contract.shards import load_tokens
+from adam.watchdog.widen import columns_with, move_aside, widen
 
 MOST_AT_ONCE = 2000  # rows in one turn of the loop
 
@@ -24,19 +30,22 @@ class _Key(msgspec.Struct):
 class Telemetry:
     """Joins and appends. `trouble` says why rows wait; empty: none does."""
 
-    def __init__(self, paths: RunPaths, tokens_per_step: int) -> None:
+    def __init__(self, paths: RunPaths) -> None:
         self._steps, self._metrics = paths.steps, paths.metrics
-        self._tokens_per_step = tokens_per_step
+        self._columns: tuple[str, ...] = COLUMNS
         self._file: LineAppender | None = None
         self._offset = 0
         self._last = (0, 0)
         self._fresh_from = -1  # offset behind which rows were logged before our eyes
         self.trouble = ""
         self.newest: StepRow | None = None
-        self.moved_aside: Path | None = None
+        self.news = ""  # what was done to a file of another Adam
 
-    def join(self, cells: dict[str, str]) -> int:
-        """Append the rows of the steps that were logged since; how many. A disk that does not take them is tried again."""
+    def join(self, cells: dict[str, str], work: Work, numerics: Numerics | None = None) -> int:
+        """Append the rows of the steps that were logged since; how many. A disk that does not take them is tried again.
+
+        Args: as of `metrics.row`, `cells` being its `telemetry`.
+        """
         try:
             size = self._steps.stat().st_size
         except FileNotFoundError:
@@ -44,34 +53,42 @@ class Telemetry:
         try:
             if self._file is None:
                 self._open(size)
-            return self._append(size, cells)
+            return self._append(size, cells, work, numerics)
         except OSError as error:
             self.trouble = f"{self._metrics.name} can't be written: {error.strerror}"
             return 0
 
     def _open(self, size: int) -> None:
-        """Find where the rows end that are written already; a file with other columns is moved aside and made again."""
-        self._file = LineAppender(self._metrics)
-        with self._metrics.open("rb") as file:
-            first = file.readline().rstrip(b"\n")
-        if first and first != header():
-            self._move_aside()
-            first = b""
-        if not first:
-            self._file.append(header())
-        self._last = last_key(self._metrics)
-        self._offset = offset_behind(self._steps, self._last)
+        """Find where the rows end that are written already; a file of another Adam is brought up to this one's columns first."""
+        mend_tail(self._metrics)
+        self._columns = self._settle_columns()
+        file = LineAppender(self._metrics)
+        try:
+            if self._metrics.stat().st_size == 0:
+                file.append(header())
+            self._last = last_key(self._metrics)
+            self._offset = offset_behind(self._steps, self._last)
+        except OSError:
+            file.close()
+            raise
         self._fresh_from = size
+        self._file = file
 
-    def _move_aside(self) -> None:
-        number = 1
-        while (target := self._metrics.with_name(f"metrics-old-{number}.csv")).exists():
-            number += 1
-        self._metrics.rename(target)
-        self.moved_aside = target
-        self._file = LineAppender(self._metrics)
+    def _settle_columns(self) -> tuple[str, ...]:
+        """The columns that the file has now: all of ours."""
+        first = next((line for _, line in whole_lines(self._metrics)), b"")
+        if not first:
+            return COLUMNS
+        there = columns_of(first)
+        columns = columns_with(there)
+        if columns is None:
+            self.news = f"metrics.csv was none of Adam's: it is now {move_aside(self._metrics)}, and made again"
+        elif columns != there:
+            widen(self._metrics, columns)
+            self.news = "metrics.csv was of an older Adam: its rows are now under all columns"
+        return columns or COLUMNS
 
-    def _append(self, size: int, cells: dict[str, str]) -> int:
+    def _append(self, size: int, cells: dict[str, str], work: Work, numerics: Numerics | None) -> int:
         if size < self._offset:
             self._offset = 0  # cut or replaced: what is in it may be new all the same, its key tells
         if size == self._offset or self._file is None:
@@ -81,7 +98,8 @@ class Telemetry:
             step = decode_step(line, self._steps)
             key = (step.attempt, step.step)
             if key > self._last:
-                self._file.append(row(step, self._tokens_per_step, cells if offset > self._fresh_from else {}))
+                fresh = cells if offset > self._fresh_from else {}
+                self._file.append(row(step, work, fresh, numerics, self._columns))
                 self._last, self.newest = key, step
                 count += 1
             self._offset = offset
@@ -89,6 +107,20 @@ class Telemetry:
                 break
         self.trouble = ""
         return count
+
+
+def work_of(paths: RunPaths) -> Work:
+    """What an update of the run is; how many operations, where the size of the vocabulary is known."""
+    config = load_config(paths.lock)
+    tokens = config.trainer.batch_size * config.trainer.seq_len
+    try:
+        known = load_tokens(paths)
+        if known is None and not config.model.vocab_size:
+            return Work(tokens, config.trainer.seq_len)
+        parameters = parameter_count(resolved(config.model, known.vocab_size if known else 0))
+    except (AdamError, ValueError):
+        return Work(tokens, config.trainer.seq_len)  # the trainer says what is wrong with them
+    return Work(tokens, config.trainer.seq_len, float(FLOPS_PER_PARAMETER * parameters * tokens))
 
 
 def last_key(metrics: Path) -> tuple[int, int]:

@@ -10,7 +10,7 @@ from adam.contract import schema
 from adam.contract.clock import Stamp, iso, stamp
 from adam.contract.errors import AdamError, ConfigError, DataError, SchemaError, UsageError, run_main
 from adam.contract.events import event
-from adam.contract.metrics import COLUMNS, gpu_cells, header, row
+from adam.contract.metrics import COLUMNS, Work, gpu_cells, header, row
 from adam.contract.paths import RunPaths, find_run
 from adam.contract.records import Desired, Gpu, StepRow, decode_step, encode_line
 from adam.contract.states import FAILURE_OF_EXIT, UNFLUSHED, Exit, FailureClass
@@ -41,7 +41,11 @@ def test_floats_of_a_step_read_back_exactly(tmp_path) -> None:
 
 def test_a_row_of_metrics_has_every_column_and_exact_floats() -> None:
     cells = dict(
-        zip(header().decode().split(","), row(STEP, 128, {"gpu_temp_c": "40"}).decode().split(","), strict=True)
+        zip(
+            header().decode().split(","),
+            row(STEP, Work(128, 16), {"gpu_temp_c": "40"}).decode().split(","),
+            strict=True,
+        )
     )
     assert tuple(cells) == COLUMNS
     assert float(cells["loss"]) == 0.1 + 0.2

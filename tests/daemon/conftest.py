@@ -107,7 +107,11 @@ class World:
             "tokens": step * 32, "first_sample": 2 * step - 2, "end_sample": 2 * step, "loss": 5.0 - step / 100,
             "grad_norm": 1.0, "lr": 1e-3, "step_s": 0.5, "data_wait_s": 0.0, "wall": 0.0, "boottime": 0.0,
         }  # fmt: skip
-        return metrics.row(StepRow(**{"attempt": attempt, "step": step, **facts, **changes}), 32, {"phase": "training"})
+        return metrics.row(
+            StepRow(**{"attempt": attempt, "step": step, **facts, **changes}),
+            metrics.Work(32, 16),
+            {"phase": "training"},
+        )
 
     def write_metrics(self, paths: RunPaths, rows: list[bytes], tail: bytes = b"") -> None:
         paths.metrics.write_bytes(b"\n".join([metrics.header(), *rows]) + b"\n" + tail)

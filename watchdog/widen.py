@@ -1,0 +1,67 @@
+"""`metrics.csv` of an older Adam, which lacks columns: the same rows under all of them.
+
+The new file is written whole beside the old one and takes its name, so whoever opens it, and a crash at any moment, finds one or the other.
+Whoever reads the old one by an open descriptor (`tail -f`) is told in it that there is a new one.
+"""
+
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from adam.contract.durable import free_bytes, remove_temporaries, replace_file_by, whole_lines, write_all
+from adam.contract.metrics import COLUMNS, columns_of, header
+
+FAREWELL = b"# this file has more columns now and was replaced: `tail -f` it again\n"
+BLOCK_ROWS = 4000
+ROOM = 2  # times the old size that must be free: nothing is begun that fills the disk
+
+
+def columns_with(there: tuple[str, ...]) -> tuple[str, ...] | None:
+    """The columns that a file with `there` is to have: ours, and behind them what only a newer Adam knows.
+
+    None for a file that is none of ours.
+    """
+    if not {"attempt", "step"} <= set(there):
+        return None
+    return (*COLUMNS, *(name for name in there if name not in COLUMNS))
+
+
+def widen(path: Path, columns: tuple[str, ...]) -> None:
+    """Replace `path` by its rows under `columns`; cells that it has no value for are empty. Raises OSError; the file is then as it was."""
+    remove_temporaries(path)  # of a watchdog that was killed here
+    if free_bytes(path.parent) < ROOM * path.stat().st_size:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+    old = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+    try:
+        replace_file_by(path, blocks(path, columns))
+        write_all(old, FAREWELL)
+    finally:
+        os.close(old)
+
+
+def blocks(path: Path, columns: tuple[str, ...]) -> Iterator[bytes]:
+    """The new file, some rows at a time. A row that has not as many cells as the old header was torn by the disk, and is left out."""
+    lines = whole_lines(path)
+    there = columns_of(next(lines)[1])
+    places = [there.index(name) if name in there else len(there) for name in columns]  # len(there): the empty cell
+    block = [header(columns)]
+    for _, line in lines:
+        cells = line.split(b",")
+        if len(cells) == len(there):
+            cells.append(b"")
+            block.append(b",".join([cells[place] for place in places]))
+        if len(block) == BLOCK_ROWS:
+            yield b"\n".join(block) + b"\n"
+            block = []
+    if block:
+        yield b"\n".join(block) + b"\n"
+
+
+def move_aside(path: Path) -> str:
+    """Give the file a name that is nobody's yet; that name."""
+    number = 1
+    while (target := path.with_name(f"{path.stem}-old-{number}{path.suffix}")).exists():
+        number += 1
+    path.rename(target)
+    return target.name
