@@ -171,6 +171,17 @@ class Watchdog(Section, frozen=True):
             ge=0, description="how long a pause for heat outlives the sensors; then training goes on, and that is told"
         ),
     ] = 600.0
+    power_floor_watts: Annotated[
+        float,
+        Meta(
+            ge=0,
+            description="a GPU's power limit is lowered, to this at least, before training pauses for heat (needs root); 0: never",
+        ),
+    ] = 0.0
+    power_room_celsius: Annotated[
+        float,
+        Meta(gt=0, description="… while fewer °C than these are left to the pause; raised again at twice as many"),
+    ] = 4.0
 
 
 class Numeric(Section, frozen=True):

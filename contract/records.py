@@ -146,6 +146,21 @@ class Gpu(msgspec.Struct, frozen=True):
     uncorrected: int | None = None  # ECC errors that could not be corrected, since the driver was loaded
 
 
+class PowerChange(msgspec.Struct, frozen=True):
+    """A GPU's power limit in milliwatts: as it was found, and what it may be now by our doing (two, for a kill between them)."""
+
+    gpu: int  # its index
+    original: int
+    ours: tuple[int, ...]
+
+
+class PowerFile(Record, frozen=True, kw_only=True):
+    """The power limits that are lowered (`run/power.json`; writer: the probe), by the GPU's UUID. Of an earlier boot it means nothing."""
+
+    boot_id: str = ""
+    gpus: dict[str, PowerChange] = {}
+
+
 class UploadSeen(msgspec.Struct, frozen=True):
     """What has arrived at the far place, verified there; names are empty, times None, where nothing has yet."""
 

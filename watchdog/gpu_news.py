@@ -23,6 +23,16 @@ FAULTS = {
 }
 
 
+POWER = {
+    "lowered": "GPU {0.gpu} gets hot: its power limit is lowered to {0.watts:.0f} W of {0.of:.0f} W",
+    "raised": "GPU {0.gpu} is cooler: its power limit is raised to {0.watts:.0f} W of {0.of:.0f} W",
+    "restored": "GPU {0.gpu}: its power limit is {0.watts:.0f} W again, as it was found",
+    "refused": "GPU {0.gpu}: its power limit can't be changed ({0.why}); training goes on without a cap, and pauses for heat as ever",
+    "foreign": "GPU {0.gpu}: somebody else has set its power limit to {0.watts:.0f} W; it is left alone",
+    "unwritten": "GPU {0.gpu}: its power limit stays {0.watts:.0f} W, since run/power.json can't be written ({0.why})",
+}
+
+
 class News(msgspec.Struct, frozen=True):
     """`key` tells the kinds apart of which one is told in AGAIN_S."""
 
@@ -46,6 +56,9 @@ def news_of(before: Reading, now: Reading) -> Iterator[News]:
             f"{whose}: the driver reports Xid {xid.code}",
             {"gpu": xid.gpu, "xid": xid.code},
         )
+    for word in now.power:
+        facts: dict[str, str | int] = {"gpu": word.gpu, "power": word.what, "watts": round(word.watts)}
+        yield News(f"power {word.gpu} {word.what}", POWER[word.what].format(word), facts)
     past = {gpu.index: gpu for gpu in before.gpus}
     for gpu in now.gpus:
         if gpu.index in past:

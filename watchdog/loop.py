@@ -31,6 +31,7 @@ from adam.watchdog.numerics import hear_numerics
 from adam.watchdog.observe import Eyes
 from adam.watchdog.parent import supervised
 from adam.watchdog.policy import decide
+from adam.watchdog.policy_power import CapRules, Orders
 from adam.watchdog.policy_words import Collect, Decision, HeatLimits, LeaseSeen, Settings, Stage
 from adam.watchdog.probe_words import Reading
 from adam.watchdog.sensors import GpuSensors, HostSensors
@@ -84,6 +85,14 @@ def settings_of(config: Config) -> Settings:
         healthy_steps=config.numeric.healthy_steps,
         lr_factor=config.numeric.lr_factor,
     )
+
+
+def orders_of(paths: RunPaths, config: Config) -> Orders:
+    watchdog = config.watchdog
+    rules = CapRules(
+        floor_w=watchdog.power_floor_watts, room=watchdog.power_room_celsius, heat=settings_of(config).heat
+    )
+    return Orders(str(paths.power), rules)
 
 
 class Leaving:
@@ -152,7 +161,7 @@ class Watchdog:
         self._hands = Hands(paths, supervisor, self._keeper, self._journal, self._collect)
         self._bundler = Bundler(paths, stderr)
         seconds = config.watchdog.telemetry_seconds
-        self._gpus = GpuSensors(seconds, self._selector, self._journal, stderr)
+        self._gpus = GpuSensors(seconds, self._selector, self._journal, stderr, orders_of(paths, config))
         self._followers = followers_of(paths, config, os.environ, self._selector, stderr)
         self._host = HostSensors(seconds, paths.root)
         self._telemetry = Telemetry(paths)
@@ -253,6 +262,7 @@ class Watchdog:
             self._status.trouble,
             self._keeper.note,
             self._bundler.trouble,
+            self._gpus.note,
             *self._followers.notes,
             self._uploader.note,
         )

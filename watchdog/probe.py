@@ -1,14 +1,18 @@
 """The NVML probe: a process of its own, because NVML's calls can block for ever.
 
-    python -P -m adam.watchdog.probe --interval SECONDS --parent PID
+    python -P -m adam.watchdog.probe --interval SECONDS --parent PID [--power JSON]
 
 Writes a line of JSON to stdout at each interval, and at once when the driver reports an error: `{"sensors":"ok","gpus":[…]}`. Where
 there is no NVIDIA driver it writes `{"sensors":"none"}` and ends; where the driver does not answer as it should,
 `{"sensors":"unknown","why":…}` and ends.
+
+Where a power cap is configured it lowers and restores the GPUs' limits too (see `power`), and restores them when its stdin is closed.
 """
 
 import argparse
+import select
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +22,8 @@ import pynvml
 from adam.contract.errors import run_main
 from adam.contract.process import die_with_parent
 from adam.contract.records import Gpu
+from adam.watchdog.policy_power import Orders
+from adam.watchdog.power import Power
 from adam.watchdog.probe_words import Reading
 from adam.watchdog.xid import XidWatch
 
@@ -36,6 +42,8 @@ _CLOCKS = {
     pynvml.nvmlClocksEventReasonDisplayClockSetting: "display",
 }
 
+SLICE_S = 0.5  # of a wait, where the end has to be seen soon
+
 
 def read_gpu(index: int) -> Gpu:
     """One GPU; what it does not support is None. Raises NVMLError where it is lost."""
@@ -43,6 +51,7 @@ def read_gpu(index: int) -> Gpu:
     memory = _maybe(pynvml.nvmlDeviceGetMemoryInfo, handle)
     use = _maybe(pynvml.nvmlDeviceGetUtilizationRates, handle)
     power = _maybe(pynvml.nvmlDeviceGetPowerUsage, handle)
+    limit = _maybe(pynvml.nvmlDeviceGetPowerManagementLimit, handle)
     clocks = _maybe(pynvml.nvmlDeviceGetCurrentClocksEventReasons, handle)
     return Gpu(
         index=index,
@@ -50,6 +59,7 @@ def read_gpu(index: int) -> Gpu:
         temperature_c=_maybe(pynvml.nvmlDeviceGetTemperature, handle, pynvml.NVML_TEMPERATURE_GPU),
         margin_c=_maybe(pynvml.nvmlDeviceGetMarginTemperature, handle),
         power_w=power / 1000 if power is not None else None,
+        power_limit_w=limit / 1000 if limit is not None else None,
         utilisation=use.gpu if use is not None else None,
         memory_used_bytes=memory.used if memory is not None else None,
         memory_total_bytes=memory.total if memory is not None else None,
@@ -101,26 +111,47 @@ def say(reading: Reading) -> None:
     sys.stdout.buffer.flush()
 
 
-def probe(interval: float) -> int:
+def probe(interval: float, orders: Orders | None) -> int:
     try:
         pynvml.nvmlInit()
-        xids = XidWatch()
+        xids, power = XidWatch(), Power(orders) if orders is not None else None
         while True:
-            say(msgspec.structs.replace(read_all(), xids=xids.found))
-            xids.wait(interval)
+            reading = msgspec.structs.replace(read_all(), xids=xids.found)
+            if power is not None:
+                words = power.attend(reading.gpus, time.monotonic())
+                reading = msgspec.structs.replace(reading, power=words, held=power.held)
+            say(reading)
+            if power is None or not power.active:
+                xids.wait(interval)
+            elif wait_for_the_end(xids, interval):
+                power.restore()
+                return 0
     except pynvml.NVMLError as error:
         sensors = "none" if error.value in _NONE else "unknown"
         say(Reading(sensors, why=str(error), fault=_FAULTS.get(error.value, "")))
     return 0
 
 
+def wait_for_the_end(xids: XidWatch, seconds: float) -> bool:
+    """Wait as `xids` does; True, soon, where stdin was closed."""
+    until = time.monotonic() + seconds
+    while True:
+        xids.wait(max(0.0, min(SLICE_S, until - time.monotonic())))
+        if select.select([sys.stdin], [], [], 0)[0]:
+            return True
+        if xids.found or time.monotonic() >= until:
+            return False
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="probe", description=__doc__.splitlines()[0])
     parser.add_argument("--interval", type=float, required=True, help="seconds between two readings")
     parser.add_argument("--parent", type=int, required=True, help="end when this process does")
+    parser.add_argument("--power", default="", help="what may be done to the power limits: Orders, as JSON")
     arguments = parser.parse_args()
     die_with_parent(arguments.parent)
-    return probe(arguments.interval)
+    orders = msgspec.json.decode(arguments.power, type=Orders) if arguments.power else None
+    return probe(arguments.interval, orders)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,25 @@ class Xid(msgspec.Struct, frozen=True):
     code: int
 
 
+class PowerWord(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What became of a GPU's power limit: lowered, raised, restored; refused (by the driver), foreign (somebody else has set it),
+    unwritten (what it was can't be written down, so it stays)."""
+
+    gpu: int
+    what: str
+    watts: float = 0.0  # the limit now
+    of: float = 0.0  # … and as it was found
+    why: str = ""
+
+
+class Held(msgspec.Struct, frozen=True):
+    """A GPU whose power limit is lowered to `watts`, from `of`."""
+
+    gpu: int
+    watts: float
+    of: float
+
+
 class Reading(msgspec.Struct, frozen=True, omit_defaults=True):
     """One look at all GPUs; `sensors` is ok, none (no NVIDIA driver) or unknown.
 
@@ -24,3 +43,5 @@ class Reading(msgspec.Struct, frozen=True, omit_defaults=True):
     lost: tuple[int, ...] = ()
     fault: str = ""
     xids: tuple[Xid, ...] = ()
+    power: tuple[PowerWord, ...] = ()
+    held: tuple[Held, ...] = ()

@@ -12,12 +12,14 @@ from adam.contract.records import Gpu
 from adam.watchdog.child import LineChild
 from adam.watchdog.gpu_news import Told, news_of, ration
 from adam.watchdog.journal import Journal
-from adam.watchdog.probe_words import Reading
+from adam.watchdog.policy_power import Orders
+from adam.watchdog.probe_words import Held, Reading
 
 STALE_TIMES = 3.0  # intervals without a reading after which the probe is taken to hang
 STALE_LEAST_S = 15.0
 NONE_AGAIN_S = 3600.0
 LONGEST_TICK_S = 1.0
+RESTORE_S = 2.0
 
 
 def pause_s(deaths: int) -> float:
@@ -27,8 +29,18 @@ def pause_s(deaths: int) -> float:
 class GpuSensors:
     """The newest readings of the probe. `state` is ok, none (no NVIDIA driver) or unknown."""
 
-    def __init__(self, interval: float, selector: selectors.BaseSelector, journal: Journal, stderr: int) -> None:
-        self._child = LineChild(["adam.watchdog.probe", "--interval", str(interval)], selector, pause_s, stderr)
+    def __init__(
+        self,
+        interval: float,
+        selector: selectors.BaseSelector,
+        journal: Journal,
+        stderr: int,
+        power: Orders | None = None,
+    ) -> None:
+        arguments = ["adam.watchdog.probe", "--interval", str(interval)]
+        arguments += ["--power", msgspec.json.encode(power).decode()] if power is not None else []
+        self._child = LineChild(arguments, selector, pause_s, stderr)
+        self._caps = power is not None and power.rules.floor_w > 0
         self._stale_s = max(STALE_LEAST_S, STALE_TIMES * interval)
         self._journal = journal
         self._quiet_s, self._tick = 0.0, 0.0
@@ -36,6 +48,7 @@ class GpuSensors:
         self._told = ("", "")
         self._last = Reading("unknown")
         self._rationed: dict[str, Told] = {}
+        self._held: tuple[Held, ...] = ()
         self._none_until = 0.0
 
     @property
@@ -65,13 +78,26 @@ class GpuSensors:
         if self.state == "none":
             self._child.start_at = max(self._child.start_at, self._none_until)
 
+    @property
+    def note(self) -> str:
+        """Which GPUs are held down; empty: none is."""
+        return "; ".join(
+            f"GPU {held.gpu} is held down to {held.watts:.0f} W (of {held.of:.0f} W): it was getting too hot"
+            for held in self._held
+        )
+
     def end(self, now: float) -> None:
-        self._child.end(now)
+        """A probe that may have lowered a limit restores it first."""
+        if self._caps:
+            self._child.finish(now, RESTORE_S)
+        else:
+            self._child.end(now)
 
     def _hear(self, reading: Reading, now: float) -> None:
         if reading.sensors == "none":
             self._none_until = now + NONE_AGAIN_S
         self._become(reading)
+        self._held = reading.held if reading.sensors == "ok" else self._held
         self._rationed, news = ration(self._rationed, news_of(self._last, reading), now)
         for item in news:
             self._journal.tell("gpu", item.text, **item.facts)

@@ -18,7 +18,7 @@ import pytest
 from adam.contract import schema
 from adam.contract.checkpoints import list_checkpoints
 from adam.contract.clock import stamp
-from adam.contract.config import Alerts, Checkpoint, Config, Numeric, Trainer, Watchdog
+from adam.contract.config import Alerts, Checkpoint, Config, Numeric, Sinks, Trainer, Watchdog
 from adam.contract.config_file import write_lock
 from adam.contract.durable import sha256_file
 from adam.contract.paths import RunPaths
@@ -92,7 +92,12 @@ class StandInNvml:
 
     def __init__(self, folder: Path, file: Path) -> None:
         self.folder, self._file = folder, file
-        self.environment = {"LD_LIBRARY_PATH": str(folder), "NVML_SAYS": str(file)}
+        self.limits_file = file.with_name("nvml-limits")
+        self.environment = {
+            "LD_LIBRARY_PATH": str(folder),
+            "NVML_SAYS": str(file),
+            "NVML_LIMITS": str(self.limits_file),
+        }
         self.say()
 
     def say(self, **numbers: int) -> None:
@@ -100,6 +105,11 @@ class StandInNvml:
         new = self._file.with_suffix(".new")
         new.write_text(" ".join(f"{name} {number}" for name, number in numbers.items()))
         new.replace(self._file)
+
+    def limits(self, gpu: int = 0) -> list[int]:
+        """The power limits in watts that were set so far, in their order."""
+        said = self.limits_file.read_text().splitlines() if self.limits_file.exists() else []
+        return [int(line.split()[1]) // 1000 for line in said if line.startswith(f"{gpu} ")]
 
 
 @pytest.fixture(scope="session")
@@ -145,6 +155,7 @@ class Box:
         self.trainer = {"steps": 200, "batch_size": 1, "micro_batch": 1, "seq_len": 16}
         self.checkpoint = {"every_steps": 20, "keep_last": 3}
         self.alerts = Alerts()
+        self.sinks = Sinks()
         self.watchdog = {"hang_seconds": 2.0, "backoff_seconds": 0.1, "backoff_cap_seconds": 0.5, "start_seconds": 20.0}
         self.numeric: dict[str, float] = {}
 
@@ -156,6 +167,7 @@ class Box:
             watchdog=Watchdog(**self.watchdog),
             numeric=Numeric(**self.numeric),
             alerts=self.alerts,
+            sinks=self.sinks,
         )
         write_lock(self.paths.lock, config)
         if not forge:
