@@ -91,7 +91,7 @@ def block(work: Work, snapshots: Snapshots, number: int, *, save: bool) -> tuple
     """(seconds of BLOCK steps, the first with a snapshot where `save`; seconds until the call returned)."""
     torch.cuda.synchronize()
     began = time.perf_counter()
-    if save and not snapshots.take(Position(step=number), why="ram", saves=0, durable=False):
+    if save and not snapshots.take(Position(step=number), why="ram"):
         raise SystemExit("a snapshot could not be taken")
     calls = time.perf_counter() - began
     for _ in range(BLOCK):
@@ -146,7 +146,7 @@ def measure(arguments: argparse.Namespace, paths: RunPaths) -> None:
     copying.MARGIN_BYTES = 1 << 50
     stalls(work, snapshots, arguments.pairs, "through 512 MB (no device memory)")
     print(f"the copy on the device itself: {device_ms:.1f} ms")
-    if not snapshots.take(Position(step=1000), why="ram", saves=0, durable=False):
+    if not snapshots.take(Position(step=1000), why="ram"):
         raise SystemExit("the last snapshot could not be taken")
     began = time.perf_counter()
     while not snapshots.poll():
