@@ -19,6 +19,7 @@ from adam.contract.durable import LineAppender
 from adam.contract.errors import DiskError, NumericError
 from adam.contract.records import Plan, StepRow, encode_line
 from adam.contract.shared import Control
+from adam.contract.slots import RAM
 from adam.contract.states import Phase
 from adam.trainer.data import Batch, Data
 from adam.trainer.evaluate import Score, evaluate
@@ -69,7 +70,8 @@ class Loop:
         self.data, self.model, self.optimizer = data, model, optimizer
         self.snapshots, self.steps, self.heart = snapshots, steps, heart
         self.order = DataOrder(data.train.count, config.trainer.seed)
-        self.pace = Pace(config.checkpoint.every_steps, config.checkpoint.ram_every_steps)
+        checkpoint = config.checkpoint
+        self.pace = Pace(checkpoint.every_steps, checkpoint.ram_every_steps, checkpoint.milestone_every)
         self._stop_requested = stop_requested
         self._window = Window(runtime.device)
         self._told = 0  # snapshots that the pulse speaks of
@@ -214,10 +216,10 @@ class Loop:
 
     def _save(self, position: Position, why: str, control: Control) -> None:
         with self.heart.during(Phase.SAVING):
-            if why != "ram":
+            if why != RAM:
                 # A milestone is of its very step: a copy that is still under way (0.6 s at most) is waited for.
                 self.snapshots.finish()
-            if self.snapshots.take(position, why=why, saves=control.saves, durable=why != "ram"):
+            if self.snapshots.take(position, why=why, control=control):
                 self.pace.begun(position.step, control, self.snapshots.stall_s)
             else:
                 self.pace.postponed()
@@ -244,7 +246,7 @@ class Loop:
         # A save, with its deadline: the keeper may still copy 33 GB, and the disk may be slow.
         with self.heart.during(Phase.SAVING):
             control, began = self.heart.control(), time.monotonic()
-            while not self.snapshots.take(position, why=why, saves=control.saves, durable=True):
+            while not self.snapshots.take(position, why=why, control=control):
                 # A finished run waits for room as long as people want it: all that was trained since is at stake.
                 patient = why == "final" and not (self._stop_requested() or self.heart.control().stop)
                 if self.snapshots.trouble and not patient and time.monotonic() - began > LONGEST_WAIT_FOR_SLOTS_S:
