@@ -18,6 +18,8 @@ COLUMNS = (
     "loss",
     "val_loss",
     "val_bits_per_byte",
+    "entropy",
+    "logits_norm",
     "grad_norm",
     "learning_rate",
     "tokens_per_sec",
@@ -85,8 +87,10 @@ def row(
         "tokens": str(step.tokens),
         "seq_len": str(work.seq_len),
         "loss": number(step.loss),
-        "val_loss": number(step.val_loss) if step.val_loss is not None else "",
-        "val_bits_per_byte": number(step.val_bits_per_byte) if step.val_bits_per_byte is not None else "",
+        "val_loss": of_validation(step.val_loss),
+        "val_bits_per_byte": of_validation(step.val_bits_per_byte),
+        "entropy": of_validation(step.entropy),
+        "logits_norm": of_validation(step.logits_norm),
         "grad_norm": number(step.grad_norm),
         "learning_rate": number(step.lr),
         "tokens_per_sec": f"{work.tokens / step.step_s:.1f}" if step.step_s > 0 else "",
@@ -100,6 +104,11 @@ def row(
     out = io.StringIO()
     csv.writer(out, lineterminator="").writerow([cells.get(column, "") for column in columns])
     return out.getvalue().encode()
+
+
+def of_validation(value: float | None) -> str:
+    """Most steps have no validation."""
+    return "" if value is None else number(value)
 
 
 def number(value: float | None) -> str:

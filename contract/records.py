@@ -89,6 +89,8 @@ class StepRow(Record, frozen=True, kw_only=True):
     data_wait_s: float
     val_loss: float | None = None  # nats per token
     val_bits_per_byte: float | None = None
+    entropy: float | None = None  # of the predictions, nats a token; with a validation, over its first window
+    logits_norm: float | None = None  # Euclidean, mean over the same tokens
     wall: float
     boottime: float
 

@@ -6,6 +6,7 @@ from adam.contract.states import Exit
 from adam.daemon.doctor_machine import check_machine
 from adam.daemon.doctor_memory import check_memory
 from adam.daemon.doctor_run import check_run
+from adam.daemon.doctor_sinks import check_power, check_sinks
 from adam.daemon.doctor_words import Mark
 from adam.daemon.run_of import run_paths
 
@@ -14,7 +15,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Print a line for each check. Exit.FAILED where training would not work."""
     marks = []
     paths = run_paths(arguments.run)
-    for findings in (check_run(paths), check_memory(paths), check_machine()):
+    for findings in (check_run(paths), check_sinks(paths), check_power(paths), check_memory(paths), check_machine()):
         for finding in findings:
             print(finding.line(), flush=True)
             marks.append(finding.mark)

@@ -1,5 +1,6 @@
 """The report of `adamctl status`: made of plain facts, for scripts (a dictionary) and for people (lines)."""
 
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -7,8 +8,10 @@ import msgspec
 from adam.contract.clock import Stamp, iso
 from adam.contract.config import Config
 from adam.contract.durable import human_bytes
+from adam.contract.paths import RunPaths
 from adam.contract.records import CheckpointSeen, Gpu, Lease, Staging, Status
 from adam.contract.shared import Pulse
+from adam.contract.sinks import wheres
 from adam.contract.states import Phase, RunState
 from adam.daemon.numbers import Numbers
 
@@ -68,6 +71,7 @@ def describe(seen: Seen) -> dict[str, Any]:
         "checkpoint": checkpoint_of(seen),
         "snapshot": snapshot_of(seen),
         "upload": msgspec.to_builtins(status.upload) if status and status.upload else None,
+        "sinks": wheres(RunPaths(Path(seen.root)), seen.config),
         "gpus": msgspec.to_builtins(status.gpus) if status and seen.watchdog_alive else [],
         "breaks": list(status.breaks) if status else [],
         "notes": notes_of(seen, state),
@@ -165,6 +169,7 @@ def human_lines(report: dict[str, Any]) -> list[str]:
         "watchdog": f"process {report['watchdog']['pid']}" if report["watchdog"]["pid"] else "",
         "checkpoint": human_checkpoint(report["checkpoint"]),
         "upload": human_upload(report["upload"]),
+        "metrics": "; ".join(f"{name}: {where}" for name, where in report["sinks"].items()),
         "snapshot": f"step {report['snapshot']['step']:,}, in memory" if report["snapshot"]["tier"] == "ram" else "",
     }
     shown = [(name, text) for name, text in lines.items() if text]
@@ -232,7 +237,8 @@ def human_gpu(gpu: Gpu) -> str:
     facts = [f"{gpu.index}: {gpu.name}"]
     facts += [f"{gpu.temperature_c} °C"] if gpu.temperature_c is not None else []
     facts += [f"{gpu.margin_c} °C below its limit"] if gpu.margin_c is not None else []
-    facts += [f"{gpu.power_w:.0f} W"] if gpu.power_w is not None else []
+    limit = f" of {gpu.power_limit_w:.0f} W" if gpu.power_limit_w is not None else " W"
+    facts += [f"{gpu.power_w:.0f}{limit}"] if gpu.power_w is not None else []
     facts += [f"{gpu.utilisation} %"] if gpu.utilisation is not None else []
     if gpu.memory_used_bytes is not None and gpu.memory_total_bytes is not None:
         facts.append(f"{human_bytes(gpu.memory_used_bytes)} of {human_bytes(gpu.memory_total_bytes)}")

@@ -9,12 +9,32 @@ import torch
 from adam.trainer.data import Batch, Data
 from adam.trainer.model.lm import MambaLM
 
+CHUNK = 256  # tokens whose logits are there twice over
+
 
 class Score(NamedTuple):
     """`loss` in nats per token. `bits_per_byte` counts the text's bytes; the mark before a document has bits and no byte."""
 
     loss: float
     bits_per_byte: float
+
+
+class Sureness(NamedTuple):
+    """How sure a model is of what it says, right or wrong. Means over tokens."""
+
+    entropy: float  # of the predicted distribution, nats
+    logits_norm: float  # Euclidean
+
+
+@torch.no_grad()
+def sureness(logits: torch.Tensor) -> Sureness:
+    """logits: (..., V), of any float dtype; computed in fp32, some tokens at a time."""
+    entropy, norm, tokens = 0.0, 0.0, logits.flatten(0, -2)
+    for part in tokens.split(CHUNK):
+        logs = part.float().log_softmax(-1)
+        entropy -= float((logs.exp() * logs).sum(dtype=torch.float64))
+        norm += float(torch.linalg.vector_norm(part.float(), dim=-1).sum(dtype=torch.float64))
+    return Sureness(entropy / len(tokens), norm / len(tokens))
 
 
 @torch.no_grad()

@@ -22,7 +22,7 @@ from adam.contract.shared import Control
 from adam.contract.slots import RAM
 from adam.contract.states import Phase
 from adam.trainer.data import Batch, Data
-from adam.trainer.evaluate import Score, evaluate
+from adam.trainer.evaluate import Score, Sureness, evaluate, sureness
 from adam.trainer.heart import Heart
 from adam.trainer.model.lm import MambaLM
 from adam.trainer.optim import apply_update, learning_rate, set_rate
@@ -130,10 +130,12 @@ class Loop:
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """Losses of a batch's targets in nats, (B, L) fp32."""
-        device = self.runtime.device
-        tokens, targets, resets = (part.to(device, non_blocking=True) for part in batch)
-        with torch.autocast(device, dtype=torch.bfloat16, enabled=self.runtime.precision == "bf16"):
+        tokens, targets, resets = (part.to(self.runtime.device, non_blocking=True) for part in batch)
+        with self._autocast():
             return self.model.loss(tokens, targets, resets)
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.runtime.device, dtype=torch.bfloat16, enabled=self.runtime.precision == "bf16")
 
     def _backward(self, batch: Batch) -> torch.Tensor:
         """The micro-batch's share of the update's loss (mean over all targets of the update), its gradient added up."""
@@ -154,9 +156,9 @@ class Loop:
 
     def _finish_step(self, update: Update, total: int) -> None:
         step = update.position.step
-        score = self._evaluate() if self._evaluation_due(step, total) else None
-        if step % self.config.trainer.log_every == 0 or score is not None or step == total:
-            self._log(update, score)
+        validated = self._evaluate() if self._evaluation_due(step, total) else None
+        if step % self.config.trainer.log_every == 0 or validated is not None or step == total:
+            self._log(update, validated)
         self.heart.beat(step=step, micro_step=0, done=step)
         self.pace.stepped(update.seconds)
         if step < total:
@@ -179,7 +181,7 @@ class Loop:
         every = self.config.trainer.eval_every
         return step == total or (every > 0 and step % every == 0)
 
-    def _evaluate(self) -> Score:
+    def _evaluate(self) -> tuple[Score, Sureness]:
         with self.heart.during(Phase.EVALUATING):
             score = evaluate(
                 self.model,
@@ -189,10 +191,19 @@ class Loop:
                 forward=self.forward,
                 beat=lambda _done, _total: self.heart.beat(),
             )
+            sure = self._sureness()
         log.info("validated", val_loss=round(score.loss, 4), bits_per_byte=round(score.bits_per_byte, 4))
-        return score
+        return score, sure
 
-    def _log(self, update: Update, score: Score | None) -> None:
+    @torch.no_grad()
+    def _sureness(self) -> Sureness:
+        """Over the first validation window: one forward more."""
+        tokens, _, resets = (part.to(self.runtime.device) for part in self.data.val.batch([0]))
+        with self._autocast():
+            return sureness(self.model(tokens, resets))
+
+    def _log(self, update: Update, validated: tuple[Score, Sureness] | None) -> None:
+        score, sure = validated or (None, None)
         self.steps.append(
             encode_line(
                 StepRow(
@@ -208,6 +219,8 @@ class Loop:
                     data_wait_s=update.data_wait,
                     val_loss=score and _finite(score.loss),
                     val_bits_per_byte=score and _finite(score.bits_per_byte),
+                    entropy=sure and _finite(sure.entropy),
+                    logits_norm=sure and _finite(sure.logits_norm),
                     wall=time.time(),
                     boottime=boottime_ns() / 1e9,
                 )

@@ -7,6 +7,8 @@ SERIES = {
     "learning_rate": "training/learning_rate",
     "val_loss": "validation/loss",
     "val_bits_per_byte": "validation/bits_per_byte",
+    "entropy": "validation/entropy",
+    "logits_norm": "validation/logits_norm",
     "tokens_per_sec": "speed/tokens_per_sec",
     "mfu": "speed/mfu",
     "step_s": "speed/step_s",

@@ -89,7 +89,10 @@ def make_sink(name: str, paths: RunPaths, config: Config) -> Sink:
 
 def missing_words(name: str, error: ModuleNotFoundError) -> str:
     package = PACKAGES[name]
-    return f"the package {package} is not installed ({error.name}); pip install {package}, or take it out of [sinks]"
+    return (
+        f"the package {package} is not installed (no module {error.name}); "
+        f"{sys.executable} -m pip install {package}, or take it out of [sinks]"
+    )
 
 
 def main() -> int:

@@ -42,6 +42,8 @@ ROW_GAUGES = {
 VALIDATION_GAUGES = {
     "val_loss": ("validation_loss_nats", "Loss of the newest validation, nats a token", 1),
     "val_bits_per_byte": ("validation_compression_ratio", "Bytes that it would take to encode a byte of text", 1 / 8),
+    "entropy": ("validation_entropy_nats", "How unsure the model was in it, nats a token", 1),
+    "logits_norm": ("validation_logits_norm", "Mean Euclidean norm of its logits", 1),
 }
 GPU_GAUGES = {
     "temperature_c": ("gpu_temperature_celsius", "Temperature of a GPU", 1),

@@ -4,15 +4,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from adam.contract import schema
 from adam.contract.clock import Stamp, iso, stamp
 from adam.contract.errors import AdamError, ConfigError, DataError, SchemaError, UsageError, run_main
 from adam.contract.events import event
-from adam.contract.metrics import COLUMNS, Work, gpu_cells, header, row
+from adam.contract.metrics import COLUMNS, Work, cells_of, gpu_cells, header, row
+from adam.contract.mfu import peak_flops, utilisation
 from adam.contract.paths import RunPaths, find_run
-from adam.contract.records import Desired, Gpu, StepRow, decode_step, encode_line
+from adam.contract.records import Desired, Gpu, Numerics, StepRow, decode_step, encode_line
 from adam.contract.states import FAILURE_OF_EXIT, UNFLUSHED, Exit, FailureClass
 
 STEP = StepRow(
@@ -55,6 +57,34 @@ def test_a_row_of_metrics_has_every_column_and_exact_floats() -> None:
         "256.0",
         "40",
     )
+
+
+def test_a_row_of_which_all_is_known_has_no_empty_cell() -> None:
+    gpu = Gpu(
+        0, "H200", 40, 50, 100.0, 700.0, 97, 33, 80, memory_temperature_c=60, clocks=("sw_power_cap",), uncorrected=0
+    )
+    telemetry = {
+        "phase": "training", "cpu_percent": "1", "ram_gb": "1", "disk_free_gb": "1", **gpu_cells((gpu,)),
+    }  # fmt: skip
+    step = msgspec.structs.replace(
+        STEP, val_loss=2.0, val_bits_per_byte=1.0, entropy=1.5, logits_norm=30.0, grad_norm=1.0
+    )
+    numerics = Numerics(attempt=STEP.attempt, step=0, fingerprint="f", parts={"device": "cuda NVIDIA H200"})
+    cells = cells_of(row(step, Work(128, 16, flops=98.9e12), telemetry, numerics))
+    assert len(cells) == len(COLUMNS) and all(cells)
+    named = dict(zip(COLUMNS, cells, strict=True))
+    assert (named["mfu"], named["seq_len"], named["entropy"]) == (f"{98.9e12 / STEP.step_s / 989e12:.4f}", "16", "1.5")
+
+
+def test_utilisation_is_told_only_where_it_is_known() -> None:
+    numerics = Numerics(
+        attempt=3, step=0, fingerprint="f", parts={"device": "cuda NVIDIA H100 80GB HBM3", "ranks": "4"}
+    )
+    assert utilisation(989e12, 0.5, 3, numerics) == 0.5
+    assert utilisation(989e12, 0.5, 2, numerics) is None, "another attempt, perhaps on another machine"
+    assert utilisation(989e12, 0.5, 3, None) is None and utilisation(0.0, 0.5, 3, numerics) is None
+    devices = ("cuda NVIDIA H100 PCIe", "cuda NVIDIA A100-SXM4-80GB", "cuda NVIDIA GeForce RTX 4090", "cpu AVX2")
+    assert [peak_flops(device) for device in devices] == [756e12, 312e12, None, None]
 
 
 def test_the_cells_of_several_gpus_are_the_hottest_and_the_sums() -> None:

@@ -1,15 +1,21 @@
 """`adamctl doctor`."""
 
 import os
+import socket
 import subprocess
 import sys
 
+import msgspec
 import pytest
 
+from adam.contract import schema
+from adam.contract.clock import boot_id
+from adam.contract.config import Sinks
 from adam.contract.paths import RunPaths
 from adam.contract.ram import claim
+from adam.contract.records import PowerChange, PowerFile
 from adam.contract.states import Exit
-from adam.daemon import doctor_machine, doctor_run
+from adam.daemon import doctor_machine, doctor_run, doctor_sinks
 from adam.daemon.doctor_machine import ask, check_clock, check_nvml, check_torch, check_versions
 from adam.daemon.doctor_memory import check_left_behind, check_remove_ipc, check_shm
 from adam.daemon.doctor_run import (
@@ -20,6 +26,7 @@ from adam.daemon.doctor_run import (
     check_run,
     file_system,
 )
+from adam.daemon.doctor_sinks import check_power, check_sinks
 from adam.daemon.doctor_words import Mark
 
 
@@ -90,6 +97,37 @@ def test_orphans_are_found(world) -> None:
 def test_a_place_that_is_a_file_is_bad(world) -> None:
     (world.root / "file").write_text("")
     assert check_permissions(type(world.run())(world.root / "file" / "run")).mark == Mark.BAD
+
+
+def test_sinks_that_lack_a_package_or_a_port_are_found(world, monkeypatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        sinks = Sinks(prometheus_port=port, tensorboard=True, trackio="p")
+        paths = world.run(config=msgspec.structs.replace(world.config(), sinks=sinks))
+        monkeypatch.setitem(doctor_sinks.MODULES, "trackio", "no_such_module")
+        found = list(check_sinks(paths))
+    assert [finding.mark for finding in found] == [Mark.WARN, Mark.OK, Mark.WARN]
+    assert f"port {port}" in found[0].what and str(paths.tensorboard) in found[1].what
+    assert found[2].todo == f"{sys.executable} -m pip install trackio"
+    assert next(check_sinks(paths)).line() == f"ok    metrics go to prometheus: http://127.0.0.1:{port}/metrics"
+    world.status(paths)  # a watchdog lives: the port is its own
+    with socket.create_server(("127.0.0.1", port)):
+        assert next(check_sinks(paths)).mark == Mark.OK
+    assert list(check_sinks(world.run("other"))) == []
+
+
+def test_gpus_that_a_killed_run_left_held_down_are_found(world) -> None:
+    paths = world.run()
+    assert list(check_power(paths)) == []
+    gpus = {"GPU-1": PowerChange(1, 700_000, (665_000, 630_000))}
+    schema.save(paths.power, PowerFile(boot_id=boot_id(), gpus=gpus))
+    (finding,) = check_power(paths)
+    assert "GPU 1 may still be held down to 630 W (of 700 W)" in finding.what and "-i 1 -pl 700" in finding.todo
+    world.status(paths)  # a watchdog lives, which knows
+    assert list(check_power(paths)) == []
+    paths.status.unlink()
+    schema.save(paths.power, PowerFile(boot_id="an earlier one", gpus=gpus))
+    assert list(check_power(paths)) == []
 
 
 @pytest.mark.timeout(180)

@@ -11,6 +11,7 @@ import pytest
 
 from adam.contract import schema
 from adam.contract.clock import boottime_ns, stamp
+from adam.contract.config import Sinks
 from adam.contract.lease import take_lease, write_lease
 from adam.contract.process import start_ticks
 from adam.contract.records import CheckpointSeen, Gpu, Plan, Resume
@@ -22,7 +23,7 @@ from adam.daemon.status import look
 FIELDS = {
     "schema", "run", "name", "state", "reason", "step", "steps", "tokens", "loss", "val_loss", "val_bits_per_byte",
     "order2_bits_per_byte", "tokens_per_second", "eta_s", "attempt", "restarts", "progress", "trainer", "watchdog", "checkpoint", "snapshot",
-    "upload", "gpus", "breaks", "notes",
+    "upload", "sinks", "gpus", "breaks", "notes",
 }  # fmt: skip
 
 
@@ -69,6 +70,17 @@ def test_a_training_run(world) -> None:
     assert report["gpus"][0]["temperature_c"] == 50
     text = world.adamctl("status", "--run", "run").stdout
     assert "training" in text and "50 °C" in text and "2.250 bits per byte" in text
+
+
+def test_where_metrics_go(world) -> None:
+    sinks = Sinks(prometheus_port=9464, trackio="p")
+    paths = world.run(config=msgspec.structs.replace(world.config(), sinks=sinks))
+    world.status(paths, gpus=(Gpu(0, "H200", power_w=600.4, power_limit_w=665.0),))
+    report = describe(look(paths))
+    assert report["sinks"] == {"prometheus": "http://127.0.0.1:9464/metrics", "trackio": "project p"}
+    lines = human_lines(report)
+    assert "metrics     prometheus: http://127.0.0.1:9464/metrics; trackio: project p" in lines
+    assert "gpu         0: H200, 600 of 665 W" in lines
 
 
 def test_a_run_whose_processes_are_all_gone(world) -> None:

@@ -84,6 +84,8 @@ def test_a_run_trains_to_its_last_step_and_logs_each(tmp_path) -> None:
     assert [(row.first_sample, row.end_sample) for row in log] == [(4 * i, 4 * i + 4) for i in range(30)]
     assert log[-1].loss < log[0].loss - 0.3
     assert [row.step for row in log if row.val_loss is not None] == list(range(3, 31, 3))
+    assert all((row.entropy is None) == (row.logits_norm is None) == (row.val_loss is None) for row in log)
+    assert 0 < log[-1].entropy < log[-1].val_loss + 1 and log[-1].logits_norm > 0
     assert log[-1].val_bits_per_byte == pytest.approx(log[-1].val_loss / 0.6931, rel=0.2)
     pulse = read_once(paths.pulse("0"), Pulse)
     assert pulse is not None
