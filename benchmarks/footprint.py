@@ -1,4 +1,4 @@
-"""What Adam costs beside the trainer: memory (PSS) and CPU of supervisord, launcher, watchdog, keeper, probe and uploader of a running run.
+"""What Adam costs beside the trainer: memory (PSS) and CPU of supervisord, launcher, watchdog, keeper, probe, uploader, sinks of a run.
 
     python benchmarks/footprint.py --run DIR [--seconds 60]
 
@@ -21,10 +21,13 @@ PARTS = (
     "adam.watchdog.uploader",
     "adam.watchdog",
 )
+SINK = "adam.watchdog.sink"
 
 
 def part_of(process: psutil.Process) -> str:
     command = process.cmdline()
+    if SINK in command:
+        return f"{SINK} {command[command.index(SINK) + 1]}"
     return next((part for part in PARTS if part in command), "")
 
 

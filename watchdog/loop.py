@@ -164,7 +164,7 @@ class Watchdog:
         self._gpus = GpuSensors(seconds, self._selector, self._journal, stderr, orders_of(paths, config))
         self._followers = followers_of(paths, config, os.environ, self._selector, stderr)
         self._host = HostSensors(seconds, paths.root)
-        self._telemetry = Telemetry(paths)
+        self._telemetry = Telemetry(paths, self._still_here)
         self._work = Watched(lambda: work_of(paths), paths.lock, paths.tokens_manifest)
         self._numerics = Watched(lambda: schema.load(paths.numerics, Numerics), paths.numerics)
         self._staging = Watched(lambda: schema.load(paths.staging_report, Staging), paths.staging_report)
@@ -302,6 +302,11 @@ class Watchdog:
         self._uploader.end(now)
         self._gpus.end(now)
         self._followers.end(now)
+
+    def _still_here(self) -> None:
+        """Within a turn that takes long for a good reason."""
+        self._beat.beat()
+        notify("WATCHDOG=1")
 
     def _notify(self, decision: Decision, now: float) -> None:
         if now - self._notified_at >= NOTIFY_S:

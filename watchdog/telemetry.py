@@ -4,6 +4,7 @@ The key of a row is (attempt, step); in `steps.jsonl` keys only grow. So after t
 last row's key, and rows that were logged while no watchdog looked have empty telemetry cells.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -28,9 +29,10 @@ class _Key(msgspec.Struct):
 
 
 class Telemetry:
-    """Joins and appends. `trouble` says why rows wait; empty: none does."""
+    """Joins and appends. `trouble` says why rows wait; empty: none does. `alive` is called now and then in what takes long."""
 
-    def __init__(self, paths: RunPaths) -> None:
+    def __init__(self, paths: RunPaths, alive: Callable[[], None] = lambda: None) -> None:
+        self._alive = alive
         self._steps, self._metrics = paths.steps, paths.metrics
         self._columns: tuple[str, ...] = COLUMNS
         self._file: LineAppender | None = None
@@ -84,7 +86,7 @@ class Telemetry:
         if columns is None:
             self.news = f"metrics.csv was none of Adam's: it is now {move_aside(self._metrics)}, and made again"
         elif columns != there:
-            widen(self._metrics, columns)
+            widen(self._metrics, columns, self._alive)
             self.news = "metrics.csv was of an older Adam: its rows are now under all columns"
         return columns or COLUMNS
 

@@ -6,7 +6,8 @@ Whoever reads the old one by an open descriptor (`tail -f`) is told in it that t
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from operator import itemgetter
 from pathlib import Path
 
 from adam.contract.durable import free_bytes, remove_temporaries, replace_file_by, whole_lines, write_all
@@ -27,33 +28,38 @@ def columns_with(there: tuple[str, ...]) -> tuple[str, ...] | None:
     return (*COLUMNS, *(name for name in there if name not in COLUMNS))
 
 
-def widen(path: Path, columns: tuple[str, ...]) -> None:
-    """Replace `path` by its rows under `columns`; cells that it has no value for are empty. Raises OSError; the file is then as it was."""
+def widen(path: Path, columns: tuple[str, ...], alive: Callable[[], None] = lambda: None) -> None:
+    """Replace `path` by its rows under `columns`; cells that it has no value for are empty. Raises OSError; the file is then as it was.
+
+    `alive` is called now and then: millions of rows take many seconds.
+    """
     remove_temporaries(path)  # of a watchdog that was killed here
     if free_bytes(path.parent) < ROOM * path.stat().st_size:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
     old = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
     try:
-        replace_file_by(path, blocks(path, columns))
+        replace_file_by(path, blocks(path, columns, alive))
         write_all(old, FAREWELL)
     finally:
         os.close(old)
 
 
-def blocks(path: Path, columns: tuple[str, ...]) -> Iterator[bytes]:
+def blocks(path: Path, columns: tuple[str, ...], alive: Callable[[], None]) -> Iterator[bytes]:
     """The new file, some rows at a time. A row that has not as many cells as the old header was torn by the disk, and is left out."""
     lines = whole_lines(path)
     there = columns_of(next(lines)[1])
-    places = [there.index(name) if name in there else len(there) for name in columns]  # len(there): the empty cell
+    # len(there): the empty cell.
+    ordered = itemgetter(*(there.index(name) if name in there else len(there) for name in columns))
     block = [header(columns)]
     for _, line in lines:
         cells = line.split(b",")
         if len(cells) == len(there):
             cells.append(b"")
-            block.append(b",".join([cells[place] for place in places]))
+            block.append(b",".join(ordered(cells)))
         if len(block) == BLOCK_ROWS:
             yield b"\n".join(block) + b"\n"
             block = []
+            alive()
     if block:
         yield b"\n".join(block) + b"\n"
 

@@ -40,11 +40,14 @@ def check(paths, *more: tuple[int, int]) -> None:
     assert [row.cells for row in rows[:5]] == old
 
 
-def test_an_older_file_gets_the_columns_that_it_lacks(paths) -> None:
+def test_an_older_file_gets_the_columns_that_it_lacks(paths, monkeypatch) -> None:
     paths.metrics.write_text(OLD_FILE + "2026-01-01T00:00:06Z,1,6")  # and a torn row
     log(paths.steps, *((1, step) for step in range(1, 8)))
-    telemetry = Telemetry(paths)
+    beats = []
+    monkeypatch.setattr(widening, "BLOCK_ROWS", 2)
+    telemetry = Telemetry(paths, lambda: beats.append(1))
     assert telemetry.join({}, WORK) == 2 and "under all columns" in telemetry.news
+    assert len(beats) == 3, "of what takes long the supervisor hears in between"
     check(paths, (1, 6), (1, 7))
     assert not [path.name for path in paths.root.iterdir() if "old" in path.name or path.name.endswith("tmp")]
     again = Telemetry(paths)
@@ -66,14 +69,13 @@ def test_columns_that_only_a_newer_adam_knows_are_kept(paths) -> None:
 
 def test_whoever_follows_the_old_file_is_told(paths) -> None:
     paths.metrics.write_text(OLD_FILE)
-    with subprocess.Popen(["tail", "-n", "0", "-f", str(paths.metrics)], stdout=subprocess.PIPE) as tail:
+    command = ["tail", "-n", "+1", "-f", str(paths.metrics)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as tail:
         assert tail.stdout is not None
         try:
-            with paths.metrics.open("a") as file:
-                file.write("a row\n")
-            assert tail.stdout.readline() == b"a row\n"
+            assert "".join(tail.stdout.readline() for _ in range(1 + len(OLD_ROWS))) == OLD_FILE
             widen(paths.metrics, COLUMNS)
-            assert tail.stdout.readline() == widening.FAREWELL
+            assert tail.stdout.readline() == widening.FAREWELL.decode()
         finally:
             tail.kill()
 
