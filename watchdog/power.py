@@ -56,7 +56,8 @@ class Power:
         """All limits as they were found."""
         self._rules = CapRules()
         for change in list(self._changed.values()):
-            self._attend_one(Gpu(index=change.gpu), 0.0)
+            with suppress(pynvml.NVMLError):  # of a GPU that is gone; the others are still restored
+                self._attend_one(Gpu(index=change.gpu), 0.0)
 
     def _attend_one(self, gpu: Gpu, now: float) -> PowerWord | None:
         handle = pynvml.nvmlDeviceGetHandleByIndex(gpu.index)

@@ -32,8 +32,11 @@ class Row(msgspec.Struct, frozen=True):
         return datetime.fromisoformat(self.cells["timestamp"]).timestamp() if "timestamp" in self.cells else 0.0
 
     def number(self, column: str) -> float | None:
-        """The number in a cell (NaN where it was not finite); None where there is none."""
-        return float(self.cells[column]) if column in self.cells else None
+        """The number in a cell (NaN where it was not finite); None where there is none, or something else."""
+        try:
+            return float(self.cells.get(column, ""))
+        except ValueError:
+            return None
 
 
 class Rows:
@@ -69,6 +72,7 @@ class Rows:
         """None for a line that is none of ours."""
         cells = cells_of(line)
         named = {name: cell for name, cell in zip(self._columns, cells, strict=False) if cell}
-        if len(cells) != len(self._columns) or not {"attempt", "step"} <= named.keys():
+        attempt, step = named.get("attempt", ""), named.get("step", "")
+        if len(cells) != len(self._columns) or not (attempt.isdecimal() and step.isdecimal()):
             return None
-        return Row(int(named["attempt"]), int(named["step"]), named)
+        return Row(int(attempt), int(step), named)

@@ -87,6 +87,16 @@ def test_at_the_end_it_is_restored_at_once(paths, nvml, probing) -> None:
     assert nvml.limits(0) == nvml.limits(1) == [665, 700] and changes(paths) == {}
 
 
+def test_a_gpu_that_is_lost_keeps_no_other_from_being_restored(paths, nvml, probing) -> None:
+    nvml.say(**HOT, gpus=2)
+    with probing(msgspec.structs.replace(RULES, every_s=60.0)) as read:
+        told(read, "lowered")
+        nvml.say(**HOT, gpus=2, lost=1)
+        while not read().lost:
+            pass
+    assert (nvml.limits(0), nvml.limits(1)) == ([665], [665, 700]) and list(changes(paths)) == ["GPU-0"]
+
+
 @pytest.mark.parametrize("next_rules", [CapRules(), RULES], ids=["switched off", "cool"])
 def test_the_next_probe_restores_what_a_killed_one_changed(paths, nvml, probing, next_rules) -> None:
     nvml.say(**HOT)

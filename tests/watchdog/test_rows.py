@@ -43,7 +43,8 @@ def test_goes_on_behind_its_key_in_a_file_that_was_cut_replaced_or_widened(paths
 
 
 def test_an_older_file_lacks_columns(paths) -> None:
-    paths.metrics.write_text("timestamp,attempt,step,loss\n,1,1,2.5\n,1,2\n,1,3,nan\n")
+    paths.metrics.write_text("timestamp,attempt,step,loss\n,1,1,2.5\n,1,2\n,1,3,nan\n,one,4,2.5\n,1,5,much\n")
     found = Rows(paths.metrics).read(100)
-    assert [row.key for row in found] == [(1, 1), (1, 3)] and found[1].number("loss") != found[1].number("loss")
+    assert [row.key for row in found] == [(1, 1), (1, 3), (1, 5)] and found[2].number("loss") is None
+    assert found[1].number("loss") != found[1].number("loss")
     assert set(found[0].cells) < set(COLUMNS)

@@ -161,9 +161,9 @@ def test_a_port_that_is_taken_is_told_and_tried_again(paths, port, start, await_
 
 def test_only_this_machine_may_look(paths, port, start) -> None:
     words(start("prometheus"))
-    listening = Path("/proc/net/tcp").read_text() + Path("/proc/net/tcp6").read_text()
-    assert {item.split()[1] for item in listening.splitlines() if f":{port:04X} " in item.split("  ")[-1] + " "
-            or item.split()[1].endswith(f":{port:04X}")} == {f"0100007F:{port:04X}"}  # fmt: skip
+    sockets = [line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()]
+    listening = {fields[1] for fields in sockets if fields[3] == "0A" and fields[1].endswith(f":{port:04X}")}
+    assert listening == {f"0100007F:{port:04X}"}
 
 
 # --- TensorBoard -----------------------------------------------------------------------------------------------------
@@ -210,10 +210,10 @@ def test_a_killed_tensorboard_sink_goes_on_where_it_was(paths, start, await_) ->
     whole = (paths.tensorboard / FILE).read_bytes()
     with (paths.tensorboard / FILE).open("ab") as file:
         file.write(b"what a killed one had begun")
-    write_rows(paths, (2, 11), (2, 12))
+    write_rows(paths, (2, 12), (2, 13))
     end(start("tensorboard"))
     assert (paths.tensorboard / FILE).read_bytes().startswith(whole)
-    assert steps(paths) == list(range(1, 13))
+    assert steps(paths) == list(range(1, 14))
 
 
 def known(paths: RunPaths) -> Written:
