@@ -38,6 +38,8 @@ class Pulse(msgspec.Struct, frozen=True):
     saves: int = 0  # the last save request that a completed slot answers
     snapshot_step: int = 0  # of the newest completed slot
     durable: int = 0  # completed slots that are to be committed
+    unlogged: int = 0  # rows of the log of steps that the disk has not taken yet
+    log_error: int = 0  # … and why: an errno
 
 
 class Control(msgspec.Struct, frozen=True):

@@ -37,12 +37,12 @@ def test_joins_steps_and_telemetry(paths):
     telemetry = Telemetry(paths, tokens_per_step=64)
     log(paths, (1, 1))
     telemetry.join(
-        {"phase": "training", "cpu_percent": "9.0"}
+        {"phase": "training", "cpu_percent": "9.0"}, 1.0
     )  # logged before we looked: nobody knows what it was then
     log(paths, (1, 2))
     with paths.steps.open("ab") as file:
         file.write(step_row(1, 3)[:-20])  # torn
-    telemetry.join({"phase": "training", "cpu_percent": "7.0"})
+    telemetry.join({"phase": "training", "cpu_percent": "7.0"}, 1.0)
     assert keys(paths) == [(1, 1), (1, 2)]
     first, second = rows(paths)
     assert tuple(first) == COLUMNS and first["cpu_percent"] == "" and second["cpu_percent"] == "7.0"
@@ -51,26 +51,26 @@ def test_joins_steps_and_telemetry(paths):
 
 def test_goes_on_behind_its_last_row_after_its_own_death(paths):
     log(paths, (1, 1), (1, 2), (1, 3))
-    Telemetry(paths, 1).join({})
+    Telemetry(paths, 1).join({}, 1.0)
     with paths.metrics.open("ab") as file:
         file.write(b"2026-01-01T00:00:00Z,1,4,2")  # torn by a power cut
     log(paths, (1, 4), (2, 3), (2, 4))
     again = Telemetry(paths, 1)
-    again.join({})
+    again.join({}, 1.0)
     log(paths, (2, 5))
-    again.join({})
+    again.join({}, 1.0)
     assert keys(paths) == [(1, 1), (1, 2), (1, 3), (1, 4), (2, 3), (2, 4), (2, 5)]
 
 
 def test_steps_that_a_power_cut_took_away(paths):
     log(paths, (1, 1), (1, 2), (1, 3))
     telemetry = Telemetry(paths, 1)
-    telemetry.join({})
+    telemetry.join({}, 1.0)
     os.truncate(paths.steps, len(step_row(1, 1)))
-    telemetry.join({})
+    telemetry.join({}, 1.0)
     log(paths, (2, 2), (2, 3))
-    telemetry.join({})
-    Telemetry(paths, 1).join({})
+    telemetry.join({}, 1.0)
+    Telemetry(paths, 1).join({}, 1.0)
     assert keys(paths) == [(1, 1), (1, 2), (1, 3), (2, 2), (2, 3)]
 
 
@@ -78,7 +78,7 @@ def test_a_file_with_other_columns_is_kept_and_made_again(paths):
     paths.metrics.write_text("step,loss\n1,2.0\n")
     log(paths, (1, 1), (1, 2))
     telemetry = Telemetry(paths, 1)
-    telemetry.join({})
+    telemetry.join({}, 1.0)
     assert telemetry.moved_aside is not None and telemetry.moved_aside.read_text() == "step,loss\n1,2.0\n"
     assert paths.metrics.read_bytes().startswith(header()) and keys(paths) == [(1, 1), (1, 2)]
 
@@ -86,16 +86,16 @@ def test_a_file_with_other_columns_is_kept_and_made_again(paths):
 def test_a_full_disk_is_waited_out(paths, monkeypatch):
     telemetry = Telemetry(paths, 1)
     log(paths, (1, 1))
-    telemetry.join({})
+    telemetry.join({}, 1.0)
     log(paths, (1, 2), (1, 3))
 
     def full(*_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "write", full)
-    assert telemetry.join({}) == 0 and "No space left" in telemetry.trouble
+    assert telemetry.join({}, 1.0) == 0 and "No space left" in telemetry.trouble
     monkeypatch.undo()
-    assert telemetry.join({}) == 2 and not telemetry.trouble
+    assert telemetry.join({}, 1.0) == 2 and not telemetry.trouble
     assert keys(paths) == [(1, 1), (1, 2), (1, 3)]
 
 
@@ -103,7 +103,7 @@ def test_many_rows_do_not_hold_the_loop(paths, monkeypatch):
     monkeypatch.setattr("adam.watchdog.telemetry.MOST_AT_ONCE", 10)
     log(paths, *((1, step) for step in range(1, 26)))
     telemetry = Telemetry(paths, 1)
-    assert [telemetry.join({}) for _ in range(4)] == [10, 10, 5, 0]
+    assert [telemetry.join({}, 1.0) for _ in range(4)] == [10, 10, 5, 0]
 
 
 @pytest.mark.parametrize("key", [(0, 0), (1, 2), (1, 9), (2, 1), (9, 9)])
