@@ -50,14 +50,18 @@ def spares(path: Path) -> tuple[Path, Path]:
 
 
 def _allocate(spare: Path, room: int) -> None:
-    with suppress(FileNotFoundError):
-        if spare.stat().st_size >= room:
-            return
+    if _size(spare) >= room:
+        return
     fd = os.open(spare, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
         os.posix_fallocate(fd, 0, room)
     finally:
         os.close(fd)
+
+
+def _size(path: Path) -> int:
+    """Bytes; 0 where there is no such file."""
+    return path.stat().st_size if path.exists() else 0
 
 
 def _from_reserve(path: Path, data: bytes) -> bool:
@@ -77,7 +81,7 @@ def _from_reserve(path: Path, data: bytes) -> bool:
         os.close(fd)
     exchange(first, path)
     with suppress(OSError):  # this write is done; the next one may have less room
-        if not first.exists() or first.stat().st_size < room:
+        if _size(first) < room <= _size(second):
             second.rename(first)
         fsync_dir(path.parent)
     return True

@@ -71,6 +71,9 @@ class SharedWord(Generic[T]):
             if os.fstat(fd).st_size < 8:
                 raise FileNotFoundError(f"{path} is still empty")
             self._map = mmap.mmap(fd, 0, access=mmap.ACCESS_WRITE if write else mmap.ACCESS_READ)
+        except OSError as error:
+            error.filename = error.filename or str(path)
+            raise
         finally:
             os.close(fd)
         self._path = path

@@ -128,7 +128,7 @@ class Keeper:
             put_away = self._put_beyond_away(request)
             answer = Answer("settle", snapshot=None if request.commit else self._left_in_memory(request.resumed))
             if answer.snapshot is None:
-                answer = self._logged_and_committed(request.resumed)
+                answer = self._logged_and_committed(request)
             if not answer.trouble:
                 dropped += self._drop_strangers(request)
             if not answer.trouble and request.commit:
@@ -148,15 +148,17 @@ class Keeper:
         with suppress(OSError):  # told by the next request, which meets it too
             self._store.confirm_newest()
 
-    def _logged_and_committed(self, resumed: str) -> Answer:
+    def _logged_and_committed(self, request: Settle) -> Answer:
         """After a trainer's death: first its rows that wait in memory, then its snapshot, which must not be ahead of them."""
         with suppress(DiskError):  # what follows may make room
             write_left_behind(self._paths)
-        answer = self._committed(resumed)
+        answer = self._committed(request.resumed)
         try:
             write_left_behind(self._paths)
         except DiskError as error:
-            answer = msgspec.structs.replace(answer, trouble=answer.trouble or str(error))
+            # They wait for the next attempt, unless the memory is given back now.
+            trouble = str(error) if request.commit else ""
+            answer = msgspec.structs.replace(answer, trouble=answer.trouble or trouble)
         return answer
 
     def _left_in_memory(self, resumed: str) -> SnapshotSeen | None:

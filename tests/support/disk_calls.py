@@ -9,8 +9,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-NAMES = ("open", "close", "write", "fsync", "fdatasync", "ftruncate", "rename", "replace", "unlink", "mkdir", "rmdir")
-OF_DESCRIPTORS = ("close", "write", "fsync", "fdatasync", "ftruncate")
+from adam.contract import reserve
+
+OF_DESCRIPTORS = ("close", "write", "pwrite", "fsync", "fdatasync", "ftruncate", "posix_fallocate")
+# Where each call is looked up: os has no exchange of two names, which is ours.
+OWNERS: dict[str, Any] = {
+    **dict.fromkeys((*OF_DESCRIPTORS, "open", "rename", "replace", "unlink", "mkdir", "rmdir"), os),
+    "exchange": reserve,
+}
 
 
 class DiskCalls:
@@ -22,16 +28,16 @@ class DiskCalls:
         self.real: dict[str, Callable[..., Any]] = {}
 
     def __enter__(self) -> "DiskCalls":
-        self.real = {name: getattr(os, name) for name in NAMES}
-        for name in NAMES:
-            setattr(os, name, self._stand_in(name))
+        self.real = {name: getattr(owner, name) for name, owner in OWNERS.items()}
+        for name, owner in OWNERS.items():
+            setattr(owner, name, self._stand_in(name))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         for name, function in self.real.items():
-            setattr(os, name, function)
+            setattr(OWNERS[name], name, function)
 
     def perform(self, name: str, path: Path, *arguments: Any) -> Any:
         """Make the call. `path` is that of the file, also where the call has a descriptor (the first of `arguments`)."""
