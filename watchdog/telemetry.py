@@ -55,17 +55,19 @@ class Telemetry:
 
     def _open(self, size: int) -> None:
         """Find where the rows end that are written already; a file with other columns is moved aside and made again."""
-        self._file = LineAppender(self._metrics)
-        with self._metrics.open("rb") as file:
-            first = file.readline().rstrip(b"\n")
+        file = LineAppender(self._metrics)
+        with self._metrics.open("rb") as lines:
+            first = lines.readline().rstrip(b"\n")
         if first and first != header():
+            file.close()
             self._move_aside()
-            first = b""
+            file, first = LineAppender(self._metrics), b""
         if not first:
-            self._file.append(header())
+            file.append(header())
         self._last = last_key(self._metrics)
         self._offset = offset_behind(self._steps, self._last)
         self._fresh_from = size
+        self._file = file  # last: where any of this fails, it is all done again
 
     def _move_aside(self) -> None:
         number = 1
@@ -73,7 +75,6 @@ class Telemetry:
             number += 1
         self._metrics.rename(target)
         self.moved_aside = target
-        self._file = LineAppender(self._metrics)
 
     def _append(self, size: int, cells: dict[str, str], now: float) -> int:
         if size < self._offset:

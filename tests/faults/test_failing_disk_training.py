@@ -17,6 +17,7 @@ import pytest
 from failing_disk import FailingDisk
 from small_run import make_run, small_config, write_plan
 
+from adam.contract import steplog
 from adam.contract.checkpoints import list_checkpoints, rank_file, verify
 from adam.contract.config import Config
 from adam.contract.config_file import write_lock
@@ -27,9 +28,10 @@ from adam.contract.paths import RunPaths
 from adam.contract.records import Resume, StepRow, decode_step
 from adam.contract.shared import Pulse, read_once
 from adam.contract.slots import PADDING, read_head
-from adam.contract.states import Exit
-from adam.contract.steplog import copy_path
-from adam.trainer import owed, snapshot
+from adam.contract.snapshots import complete_snapshots
+from adam.contract.states import Exit, Phase
+from adam.contract.steplog import copy_path, waiting_rows
+from adam.trainer import loop, owed, snapshot
 from adam.trainer.attempt import run_attempt
 from adam.watchdog.keeper import Keeper
 from adam.watchdog.keeper_words import Answer, Settle
@@ -37,7 +39,7 @@ from adam.watchdog.store import Store
 
 STEPS = 5
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EDQUOT)
-KINDS = ("create", "write", "fsync", "rename", "mkdir", "unlink", "allocate")
+KINDS = ("create", "write", "fsync", "rename", "mkdir", "allocate")  # nothing is unlinked where nothing fails
 
 
 def config(ram: str) -> Config:
@@ -131,9 +133,9 @@ class Life:
 
 
 def faults(kinds: tuple[str, ...] = KINDS) -> list[tuple[str, str, bool]]:
-    """(kind, tier, for ever): with snapshots in memory, a trainer makes no directory on the disk and deletes nothing there."""
+    """(kind, tier, for ever): with snapshots in memory, a trainer makes no directory on the disk."""
     every = itertools.product(kinds, ("auto", "off"), (False, True))
-    return [(kind, ram, ever) for kind, ram, ever in every if ram == "off" or kind not in ("mkdir", "unlink")]
+    return [(kind, ram, ever) for kind, ram, ever in every if ram == "off" or kind != "mkdir"]
 
 
 @pytest.mark.parametrize(
@@ -180,7 +182,73 @@ def go_through(tmp_path, template, undisturbed, capfd, kind, ram, error_at, *, f
         shutil.rmtree(root)
         if not disk.reached:
             break
-    print(f"{kind}: {at} calls, attempts ended at {ended}")
+    assert at >= {"create": 5, "write": 7, "fsync": 3, "rename": 2, "mkdir": 2, "allocate": 1}[kind]
+    assert set(ended) <= {0}  # the pulse: a trainer that can't be seen is none
+
+
+def full_log(life: Life) -> FailingDisk:
+    """A disk that takes everything but rows of the log."""
+    return FailingDisk(life.paths.steps, (), "write", 0, errno.ENOSPC, for_ever=True)
+
+
+@pytest.mark.parametrize("ram", ["auto", "off"])
+def test_no_snapshot_is_ahead_of_the_log(tmp_path, template, undisturbed, ram: str) -> None:
+    """On disk it would outlive the rows that wait in memory; so there is none until they are written."""
+    life = Life(tmp_path / "run", template, ram)
+    life.plan()
+    seen = []
+    with full_log(life) as disk:
+        returns = space_returns(disk)
+
+        def ask() -> bool:
+            returns()
+            rows = [line for _, line in whole_lines(life.paths.steps)] + waiting_rows(life.paths) * (ram == "auto")
+            last = decode_step(rows[-1], life.paths.steps).step if rows else 0
+            seen.extend((found.head.step, last, disk.works) for found in complete_snapshots(life.paths))
+            return False
+
+        assert life.attempt(ask) == Exit.OK
+    assert all(step <= last for step, last, _ in seen)
+    assert any(not works for _, _, works in seen) == (ram == "auto")  # in memory they go on
+    assert not life.settle(commit=True).trouble
+    life.check(undisturbed)
+
+
+def test_stopped_on_a_full_disk_and_gone_on_with_later(tmp_path, template, undisturbed) -> None:
+    """What waits in memory is not given back before the disk has it."""
+    life = Life(tmp_path / "run", template, "auto")
+    life.plan()
+    with full_log(life) as disk:
+        asked = itertools.count()
+        assert life.attempt(lambda: next(asked) >= 5) == Exit.STOPPED
+        assert [row.step for row in life.rows()] == [] and len(waiting_rows(life.paths)) == 2
+        assert "wait in memory" in life.settle(commit=True).trouble
+        found = life.settle(commit=False)  # and for a next attempt it is no trouble
+        assert found.snapshot is not None and found.snapshot.step == 2 and not found.trouble
+        life.plan()
+        assert life.attempt(space_returns(disk)) == Exit.OK
+    assert not life.settle(commit=True).trouble
+    life.check(undisturbed)
+
+
+def test_training_waits_where_too_many_rows_do(tmp_path, template, undisturbed, monkeypatch) -> None:
+    life = Life(tmp_path / "run", template, "auto")
+    life.plan()
+    monkeypatch.setattr(steplog, "MOST_WAITING", 2)
+    with full_log(life) as disk:
+
+        def sleep(_: float) -> None:
+            pulse = read_once(life.paths.pulse("0"), Pulse)
+            assert pulse is not None
+            stood.append((pulse.unlogged, Phase(pulse.phase)))
+            disk.works = len(stood) == 3
+
+        stood: list[tuple[int, Phase]] = []
+        monkeypatch.setattr(loop.time, "sleep", sleep)
+        assert life.attempt(never) == Exit.OK
+    assert stood == [(2, Phase.PAUSED)] * 3
+    assert not life.settle(commit=True).trouble
+    life.check(undisturbed)
 
 
 def never() -> bool:

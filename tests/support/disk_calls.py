@@ -51,8 +51,10 @@ class DiskCalls:
             if name in OF_DESCRIPTORS:
                 path = self.open_files.get(first)
             else:
-                assert options.get("dir_fd") is None, f"os.{name} with a directory descriptor"
                 path = Path(os.fsdecode(first)) if isinstance(first, (str, bytes, os.PathLike)) else None
+                if path is not None and options.get("dir_fd") is not None:
+                    path = Path(f"/proc/self/fd/{options['dir_fd']}").readlink() / path
+                    assert not self.holds(path), f"os.{name} of {path} with a directory descriptor"
             if path is None or not self.holds(path):
                 return self.real[name](first, *others, **options)
             result = self.perform(name, path, first, *others, *options.values())
