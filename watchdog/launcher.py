@@ -220,9 +220,8 @@ def launch(paths: RunPaths, program: str, override: list[str]) -> int:
         write_report(paths.exit_report(program), never_started(plan, error, started))
         return 0
     child = process.pid
-    if trouble := name_child(paths, lease_fd, lease, child):
-        end_group(child)  # nobody could stop it, or see it hang
-    else:
+    trouble = name_child(paths, lease_fd, lease, child)
+    if not trouble:  # else nobody could stop it, or see it hang: it is ended at once
         relay.to(child)
         notify("READY=1")
         wait_for(child, FrozenWatchdog(paths))

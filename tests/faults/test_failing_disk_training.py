@@ -25,12 +25,13 @@ from adam.contract.durable import whole_lines
 from adam.contract.errors import run_main
 from adam.contract.lease import take_lease
 from adam.contract.paths import RunPaths
-from adam.contract.records import Resume, StepRow, decode_step
+from adam.contract.ram import claim
+from adam.contract.records import Resume, StepRow, decode_step, encode_line
 from adam.contract.shared import Pulse, read_once
 from adam.contract.slots import PADDING, read_head
 from adam.contract.snapshots import complete_snapshots
 from adam.contract.states import Exit, Phase
-from adam.contract.steplog import copy_path, waiting_rows
+from adam.contract.steplog import StepLog, copy_path, waiting_rows
 from adam.trainer import loop, owed, snapshot
 from adam.trainer.attempt import run_attempt
 from adam.watchdog.keeper import Keeper
@@ -229,6 +230,24 @@ def test_stopped_on_a_full_disk_and_gone_on_with_later(tmp_path, template, undis
         assert life.attempt(space_returns(disk)) == Exit.OK
     assert not life.settle(commit=True).trouble
     life.check(undisturbed)
+
+
+def test_memory_is_not_given_back_while_rows_wait_there(tmp_path, template) -> None:
+    """Also those behind the last snapshot, which is on disk already."""
+    life = Life(tmp_path / "run", template, "auto")
+    life.plan()
+    assert life.attempt(never) == Exit.OK
+    assert not life.settle(commit=True).trouble
+    claim(life.paths)
+    with full_log(life) as disk:
+        steps = StepLog(life.paths)
+        steps.append(encode_line(msgspec.structs.replace(life.rows()[-1], step=STEPS + 1)))
+        steps.close()
+        assert not life.settle(commit=False).trouble
+        assert "wait in memory" in life.settle(commit=True).trouble and copy_path(life.paths).exists()
+        disk.works = True
+        assert not life.settle(commit=True).trouble
+    assert life.rows()[-1].step == STEPS + 1 and not life.paths.ram.exists()
 
 
 def test_training_waits_where_too_many_rows_do(tmp_path, template, undisturbed, monkeypatch) -> None:

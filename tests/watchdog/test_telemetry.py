@@ -2,12 +2,13 @@
 
 import csv
 import os
+from pathlib import Path
 
 import pytest
 
 from adam.contract.metrics import COLUMNS, header
 from adam.contract.records import StepRow, encode_line
-from adam.watchdog.telemetry import Telemetry, last_key, offset_behind
+from adam.watchdog.telemetry import LATE_S, Telemetry, last_key, offset_behind
 
 
 def step_row(attempt: int, step: int, **fields) -> bytes:
@@ -47,6 +48,28 @@ def test_joins_steps_and_telemetry(paths):
     first, second = rows(paths)
     assert tuple(first) == COLUMNS and first["cpu_percent"] == "" and second["cpu_percent"] == "7.0"
     assert second["tokens_per_sec"] == "128.0" and second["grad_norm"] == "nan" and float(second["loss"]) == 2.1
+
+
+def test_a_row_that_waited_for_the_disk_has_no_cells_of_another_time(paths):
+    telemetry = Telemetry(paths, tokens_per_step=64)
+    log(paths, (1, 1))
+    telemetry.join({}, 1.0)
+    log(paths, (1, 2))
+    telemetry.join({"cpu_percent": "7.0"}, 1.0 + LATE_S)
+    log(paths, (1, 3))
+    telemetry.join({"cpu_percent": "8.0"}, 2.0)
+    assert [row["cpu_percent"] for row in rows(paths)] == ["", "", "8.0"]
+
+
+def test_a_disk_that_is_full_at_the_start_costs_no_header(paths, monkeypatch):
+    log(paths, (1, 1))
+    telemetry = Telemetry(paths, 1)
+    with monkeypatch.context() as full, Path("/dev/full").open("wb") as target:
+        real = os.write
+        full.setattr(os, "write", lambda fd, data: real(target.fileno(), data))
+        assert telemetry.join({}, 1.0) == 0 and "No space left" in telemetry.trouble
+    log(paths, (1, 2))
+    assert telemetry.join({}, 1.0) == 2 and keys(paths) == [(1, 1), (1, 2)]
 
 
 def test_goes_on_behind_its_last_row_after_its_own_death(paths):
