@@ -91,7 +91,7 @@ def block(work: Work, snapshots: Snapshots, number: int, *, save: bool) -> tuple
     """(seconds of BLOCK steps, the first with a snapshot where `save`; seconds until the call returned)."""
     torch.cuda.synchronize()
     began = time.perf_counter()
-    if save and not snapshots.take(Position(step=number), why="ram", saves=0, durable=False):
+    if save and not snapshots.take(Position(step=number), why="ram"):
         raise SystemExit("a snapshot could not be taken")
     calls = time.perf_counter() - began
     for _ in range(BLOCK):
@@ -104,7 +104,7 @@ def block(work: Work, snapshots: Snapshots, number: int, *, save: bool) -> tuple
 
 
 def stalls(work: Work, snapshots: Snapshots, pairs: int, name: str, *, save: bool = True) -> None:
-    found, plain, calls = [], [], []
+    found, plain, calls, taken_for = [], [], [], []
     block(work, snapshots, 0, save=save)  # buffers are made
     for number in range(1, pairs + 1):
         without, _ = block(work, snapshots, number, save=False)
@@ -112,11 +112,12 @@ def stalls(work: Work, snapshots: Snapshots, pairs: int, name: str, *, save: boo
         found.append(1000 * (with_one - without))
         plain.append(without)
         calls.append(1000 * call)
+        taken_for.append(1000 * snapshots.stall_s)
     step = statistics.median(plain) / BLOCK
     print(
         f"{name:34}: median {statistics.median(found):7.1f} ms, from {min(found):.1f} to {max(found):.1f} ({pairs} pairs; "
-        f"a step takes {1000 * step:.0f} ms, the call {statistics.median(calls):.1f} ms; "
-        f"one a minute costs {statistics.median(found) / 600:.3f} %)",
+        f"a step takes {1000 * step:.0f} ms, the call {statistics.median(calls):.1f} ms, "
+        f"the trainer's pace counts {statistics.median(taken_for):.1f} ms; one a minute costs {statistics.median(found) / 600:.3f} %)",
         flush=True,
     )
 
@@ -140,13 +141,11 @@ def measure(arguments: argparse.Namespace, paths: RunPaths) -> None:
         work.step(None)
     stalls(work, snapshots, arguments.pairs, "nothing (noise of the method)", save=False)
     stalls(work, snapshots, arguments.pairs, "copy on the device")
-    device_ms = 1000 * snapshots.stall_s
     snapshots._copier = None
     torch.cuda.empty_cache()
     copying.MARGIN_BYTES = 1 << 50
     stalls(work, snapshots, arguments.pairs, "through 512 MB (no device memory)")
-    print(f"the copy on the device itself: {device_ms:.1f} ms")
-    if not snapshots.take(Position(step=1000), why="ram", saves=0, durable=False):
+    if not snapshots.take(Position(step=1000), why="ram"):
         raise SystemExit("the last snapshot could not be taken")
     began = time.perf_counter()
     while not snapshots.poll():

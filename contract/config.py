@@ -124,7 +124,7 @@ class Checkpoint(Section, frozen=True):
     ] = 0
     keep_last: Annotated[int, Meta(ge=1, description="newest checkpoints that are kept")] = 3
     milestone_every: Annotated[
-        int, Meta(ge=0, description="checkpoints at multiples of this step are kept for ever; 0: none")
+        int, Meta(ge=0, description="a checkpoint is made at each multiple of this step and kept for ever; 0: none")
     ] = 0
     keep_every_hours: Annotated[
         float, Meta(ge=0, description="the first checkpoint of each so many hours is kept for ever; 0: none")

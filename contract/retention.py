@@ -1,6 +1,6 @@
 """What the configuration promises of checkpoints: which are kept, and why. Pure: adamctl shows it, the keeper acts on it."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol, TypeVar
 
 import msgspec
@@ -46,15 +46,26 @@ def in_order(checkpoints: Iterable[AnyDated]) -> list[AnyDated]:
 def why_kept(
     checkpoints: Iterable[Dated], rules: Rules, pins: Mapping[str, Sequence[str]]
 ) -> dict[str, tuple[str, ...]]:
-    """Checkpoint -> what keeps it: newest, milestone, hourly, pinned; empty where nothing does."""
+    """Checkpoint -> what keeps it: newest, milestone, hourly, pinned; empty where nothing does.
+
+    A milestone is the first checkpoint at or behind a multiple of so many steps: one that a busy disk delayed counts too. Hours lie fixed
+    on the wall clock, so what goes in between changes no answer; one whose time is not known may be the first of its hours.
+    """
     ordered = in_order(checkpoints)
     newest = {item.name for item in ordered[max(0, len(ordered) - rules.keep_last) :]}
-    hourly = _first_of_windows(ordered, rules.keep_every_hours)
+    steps, seconds = rules.milestone_every, rules.keep_every_hours * HOUR_S
+    milestones = _first_of_each(ordered, lambda item: item.step // steps) if steps > 0 else set()
+    milestones -= {item.name for item in ordered if item.step < steps}
+    hourly = (
+        _first_of_each(ordered, lambda item: None if item.made is None else item.made // seconds)
+        if seconds > 0
+        else set()
+    )
     found = {}
     for item in ordered:
         reasons = {
             "newest": item.name in newest,
-            "milestone": rules.milestone_every > 0 and item.step % rules.milestone_every == 0,
+            "milestone": item.name in milestones,
             "hourly": item.name in hourly,
             "pinned": bool(pins.get(item.name)),
         }
@@ -62,19 +73,14 @@ def why_kept(
     return found
 
 
-def _first_of_windows(ordered: Iterable[Dated], hours: float) -> set[str]:
-    """The first checkpoint of each window of `hours`; every one whose time is not known, for it may be the first of its window.
-
-    Windows lie fixed on the wall clock, so what goes in between changes no answer.
-    """
-    if hours <= 0:
-        return set()
+def _first_of_each(ordered: Iterable[AnyDated], window: Callable[[AnyDated], float | None]) -> set[str]:
+    """The first checkpoint of each window, and every one of which the window is not known."""
     seen: set[float] = set()
     first = set()
     for item in ordered:
-        window = None if item.made is None else item.made // (hours * HOUR_S)
-        if window is None or window not in seen:
+        place = window(item)
+        if place is None or place not in seen:
             first.add(item.name)
-        if window is not None:
-            seen.add(window)
+        if place is not None:
+            seen.add(place)
     return first

@@ -50,6 +50,7 @@ class Control(msgspec.Struct, frozen=True):
     saves: int = 0  # requests of people
     due: int = 0  # requests of the policy, by time
     stop: int = 0
+    committed: int = 0  # step of the holder's newest checkpoint
 
 
 T = TypeVar("T", Pulse, Control)

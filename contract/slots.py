@@ -25,6 +25,7 @@ from adam.contract.errors import CheckpointError, DiskError
 SLOT_SCHEMA = 2  # 2: the header has a digest of itself
 PAGE_BYTES = 4096  # of memory, and of `contract.sums`
 PADDING = "padding."
+RAM, MILESTONE = "ram", "milestone"  # why a snapshot is taken: the last resort of a killed trainer; to be kept for ever
 ITEM_BYTES = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2, "I64": 8, "I32": 4, "U8": 1, "BOOL": 1}
 
 
@@ -69,7 +70,7 @@ class SlotHead(msgspec.Struct, frozen=True, kw_only=True):
     tokens: int
     samples: int  # data position: the first sample that is not yet trained on
     saves: int  # the last save request that this snapshot answers
-    why: str  # ram, interval, request, stop, final
+    why: str  # RAM, MILESTONE, interval, request, stop, final
     durable: bool = True  # to be committed; else it is for the next attempt, as long as the memory lasts
     rank: int = 0
     world: int = 1  # ranks, a file each, that make up the snapshot

@@ -10,7 +10,6 @@ tensors come of a few operations on the device. The slot's memory is pinned: a c
 """
 
 import contextlib
-import time
 from collections.abc import Callable
 from typing import Protocol
 
@@ -30,7 +29,7 @@ CHUNK_BYTES = 64 << 20  # a copy engine does one copy at a time, and training re
 class Copier(Protocol):
     """Copies the tensors that it was made for into payloads that are laid out by the same spans."""
 
-    stall_s: float  # what the last copy cost training
+    device_s: float  # how long the last copy kept the device from training; what the host did in `start` is not in it
 
     def start(self, payload: Tensor) -> None:
         """Begin; what the tensors hold now is what is copied. `payload`: uint8, in the host's memory."""
@@ -46,18 +45,16 @@ class PlainCopy:
     """Of tensors in the host's memory."""
 
     def __init__(self, tensors: Tensors, spans: Spans) -> None:
-        self.stall_s = 0.0
+        self.device_s = 0.0
         self._tensors, self._spans = tensors, spans
         self._sums: dict[str, str] | None = None
 
     def start(self, payload: Tensor) -> None:
-        began = time.perf_counter()
         for name, tensor in self._tensors.items():
             first, end = self._spans[name]
             payload[first:end].copy_(bytes_of(tensor))
         # Of what training has, not of the copy: so an error of the copying shows too.
         self._sums = {name: tensor_sum(tensor) for name, tensor in self._tensors.items()}
-        self.stall_s = time.perf_counter() - began
 
     def done(self) -> dict[str, str] | None:
         return self._sums
@@ -70,7 +67,7 @@ class DeviceCopy:
     """Of tensors on a GPU, through `buffers` (uint8, there): one as large as all of them, or two at least as the largest."""
 
     def __init__(self, tensors: Tensors, spans: Spans, buffers: list[Tensor]) -> None:
-        self.stall_s = 0.0
+        self.device_s = 0.0
         self._names = list(tensors)
         cut = in_groups(spans, buffers[0].numel())
         self._groups = [Group(names, tensors, spans, buffers[n % len(buffers)]) for n, names in enumerate(cut)]
@@ -80,6 +77,8 @@ class DeviceCopy:
         # What it does is short beside a matrix product, and behind one each of its kernels would wait.
         self._draining, self._gathering = torch.cuda.Stream(), torch.cuda.Stream(priority=-1)
         self._began, self._copied, self._done = (torch.cuda.Event(enable_timing=True) for _ in range(3))
+        self._waits, self._goes_on = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        self._waited = False
         # Read from the host's memory: reading them from the device would wait for all that training has queued there.
         self._sums = torch.empty(len(tensors), 2, dtype=torch.int64, pin_memory=True)
 
@@ -90,6 +89,7 @@ class DeviceCopy:
     def start(self, payload: Tensor) -> None:
         here = torch.cuda.current_stream()
         self._began.record(here)
+        self._waited = False
         if self._whole:
             self._groups[0].gather()
         self._copied.record(here)
@@ -120,15 +120,20 @@ class DeviceCopy:
         return pages
 
     def done(self) -> dict[str, str] | None:
-        if not self._done.query():
+        if not self._done.query() or (self._waited and not self._goes_on.query()):
             return None
-        self.stall_s = self._began.elapsed_time(self._copied) / 1000
+        waited = self._waits.elapsed_time(self._goes_on) if self._waited else 0.0
+        self.device_s = (self._began.elapsed_time(self._copied) + waited) / 1000
         return dict(zip(self._names, read_sums(self._sums), strict=True))
 
     def before_update(self) -> None:
         """The optimizer's stream waits until the last group is gathered from the weights; the host does not."""
-        if not self._whole:
-            torch.cuda.current_stream().wait_event(self._groups[-1].gathered)
+        if not self._whole and not self._waited:
+            here = torch.cuda.current_stream()
+            self._waits.record(here)
+            here.wait_event(self._groups[-1].gathered)
+            self._goes_on.record(here)
+            self._waited = True
 
 
 class Group:

@@ -19,6 +19,7 @@ from adam.contract.config import Config
 from adam.contract.errors import DiskError, NumericError
 from adam.contract.records import Plan, StepRow, encode_line
 from adam.contract.shared import Control
+from adam.contract.slots import RAM
 from adam.contract.states import Phase
 from adam.contract.steplog import StepLog
 from adam.trainer.data import Batch, Data
@@ -73,7 +74,8 @@ class Loop:
         self.data, self.model, self.optimizer = data, model, optimizer
         self.snapshots, self.steps, self.heart, self.owed = snapshots, steps, heart, owed
         self.order = DataOrder(data.train.count, config.trainer.seed)
-        self.pace = Pace(config.checkpoint.every_steps, config.checkpoint.ram_every_steps)
+        checkpoint = config.checkpoint
+        self.pace = Pace(checkpoint.every_steps, checkpoint.ram_every_steps, checkpoint.milestone_every)
         self._stop_requested = stop_requested
         self._window = Window(runtime.device)
         self._told = 0  # snapshots that the pulse speaks of
@@ -243,11 +245,10 @@ class Loop:
 
     def _save(self, position: Position, why: str, control: Control) -> None:
         with self.heart.during(Phase.SAVING):
-            if why != "ram":
+            if why != RAM:
                 # A milestone is of its very step: a copy that is still under way (0.6 s at most) is waited for.
                 self.snapshots.finish()
-            logged = self._is_logged()
-            if self.snapshots.take(position, why=why, saves=control.saves, durable=why != "ram", logged=logged):
+            if self.snapshots.take(position, why=why, control=control, logged=self._is_logged()):
                 self.pace.begun(position.step, control, self.snapshots.stall_s)
             else:
                 self.pace.postponed()
@@ -274,9 +275,7 @@ class Loop:
         # A save, with its deadline: the keeper may still copy 33 GB, and the disk may be slow.
         with self.heart.during(Phase.SAVING):
             control, began = self.heart.control(), time.monotonic()
-            while not self.snapshots.take(
-                position, why=why, saves=control.saves, durable=True, logged=self._is_logged()
-            ):
+            while not self.snapshots.take(position, why=why, control=control, logged=self._is_logged()):
                 # A finished run waits for room as long as people want it: all that was trained since is at stake.
                 patient = why == "final" and not self._asked_to_stop()
                 trouble = self._trouble()

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable
 
 from adam.contract.shared import Control
+from adam.contract.slots import MILESTONE, RAM
 
 SHARE = 0.004  # of the training time that snapshots in memory may cost: under half a per cent
 LONGEST_EVERY = 1000
@@ -22,14 +23,18 @@ def steps_between(stall_s: float, step_s: float, share: float = SHARE) -> int:
 
 
 class Pace:
-    """Why a snapshot is due after an update, most urgent first: request, interval (both durable), ram.
+    """Why a snapshot is due after an update, most urgent first: milestone, request, interval (all durable), ram.
 
-    `every` is a number of steps between durable ones, 0: when the watchdog asks; `ram_every` between those in memory, 0: chosen from
-    what they cost.
+    Args:
+        every: steps between durable ones; 0: when the watchdog asks.
+        ram_every: steps between those in memory; 0: chosen from what they cost.
+        milestone_every: steps between those that are kept for ever; 0: none.
     """
 
-    def __init__(self, every: int, ram_every: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self._every, self._ram_every, self._clock = every, ram_every, clock
+    def __init__(
+        self, every: int, ram_every: int, milestone_every: int = 0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._every, self._ram_every, self._milestone_every, self._clock = every, ram_every, milestone_every, clock
         self._stalls: deque[float] = deque(maxlen=REMEMBERED)
         self._steps: deque[float] = deque(maxlen=REMEMBERED)
         self._last_step: int | None = None
@@ -55,14 +60,16 @@ class Pace:
 
     def due(self, step: int, control: Control, *, in_ram: bool) -> str:
         """Why a snapshot is to be taken after update `step`; empty: not now."""
-        if control.saves > self._answered.saves:
+        if self._wanted == MILESTONE or (self._milestone_every and step % self._milestone_every == 0):
+            self._wanted = MILESTONE
+        elif control.saves > self._answered.saves:
             self._wanted = "request"
         elif control.due > self._answered.due or (self._every and step % self._every == 0):
             self._wanted = self._wanted or "interval"
         if self._wanted:
             return self._wanted if self._clock() >= self._blocked_until else ""
         since = math.inf if self._last_step is None else step - self._last_step
-        return "ram" if in_ram and since >= self.every_in_ram else ""
+        return RAM if in_ram and since >= self.every_in_ram else ""
 
     def begun(self, step: int, control: Control, stall_s: float) -> None:
         """A snapshot of `step` is under way; `stall_s` is what the last one cost."""

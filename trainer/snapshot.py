@@ -14,7 +14,8 @@ import torch
 
 from adam.contract.paths import RunPaths
 from adam.contract.records import Staging
-from adam.contract.slots import PADDING, Part, SlotHead, TensorEntry, aligned
+from adam.contract.shared import Control
+from adam.contract.slots import PADDING, RAM, Part, SlotHead, TensorEntry, aligned
 from adam.contract.sums import page_sum
 from adam.trainer.copying import Copier, Tensors, make_copier
 from adam.trainer.model.lm import MambaLM
@@ -25,6 +26,7 @@ from adam.trainer.state import own_part, random_state, trained_state
 from adam.trainer.sums import tensor_sum
 
 GONE, NO_SLOT, ANY_SLOT = -2, -1, 1 << 30
+NOTHING = Control()
 RETRY_S = 30.0
 POLL_S = 0.005
 PATIENCE_S = 2.0  # small slots are made before the first step
@@ -81,7 +83,8 @@ class Snapshots:
         self._pending: tuple[Slot, SlotHead] | None = None
         self._complete: tuple[SlotHead, Callable[[], bool]] | None = None  # on this rank; on all ranks?
         self._votes, self._completions = Ranks(), Ranks()
-        self._sequence, self._lost = 0, False
+        self._sequence, self._debt = 0, ""  # why a durable snapshot was taken that is gone before it was a checkpoint
+        self._host_s = 0.0
         self.taken = self.durable = self.newest_step = self.saves = 0
         self.in_ram, self.trouble = False, ""
         self._report = Owed()
@@ -92,8 +95,9 @@ class Snapshots:
 
     @property
     def stall_s(self) -> float:
-        """What the last snapshot cost training."""
-        return self._copier.stall_s if self._copier else 0.0
+        """What the last snapshot cost training: the time of its beginning, for which the device has nothing to do, and what the device then
+        does of it before the next step."""
+        return self._host_s + (self._copier.device_s if self._copier else 0.0)
 
     def _make_slots(self) -> None:
         """Slots in memory, else on disk, else none and the reason in `trouble`: the same on all ranks."""
@@ -121,30 +125,41 @@ class Snapshots:
         self._report.write()
         return self._making is None and bool(self._slots)
 
-    def take(self, position: Position, *, why: str, saves: int, durable: bool, logged: bool = True) -> bool:
+    def take(self, position: Position, *, why: str, control: Control = NOTHING, logged: bool = True) -> bool:
         """Begin a snapshot of now. False where that is not possible: slots are busy, missing, or the last is under way, or the
         log of steps is behind (`logged`).
 
         All ranks are to call it at the same steps: it waits for them, and is True on all or on none. What rank 0 says of the
         snapshot is what counts.
         """
-        slot = self._agreed_slot(ready=self.ready() and self.poll() and logged)
+        slot = self._agreed_slot(control.committed, ready=self.ready() and self.poll() and logged)
         if slot is None:
             return False
-        durable, self._lost = durable or self._lost, False
         if self._copier is None:
             self._copier = make_copier(self._tensors, {name: slot.writer.span(name) for name in self._tensors})
-        generators = random_state()
-        for name, state in generators.items():
-            slot.put(name, state)
-        self._copier.start(slot.payload)
-        self._sequence += 1
-        sums = self._padding | {name: tensor_sum(state) for name, state in generators.items()}
-        self._pending = slot, msgspec.structs.replace(self._head(position, why, saves, durable), sums=sums)
+        began = time.perf_counter()
+        self._begin(
+            slot, self._copier, self._head(position, self._and_owed(why, slot, control.committed), control.saves)
+        )
+        self._host_s = time.perf_counter() - began
         self.poll()
         return True
 
-    def _agreed_slot(self, *, ready: bool) -> Slot | None:
+    def _begin(self, slot: Slot, copier: Copier, head: SlotHead) -> None:
+        generators = random_state()
+        for name, state in generators.items():
+            slot.put(name, state)
+        copier.start(slot.payload)
+        sums = self._padding | {name: tensor_sum(state) for name, state in generators.items()}
+        self._pending = slot, msgspec.structs.replace(head, sums=sums)
+
+    def _and_owed(self, why: str, slot: Slot, committed: int) -> str:
+        """Why a snapshot into `slot` is taken: it takes over what one that it writes over, or one that was deleted, was for."""
+        owed = slot.why if slot.owed(self._identity.attempt, committed) else self._debt
+        self._debt = ""
+        return owed if owed and why == RAM else why
+
+    def _agreed_slot(self, committed: int, *, ready: bool) -> Slot | None:
         """The slot that all ranks write, begun; None where a rank is not ready or rank 0 finds none.
 
         Rank 0 has locked its file before it names the slot: a keeper has none of the others, or is just letting go of them.
@@ -153,7 +168,7 @@ class Snapshots:
         if ready and not all(slot.writer.is_there() for slot in self._slots):
             number = GONE
         elif ready and self._identity.rank == 0:
-            number = self._lock_free_slot()
+            number = self._lock_free_slot(committed)
         agreed = self._votes.least(number)
         if agreed < 0:
             if 0 <= number < ANY_SLOT:
@@ -168,25 +183,27 @@ class Snapshots:
 
     def _make_anew(self) -> None:
         """Somebody has deleted slots under us (logind, a person). What was in them may have been promised: the next one is durable."""
+        self._debt = "interval"
         for slot in self._slots:
             slot.close()
-        self._slots, self._again_at, self._lost = [], 0.0, True
+        self._slots, self._again_at = [], 0.0
 
-    def _lock_free_slot(self) -> int:
+    def _lock_free_slot(self, committed: int) -> int:
         """The number of the oldest slot that nobody needs, with its file locked; NO_SLOT where there is none.
 
-        Never the newest snapshot, and the newest durable one only if there is no other.
+        Never the newest snapshot, and one that is still to be a checkpoint only if there is no other.
         """
+        attempt = self._identity.attempt
         newest = max(slot.order for slot in self._slots)
-        newest_durable = max((slot.order for slot in self._slots if slot.durable), default=None)
         free = [slot for slot in self._slots if slot.order != newest or slot.order == (0, 0)]
-        for slot in sorted(free, key=lambda slot: (slot.order == newest_durable, slot.order)):
+        for slot in sorted(free, key=lambda slot: (slot.owed(attempt, committed), slot.order)):
             if slot.writer.lock():
                 return self._slots.index(slot)
         return NO_SLOT
 
-    def _head(self, position: Position, why: str, saves: int, durable: bool) -> SlotHead:
+    def _head(self, position: Position, why: str, saves: int) -> SlotHead:
         identity = self._identity
+        self._sequence += 1
         return SlotHead(
             run=identity.run,
             attempt=identity.attempt,
@@ -197,7 +214,7 @@ class Snapshots:
             samples=position.samples,
             saves=saves,
             why=why,
-            durable=durable,
+            durable=why != RAM,
             rank=identity.rank,
             world=identity.world,
             parent=identity.parent,
@@ -212,7 +229,8 @@ class Snapshots:
         if self._pending is not None and self._copier is not None and (sums := self._copier.done()) is not None:
             slot, head = self._pending
             slot.writer.complete(msgspec.structs.replace(head, sums=head.sums | sums))
-            slot.order, slot.durable, self._pending = (head.attempt, head.sequence), head.durable, None
+            slot.holds(head)
+            self._pending = None
             self._complete = head, self._completions.arrive()
         if self._complete is not None and self._complete[1]():
             self._count(self._complete[0])

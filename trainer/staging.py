@@ -32,11 +32,21 @@ class Slot:
         file = path / rank_file(rank)
         found = _read(file)
         head = found[0] if found else None
-        self.order = (head.attempt, head.sequence) if head else (0, 0)  # (0, 0): nothing that anybody wants
-        self.durable = head is not None and head.durable
+        self.order, self.why, self._step, self._durable = (0, 0), "", 0, False  # (0, 0): nothing that anybody wants
+        if head is not None:
+            self.holds(head)
         self.writer = SlotWriter(file, entries)
         self.payload = torch.frombuffer(self.writer.payload(), dtype=torch.uint8)
         self._unpin = register(self.payload) if pin else None
+
+    def holds(self, head: SlotHead) -> None:
+        """This snapshot is in it now."""
+        self.order, self.why = (head.attempt, head.sequence), head.why
+        self._step, self._durable = head.step, head.durable
+
+    def owed(self, attempt: int, committed: int) -> bool:
+        """True where it has a snapshot of `attempt` that is to be a checkpoint and, as far as `committed` (a step) tells, is none yet."""
+        return self._durable and self.order[0] == attempt and self._step > committed
 
     def put(self, name: str, tensor: Tensor) -> None:
         """A small tensor of the host's memory."""

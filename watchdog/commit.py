@@ -88,7 +88,8 @@ def commit(store: Store, snapshot: Snapshot) -> Committed | None:
         finally:
             with suppress(OSError):  # the next `clean` tries again; what went wrong first is the error to tell
                 remove_tree(temporary)
-    return Committed(name, head.step, head.why, size, time.monotonic() - began)
+    staged = snapshot.path.parent == store.paths.staging
+    return Committed(name, head.step, head.why, size, time.monotonic() - began, staged)
 
 
 def make_room(store: Store, need: int) -> None:

@@ -23,7 +23,7 @@ from adam.contract.paths import RunPaths
 from adam.contract.process import die_with_parent
 from adam.contract.ram import remove_stale
 from adam.contract.records import SnapshotSeen
-from adam.contract.slots import read_head
+from adam.contract.slots import MILESTONE, read_head
 from adam.contract.snapshots import Snapshot, complete_snapshots, read_snapshot, slots_of
 from adam.contract.steplog import write_left_behind
 from adam.contract.sums import check_sums
@@ -88,18 +88,28 @@ class Keeper:
         ]
 
     def _committed(self, resumed: str, durable_only: bool = False) -> Answer:
-        """Commit the newest snapshot that is not on disk yet, if there is one, and prune behind it."""
+        """Commit the milestones and the newest snapshot that are not on disk yet, where there are any, and prune behind them."""
         dropped: list[PutAway] = []
+        milestones: list[Committed] = []
         committed: Committed | None = None
         trouble = ""
         try:
+            self._commit_milestones(resumed, milestones, dropped)
             committed = self._commit_newest(resumed, durable_only, dropped)
             self._store.prune()
         except DiskError as error:
             trouble = str(error)
         except OSError as error:
             trouble = disk_trouble(error, "the checkpoint could not be written", self._paths.checkpoints)
-        return Answer("", committed=committed, dropped=tuple(dropped), trouble=trouble)
+        found = tuple(milestones)
+        return Answer("", committed=committed, milestones=found, dropped=tuple(dropped), trouble=trouble)
+
+    def _commit_milestones(self, resumed: str, made: list[Committed], dropped: list[PutAway]) -> None:
+        """Those that a busy keeper has not come to yet, behind which there are newer snapshots by now; oldest first."""
+        for snapshot in reversed(self._own(resumed)[1:]):
+            if snapshot.head.why == MILESTONE and not is_committed(self._store, snapshot.head):
+                committed = self._commit_one(snapshot, dropped)
+                made += [committed] if committed is not None else []
 
     def _commit_newest(self, resumed: str, durable_only: bool, dropped: list[PutAway]) -> Committed | None:
         for snapshot in self._own(resumed):
@@ -108,16 +118,21 @@ class Keeper:
             if is_committed(self._store, snapshot.head):
                 self._saves = max(self._saves, snapshot.head.saves)
                 return None
-            try:
-                committed = commit(self._store, snapshot)
-            except CheckpointError as error:
-                self._bad.add(snapshot.order)
-                dropped.append(PutAway(snapshot.path.name, str(error)))
-                continue
-            if committed is not None:
-                self._saves = max(self._saves, snapshot.head.saves)
+            if committed := self._commit_one(snapshot, dropped):
                 return committed
         return None
+
+    def _commit_one(self, snapshot: Snapshot, dropped: list[PutAway]) -> Committed | None:
+        """None where its slot is being written, or its bytes are wrong."""
+        try:
+            committed = commit(self._store, snapshot)
+        except CheckpointError as error:
+            self._bad.add(snapshot.order)
+            dropped.append(PutAway(snapshot.path.name, str(error)))
+            return None
+        if committed is not None:
+            self._saves = max(self._saves, snapshot.head.saves)
+        return committed
 
     def _settle(self, request: Settle) -> Answer:
         if lease_is_held(self._paths):
@@ -127,8 +142,10 @@ class Keeper:
             dropped = self._drop_distrusted(request)
             put_away = self._put_beyond_away(request)
             answer = Answer("settle", snapshot=None if request.commit else self._left_in_memory(request.resumed))
-            if answer.snapshot is None:
-                answer = self._logged_and_committed(request)
+            in_memory = answer.snapshot is not None
+            answer = (
+                self._save_milestones(answer, request.resumed) if in_memory else self._logged_and_committed(request)
+            )
             if not answer.trouble:
                 dropped += self._drop_strangers(request)
             if not answer.trouble and request.commit:
@@ -142,6 +159,16 @@ class Keeper:
             except SchemaError as error:
                 answer = msgspec.structs.replace(answer, refused=str(error))
         return self._finish(answer, request="settle", id=request.id, token=request.token)
+
+    def _save_milestones(self, answer: Answer, resumed: str) -> Answer:
+        """The next attempt writes over all but the snapshot that it begins from. A disk that is full costs the milestone, not the start."""
+        made: list[Committed] = []
+        dropped: list[PutAway] = []
+        try:
+            self._commit_milestones(resumed, made, dropped)
+        except (DiskError, OSError) as error:
+            dropped.append(PutAway(MILESTONE, str(error)))
+        return msgspec.structs.replace(answer, milestones=tuple(made), dropped=tuple(dropped))
 
     def afterwards(self) -> None:
         """What is left to do when an answer has been given: that one checkpoint on disk is known to be right, before it is needed."""
@@ -283,7 +310,12 @@ def main() -> int:
     parser.add_argument("--run", type=Path, required=True, help="the run directory")
     parser.add_argument("--parent", type=int, required=True, help="end when this process does")
     parser.add_argument("--keep-last", type=int, required=True, help="newest checkpoints that are kept")
-    parser.add_argument("--milestone-every", type=int, required=True, help="multiples of this step are kept; 0: none")
+    parser.add_argument(
+        "--milestone-every",
+        type=int,
+        required=True,
+        help="the first at or behind each multiple of this step is kept; 0: none",
+    )
     parser.add_argument("--keep-every-hours", type=float, default=0.0, help="one of so many hours is kept; 0: none")
     arguments = parser.parse_args()
     die_with_parent(arguments.parent)

@@ -121,8 +121,8 @@ class KeeperClient:
         self.commit_trouble = trouble
 
     def _tell(self, answer: Answer) -> None:
-        if made := answer.committed:
-            self.commit_seconds, self.commit_bytes = made.seconds, made.size
+        for made in (*answer.milestones, *([answer.committed] if answer.committed else [])):
+            self.commit_seconds, self.commit_bytes = made.seconds, made.size * (1 + made.staged)
             text = f"checkpoint {made.name} is verified on disk"
             facts = {"step": made.step, "why": made.why, "bytes": made.size, "seconds": round(made.seconds, 3)}
             self._journal.tell("checkpoint", text, **facts)

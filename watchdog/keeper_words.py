@@ -47,6 +47,7 @@ class Committed(msgspec.Struct, frozen=True):
     why: str
     size: int  # bytes
     seconds: float
+    staged: bool = False  # its slot was on the disk too: every byte was written twice
 
 
 class PutAway(msgspec.Struct, frozen=True):
@@ -63,6 +64,7 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
     id: int = 0
     token: int = 0
     committed: Committed | None = None
+    milestones: tuple[Committed, ...] = ()  # committed before it, oldest first
     saves: int = 0  # the last save request that a verified checkpoint answers
     dropped: tuple[PutAway, ...] = ()
     quarantined: tuple[PutAway, ...] = ()

@@ -1,7 +1,8 @@
 """Whoever is killed, whenever: the losses and the last state are bit for bit those of a run that was left alone.
 
 The real trainer with validation, pauses, snapshots in memory and checkpoints on disk. Trainer, keeper, watchdog and launcher are killed at
-random microseconds, within saves, validation, loading and pauses; now and then everything at once, memory included, as by a power cut.
+random microseconds, within saves, validation, loading and pauses; now and then everything at once, memory included, as by a power cut. And
+what else happens to a run: its memory is deleted under a living trainer, its keeper stands still, its directory is copied and started.
 A dozen kills in the ordinary run; `bin/test --campaign -s tests/e2e/test_random_kills.py` does 200.
 """
 
@@ -10,6 +11,7 @@ import os
 import random
 import shutil
 import signal
+import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -49,6 +51,9 @@ class Havoc:
             (self.launcher, 5),
             (self.watchdog, 5),
             (self.everything, 5),
+            (self.memory_deleted, 6),
+            (self.keeper_frozen, 4),
+            (self.copied, 2),
         ]
 
     def any_one(self) -> None:
@@ -131,6 +136,38 @@ class Havoc:
     def watchdog(self) -> None:
         self.at_random()
         self.kill(wait_for("a watchdog", lambda: self.run.pid_of("adam.watchdog")))
+
+    def memory_deleted(self) -> None:
+        """As logind does, or a person who tidies up; and before there is another snapshot the trainer is killed, now and then."""
+        pid = self.living_trainer()
+        self.forgotten.add(self.pulse().attempt)
+        shutil.rmtree(self.run.paths.ram, ignore_errors=True)
+        time.sleep(self.chance.random() * 0.3)
+        if self.chance.random() < 0.5 and state_letter(pid) not in (None, "Z"):
+            self.kill(pid)
+
+    def keeper_frozen(self) -> None:
+        """Nobody could settle: the watchdog has to end it before the trainer can start again."""
+        keeper = wait_for("a keeper", lambda: self.run.pid_of("adam.watchdog.keeper"))
+        os.kill(keeper, signal.SIGSTOP)
+        self.kill(self.living_trainer())
+        wait_for("the frozen keeper has been ended", lambda: state_letter(keeper) in (None, "Z"))
+
+    def copied(self) -> None:
+        """The lease and the status of a copied directory name the living processes of another run."""
+        pid = self.living_trainer()
+        copy = RealRun(self.run.paths.root.parent / f"copy-{self.counts['copied']}")
+        subprocess.run(["cp", "-a", f"{self.run.paths.root}/.", str(copy.paths.root)], check=False)
+        try:
+            copy.adamctl("up", expect=None)
+            wait_for(
+                "the copy trains by itself", lambda: copy.trainer_pid() not in (0, pid) or copy.state() == "finished"
+            )
+            assert state_letter(pid) not in (None, "Z") or self.run.trainer_pid() != pid
+            copy.adamctl("down", expect=None)
+        finally:
+            copy.end()
+            shutil.rmtree(copy.paths.ram, ignore_errors=True)
 
     def everything(self) -> None:
         """As a power cut, with the disk as it was asked to be."""

@@ -125,7 +125,7 @@ class Worker:
     def begin(self) -> bool:
         assert self.snapshots is not None
         position = Position(step=self.step, samples=BATCH * self.step, tokens=BATCH * LENGTH * self.step)
-        return self.snapshots.take(position, why="interval", saves=0, durable=True)
+        return self.snapshots.take(position, why="interval")
 
     def take(self) -> bool:
         """True when it is complete on all ranks."""

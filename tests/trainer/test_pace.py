@@ -54,3 +54,15 @@ def test_what_could_not_be_begun_is_tried_again_a_little_later() -> None:
     assert not pace.due(11, NOTHING, in_ram=False)
     now[0] = 2.0
     assert pace.due(12, NOTHING, in_ram=False) == "interval"
+
+
+def test_milestones_are_durable_without_anybody_asking_and_are_not_forgotten() -> None:
+    now = [0.0]
+    pace = Pace(0, 1000, 100, clock=lambda: now[0])
+    pace.begun(99, NOTHING, 0.0)
+    assert pace.due(100, Control(saves=1, due=2), in_ram=True) == "milestone"
+    pace.postponed()
+    now[0] = 2.0
+    assert pace.due(103, Control(saves=1, due=2), in_ram=True) == "milestone"
+    pace.begun(103, Control(saves=1, due=2), 0.0)
+    assert not pace.due(104, Control(saves=1, due=2), in_ram=True)

@@ -59,6 +59,40 @@ def test_commits_the_newest_once(paths, keeper):
     assert again.committed is None and names(again) == ["step-00000020-a01"] and again.saves == 4
 
 
+def test_a_milestone_is_committed_although_there_is_a_newer_one(paths, keeper):
+    """The keeper was busy while both were taken; of the other kinds only the newest is wanted."""
+    write_slot(paths, 90, 0)
+    write_slot(paths, 100, 1, why="milestone")
+    write_slot(paths, 110, 2)
+    answer = keeper.answer(Commit(durable_only=True))
+    assert [made.step for made in answer.milestones] == [100] and answer.committed and answer.committed.step == 110
+    assert names(answer) == ["step-00000100-a01", "step-00000110-a01"]
+    assert not keeper.answer(Commit(durable_only=True)).milestones
+
+
+def test_a_milestone_in_memory_is_on_disk_before_the_next_attempt_writes_over_it(paths, keeper):
+    write_slot(paths, 100, 0, in_ram=True, why="milestone")
+    write_slot(paths, 103, 1, in_ram=True, why="ram", durable=False)
+    answer = keeper.answer(Settle(1, 5, commit=False))
+    assert names(answer) == ["step-00000100-a01"] and answer.snapshot and answer.snapshot.step == 103
+
+
+def test_a_full_disk_costs_a_milestone_and_no_start(paths, keeper, monkeypatch):
+    write_slot(paths, 100, 0, in_ram=True, why="milestone")
+    write_slot(paths, 103, 1, in_ram=True, why="ram", durable=False)
+    monkeypatch.setattr("adam.watchdog.commit.free_bytes", lambda _path: 10)
+    answer = keeper.answer(Settle(1, 5, commit=False))
+    assert answer.snapshot and answer.snapshot.step == 103 and not answer.trouble
+    assert [(item.name, "no room" in item.reason) for item in answer.dropped] == [("milestone", True)]
+
+
+@pytest.mark.parametrize("in_ram", [True, False])
+def test_a_commit_says_whether_its_bytes_were_on_the_disk_before(paths, keeper, in_ram):
+    write_slot(paths, 10, 0, in_ram=in_ram)
+    answer = keeper.answer(Commit())
+    assert answer.committed and answer.committed.staged is not in_ram
+
+
 def test_a_flipped_bit_in_a_slot_is_not_committed(paths, keeper):
     write_slot(paths, 10, 0)
     write_slot(paths, 20, 1)

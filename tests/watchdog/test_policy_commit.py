@@ -8,6 +8,7 @@ from adam.contract.records import Desired, Resume, SnapshotSeen
 from adam.contract.states import Phase, RunState
 from adam.watchdog.policy import restored
 from adam.watchdog.policy_words import AskCommit, AskSettle, Launch, Stage
+from adam.watchdog.retention import Kept
 
 
 @pytest.fixture
@@ -124,6 +125,15 @@ def test_a_save_request_is_passed_on_until_a_checkpoint_answers_it() -> None:
     assert bench.decision.control.saves == 3
     bench.see(saves_done=3).tick()
     assert bench.decision.control.saves == 0
+
+
+def test_the_trainer_is_told_which_of_its_snapshots_are_checkpoints() -> None:
+    """Those of other attempts say nothing of its own."""
+    bench = Bench()
+    bench.run_to_training(*kept(100), step=100)
+    assert bench.memory.plan.attempt == 1 and bench.decision.control.committed == 100
+    bench.see(checkpoints=(*kept(100, 120), Kept("step-00000900-a07", 900, 7, True))).tick()
+    assert bench.decision.control.committed == 120
 
 
 def test_a_save_during_a_pause_is_still_a_pause() -> None:

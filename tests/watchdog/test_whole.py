@@ -171,7 +171,19 @@ def test_a_configuration_error_fails_at_once(box):
     assert box.process.wait(10) == 0
 
 
+def test_the_same_failure_goes_back_to_before_a_snapshot_and_then_gives_up(box):
+    """What the attempts began from was in memory only: it is dropped, and the checkpoint before it is taken."""
+    box.configure("50:exit=1", step_ms=30)
+    box.up()
+    status = box.await_state(RunState.FAILED)
+    assert "also from an older checkpoint" in status.reason and "ends with 1 at step 50" in status.reason
+    assert len(box.events("crashed")) == 3  # same_failures, and once more from before
+    assert [item["text"] for item in box.events("dropped") if "training failed after it" in item["text"]]
+    assert [item["facts"]["step"] for item in box.events("started")][-1] == 40
+
+
 def test_the_same_failure_takes_an_older_checkpoint_and_then_gives_up(box):
+    box.checkpoint["ram"] = "off"
     box.configure("50:exit=1", step_ms=30)
     box.up()
     status = box.await_state(RunState.FAILED)
