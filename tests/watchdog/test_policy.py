@@ -11,6 +11,7 @@ from adam.contract.clock import Stamp
 from adam.contract.records import Desired
 from adam.contract.shared import Pulse
 from adam.contract.states import FailureClass, Phase, RunState
+from adam.contract.steplog import MOST_WAITING
 from adam.watchdog.policy import restored
 from adam.watchdog.policy_gaps import add_gap, p99
 from adam.watchdog.policy_words import (
@@ -190,6 +191,14 @@ def test_rows_that_wait_for_the_disk_are_told_and_end_nothing(bench):
     bench.pulse(7).tick()
     bench.pulse(8).tick()
     assert len(bench.told("disk_freed")) == 1 and not bench.decision.notes and not bench.told("crashed")
+
+
+def test_a_log_that_can_not_wait_any_more_is_a_pause(bench):
+    bench.run_to_training()
+    bench.pulse(5, Phase.PAUSED, unlogged=MOST_WAITING, log_error=errno.ENOSPC).tick()
+    assert bench.decision.control.pause and (bench.state, bench.decision.reason) == (RunState.PAUSED, "paused by disk")
+    bench.pulse(5).tick()
+    assert not bench.decision.control.pause and bench.state == RunState.TRAINING
 
 
 def test_an_end_that_could_not_be_written_is_the_disk(bench):
