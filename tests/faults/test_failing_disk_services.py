@@ -107,6 +107,7 @@ def test_the_launcher_tells_the_true_end(tmp_path, monkeypatch, capfd, signals, 
     calls = through_all(make, use)
     assert calls >= {"create": 3, "write": 3, "fsync": 2, "rename": 1, "mkdir": 1, "allocate": 2}.get(kind, 0)
     assert told[-1] == 7 and set(told) <= {None, Exit.DISK, 7} and told.count(None) <= 1
+    assert (Exit.DISK in told) == (kind == "write")  # into the lease
 
 
 class StandInSupervisor:
