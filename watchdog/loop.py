@@ -19,6 +19,7 @@ from adam.contract.process import start_ticks
 from adam.contract.records import Numerics, Staging, encode_line
 from adam.contract.retention import rules_of
 from adam.contract.states import Phase, RunState
+from adam.contract.steplog import copy_path
 from adam.contract.supervisor import Supervisor
 from adam.watchdog.act import Hands
 from adam.watchdog.beat import BeatWriter
@@ -157,7 +158,8 @@ class Watchdog:
         self._uploader = UploaderClient(paths, config.upload, self._selector, self._journal, stderr)
         supervisor = Supervisor(paths.supervisor_socket, timeout=CALL_S)
         numeric = Watched(lambda: load_config(paths.lock).numeric, paths.lock)
-        self._eyes = Eyes(paths, supervisor, self._keeper, Losses(paths.steps, numeric.get), self._uploader)
+        losses = Losses(paths.steps, numeric.get, copy_path(paths))
+        self._eyes = Eyes(paths, supervisor, self._keeper, losses, self._uploader)
         self._hands = Hands(paths, supervisor, self._keeper, self._journal, self._collect)
         self._bundler = Bundler(paths, stderr)
         seconds = config.watchdog.telemetry_seconds
@@ -249,7 +251,7 @@ class Watchdog:
             **self._gpus.cells(),
             **self._host.cells(now),
         }
-        self._telemetry.join(cells, self._work.get(), self._numerics.get())
+        self._telemetry.join(cells, now, self._work.get(), self._numerics.get())
         if self._telemetry.news:
             self._journal.tell("plan_changed", self._telemetry.news)
             self._telemetry.news = ""

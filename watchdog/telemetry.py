@@ -1,7 +1,7 @@
 """`metrics.csv`: the trainer's log of steps joined with telemetry, a row a line as soon as it is there.
 
 The key of a row is (attempt, step); in `steps.jsonl` keys only grow. So after the watchdog's own death it goes on behind the
-last row's key, and rows that were logged while no watchdog looked have empty telemetry cells.
+last row's key, and rows that were logged while no watchdog looked, or had to wait for the disk, have empty telemetry cells.
 """
 
 from collections.abc import Callable
@@ -20,6 +20,7 @@ from adam.contract.records import Numerics, StepRow, decode_step
 from adam.contract.shards import load_tokens
 from adam.watchdog.widen import columns_with, move_aside, widen
 
+LATE_S = 10.0  # a row that is older has waited for the disk
 MOST_AT_ONCE = 2000  # rows in one turn of the loop
 
 
@@ -43,10 +44,11 @@ class Telemetry:
         self.newest: StepRow | None = None
         self.news = ""  # what was done to a file of another Adam
 
-    def join(self, cells: dict[str, str], work: Work, numerics: Numerics | None = None) -> int:
+    def join(self, cells: dict[str, str], now: float, work: Work, numerics: Numerics | None = None) -> int:
         """Append the rows of the steps that were logged since; how many. A disk that does not take them is tried again.
 
-        Args: as of `metrics.row`, `cells` being its `telemetry`.
+        `cells` are of `now`, in seconds of CLOCK_BOOTTIME: a row that had to wait is of another time, and gets none.
+        `work` and `numerics` are as of `metrics.row`.
         """
         try:
             size = self._steps.stat().st_size
@@ -55,7 +57,7 @@ class Telemetry:
         try:
             if self._file is None:
                 self._open(size)
-            return self._append(size, cells, work, numerics)
+            return self._append(size, cells, now, work, numerics)
         except OSError as error:
             self.trouble = f"{self._metrics.name} can't be written: {error.strerror}"
             return 0
@@ -90,7 +92,7 @@ class Telemetry:
             self.news = "metrics.csv was of an older Adam: its rows are now under all columns"
         return columns or COLUMNS
 
-    def _append(self, size: int, cells: dict[str, str], work: Work, numerics: Numerics | None) -> int:
+    def _append(self, size: int, cells: dict[str, str], now: float, work: Work, numerics: Numerics | None) -> int:
         if size < self._offset:
             self._offset = 0  # cut or replaced: what is in it may be new all the same, its key tells
         if size == self._offset or self._file is None:
@@ -100,8 +102,8 @@ class Telemetry:
             step = decode_step(line, self._steps)
             key = (step.attempt, step.step)
             if key > self._last:
-                fresh = cells if offset > self._fresh_from else {}
-                self._file.append(row(step, work, fresh, numerics, self._columns))
+                fresh = offset > self._fresh_from and now - step.boottime < LATE_S
+                self._file.append(row(step, work, cells if fresh else {}, numerics, self._columns))
                 self._last, self.newest = key, step
                 count += 1
             self._offset = offset

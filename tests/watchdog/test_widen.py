@@ -46,12 +46,12 @@ def test_an_older_file_gets_the_columns_that_it_lacks(paths, monkeypatch) -> Non
     beats = []
     monkeypatch.setattr(widening, "BLOCK_ROWS", 2)
     telemetry = Telemetry(paths, lambda: beats.append(1))
-    assert telemetry.join({}, WORK) == 2 and "under all columns" in telemetry.news
+    assert telemetry.join({}, 1.0, WORK) == 2 and "under all columns" in telemetry.news
     assert len(beats) == 3, "of what takes long the supervisor hears in between"
     check(paths, (1, 6), (1, 7))
     assert not [path.name for path in paths.root.iterdir() if "old" in path.name or path.name.endswith("tmp")]
     again = Telemetry(paths)
-    assert again.join({}, WORK) == 0 and not again.news
+    assert again.join({}, 1.0, WORK) == 0 and not again.news
 
 
 def test_columns_that_only_a_newer_adam_knows_are_kept(paths) -> None:
@@ -60,7 +60,7 @@ def test_columns_that_only_a_newer_adam_knows_are_kept(paths) -> None:
     paths.metrics.write_text(",".join(columns) + "\n" + ",".join(cells) + "\n")
     log(paths.steps, (9, 9))
     telemetry = Telemetry(paths)
-    telemetry.join({}, WORK)
+    telemetry.join({}, 1.0, WORK)
     first, second = Rows(paths.metrics).read(10)
     assert first.cells == dict(zip(columns, cells, strict=True)) and second.key == (9, 9)
     assert columns_of(paths.metrics.read_bytes().splitlines()[0]) == (*COLUMNS, "future")
@@ -104,9 +104,9 @@ def test_whatever_call_is_the_last_no_row_is_lost(paths, monkeypatch, death) -> 
         paths.steps.unlink(missing_ok=True)
         log(paths.steps, *((1, step) for step in range(1, 7)))
         with Failing(paths.root, number, death) as failing, suppress(Killed):
-            Telemetry(paths).join({}, WORK)
+            Telemetry(paths).join({}, 1.0, WORK)
         assert set(OLD_ROWS) <= {row.rstrip(",") for row in old_cells(paths.metrics)}, number
-        Telemetry(paths).join({}, WORK)
+        Telemetry(paths).join({}, 1.0, WORK)
         check(paths, (1, 6))
         assert not list(paths.root.glob(".*.tmp")), number
         if not failing.failed:
@@ -144,10 +144,10 @@ def test_a_disk_without_room_is_not_filled_further(paths, monkeypatch) -> None:
     log(paths.steps, (1, 6))
     monkeypatch.setattr(widening, "free_bytes", lambda _: len(OLD_FILE))
     telemetry = Telemetry(paths)
-    assert telemetry.join({}, WORK) == 0 and "No space left" in telemetry.trouble
+    assert telemetry.join({}, 1.0, WORK) == 0 and "No space left" in telemetry.trouble
     assert paths.metrics.read_text() == OLD_FILE
     monkeypatch.undo()
-    assert telemetry.join({}, WORK) == 1 and not telemetry.trouble
+    assert telemetry.join({}, 1.0, WORK) == 1 and not telemetry.trouble
     check(paths, (1, 6))
 
 
