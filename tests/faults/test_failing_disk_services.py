@@ -23,6 +23,7 @@ from adam.contract import schema
 from adam.contract.clock import boottime_ns
 from adam.contract.errors import run_main
 from adam.contract.lease import lease_is_held, take_lease
+from adam.contract.metrics import Work
 from adam.contract.paths import RunPaths
 from adam.contract.records import ExitReport, Lease, Plan, Status, StepRow, encode_line
 from adam.contract.shared import Control
@@ -121,7 +122,7 @@ class Writers:
     def __init__(self, paths: RunPaths) -> None:
         self.paths = paths
         self.journal = Journal(paths.events, logger_to(io.StringIO()))
-        self.telemetry = Telemetry(paths, 64)
+        self.telemetry = Telemetry(paths)
         self.status = StatusFile(paths)
         self.hands = Hands(paths, StandInSupervisor(), None, self.journal, None)  # type: ignore[arg-type]
         self.turns = 0
@@ -138,7 +139,7 @@ class Writers:
         with self.paths.steps.open("ab") as file:  # by the trainer, whose calls are not those that fail
             file.write(encode_line(row) + b"\n")
         self.hands.say(Control(token=self.turns))
-        self.telemetry.join({"cpu_percent": str(self.turns)}, now)
+        self.telemetry.join({"cpu_percent": str(self.turns)}, now, Work(64, 16))
         self.hands.do(Launch(Plan(program="trainer", attempt=self.turns, token=self.turns)), now)
         troubles = [self.journal.trouble, self.telemetry.trouble, self.hands.trouble, self.hands.launch_error]
         notes = tuple(trouble for trouble in troubles if trouble)
