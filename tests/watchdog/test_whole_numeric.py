@@ -85,7 +85,7 @@ def test_trouble_that_skipping_does_not_heal_ends_with_a_report(numeric):
 
 
 def test_a_watchdog_that_is_killed_finds_the_spike_all_the_same(numeric, await_):
-    numeric.configure("--data 120:spike", step_ms=25)
+    numeric.configure("--data 120:spike", step_ms=60)  # so the next watchdog is there before the run has ended
     numeric.up()
     numeric.await_step(110)
     first = numeric.status().watchdog_pid
