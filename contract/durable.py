@@ -147,6 +147,13 @@ class LineAppender:
             os.close(self._fd)
             raise
 
+    def is_there(self) -> bool:
+        """False where somebody has deleted the file, or put another in its place."""
+        try:
+            return self.path.stat().st_ino == os.fstat(self._fd).st_ino
+        except FileNotFoundError:
+            return False
+
     def append(self, line: bytes) -> None:
         """Append `line` and a newline."""
         data = line + b"\n"

@@ -1,9 +1,9 @@
 """Errors that people read: one line that says what was wrong, where, and what to do."""
 
-import os
-import sys
+import errno
 from collections.abc import Callable
 
+from adam.contract.output import last_words, tell_launcher
 from adam.contract.states import Exit
 
 
@@ -68,7 +68,8 @@ class TimeoutExpired(AdamError):
 def run_main(program: str, main: Callable[[], int]) -> int:
     """Run `main` and turn what it raises into one line on stderr and a documented exit code.
 
-    Only errors meant for people are shortened: anything else keeps its traceback, because then the code is wrong.
+    Only errors meant for people are shortened: anything else keeps its traceback, because then the code is wrong. Its last line
+    goes to the launcher too, as the log may have no room for it.
     """
     try:
         return main()
@@ -76,7 +77,8 @@ def run_main(program: str, main: Callable[[], int]) -> int:
         last_words(f"{program}: {error}")
         return int(error.exit_code)
     except OSError as error:
-        if error.errno is None or (error.filename is None and error.errno not in _DISK_ERRNOS):
+        if error.errno is None or (error.filename is None and error.errno not in DISK_ERRNOS):
+            tell_launcher(f"{program}: {type(error).__name__}: {error}")
             raise
         where = f" ({error.filename})" if error.filename else ""
         last_words(f"{program}: {error.strerror}{where}{_todo(error.errno)}")
@@ -84,18 +86,13 @@ def run_main(program: str, main: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         last_words(f"{program}: interrupted")
         return int(Exit.INTERRUPTED)
-
-
-def last_words(line: str) -> None:
-    """`line` on stderr. Where nothing can be written there (a log on the full disk), the exit code alone tells the reason."""
-    try:
-        print(line, file=sys.stderr, flush=True)
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # else Python flushes in vain at its end, and makes the code 120
+    except Exception as error:
+        tell_launcher(f"{program}: {type(error).__name__}: {error}")  # the traceback may have no room in the log
+        raise
 
 
 def _todo(number: int) -> str:
-    return "; free some space or choose another disk" if number in _DISK_ERRNOS else ""
+    return "; free some space or choose another disk" if number in (errno.ENOSPC, errno.EDQUOT) else ""
 
 
-_DISK_ERRNOS = frozenset({28, 122})  # ENOSPC, EDQUOT
+DISK_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS})

@@ -42,8 +42,10 @@ def take_lease(paths: RunPaths, program: str, token: int, attempt: int) -> tuple
             stamp=stamp(),
         )
         write_lease(fd, lease)
-    except BaseException:
+    except BaseException as error:
         os.close(fd)
+        if isinstance(error, OSError):
+            error.filename = error.filename or str(paths.lease)
         raise
     return fd, lease
 

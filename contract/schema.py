@@ -7,6 +7,7 @@ import msgspec
 
 from adam.contract.durable import replace_file
 from adam.contract.errors import DataError, SchemaError
+from adam.contract.reserve import replace_reserved
 
 T = TypeVar("T", bound="Record")
 
@@ -50,3 +51,8 @@ def encode(record: msgspec.Struct) -> bytes:
 def save(path: Path, record: Record, *, durable: bool = True) -> None:
     """Replace the file at `path` with `record`, atomically."""
     replace_file(path, encode(record), durable=durable)
+
+
+def save_reserved(path: Path, record: Record, *, durable: bool = True) -> None:
+    """As `save`, on a full disk too."""
+    replace_reserved(path, encode(record), durable=durable)

@@ -38,6 +38,8 @@ class Pulse(msgspec.Struct, frozen=True):
     saves: int = 0  # the last save request that a completed slot answers
     snapshot_step: int = 0  # of the newest completed slot
     durable: int = 0  # completed slots that are to be committed
+    unlogged: int = 0  # rows of the log of steps that the disk has not taken yet
+    log_error: int = 0  # … and why: an errno
 
 
 class Control(msgspec.Struct, frozen=True):
@@ -70,6 +72,9 @@ class SharedWord(Generic[T]):
             if os.fstat(fd).st_size < 8:
                 raise FileNotFoundError(f"{path} is still empty")
             self._map = mmap.mmap(fd, 0, access=mmap.ACCESS_WRITE if write else mmap.ACCESS_READ)
+        except OSError as error:
+            error.filename = error.filename or str(path)
+            raise
         finally:
             os.close(fd)
         self._path = path

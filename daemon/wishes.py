@@ -34,7 +34,7 @@ def change_desired(paths: RunPaths, change: Callable[[Desired], Desired]) -> Des
     """Read, change and replace `desired.json` under a lock on `run/`, so that two adamctl lose neither's change."""
     with flocked(paths.run, fcntl.LOCK_EX):
         desired = msgspec.structs.replace(change(read_desired(paths)), stamp=stamp())
-        schema.save(paths.desired, desired)
+        schema.save_reserved(paths.desired, desired)
     return desired
 
 

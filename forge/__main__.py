@@ -16,6 +16,7 @@ from adam.contract.config_file import config_digest, load_config
 from adam.contract.durable import sha256_file, whole_lines
 from adam.contract.errors import BusyError, DataError, run_main
 from adam.contract.lease import read_lease, take_lease
+from adam.contract.output import never_fail
 from adam.contract.paths import RunPaths
 from adam.contract.process import die_with_parent
 from adam.contract.shards import (
@@ -51,6 +52,7 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.leased:
         die_with_parent()
+        never_fail()
     open_log()
     paths = RunPaths(arguments.run)
     config = load_config(paths.lock if paths.lock.exists() else paths.config)

@@ -7,7 +7,8 @@ import signal
 import sys
 from pathlib import Path
 
-from adam.contract.errors import UsageError, last_words, run_main
+from adam.contract.errors import UsageError, run_main
+from adam.contract.output import last_words, never_fail
 from adam.contract.process import die_with_parent, let_be_traced
 from adam.contract.states import Exit
 from adam.trainer.host import prepare
@@ -53,4 +54,5 @@ class StopFlag:
 
 
 if __name__ == "__main__":
+    never_fail()
     sys.exit(run_main("adam.trainer", main))

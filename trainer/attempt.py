@@ -1,8 +1,10 @@
 """One attempt, put together: configuration, data, model and snapshots, from the plan that the policy made."""
 
 import faulthandler
+import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import structlog
@@ -11,18 +13,19 @@ import torch
 from adam.contract import schema
 from adam.contract.config import Config
 from adam.contract.config_file import config_digest, load_config
-from adam.contract.durable import LineAppender
 from adam.contract.errors import BusyError, UsageError
 from adam.contract.model import resolved
 from adam.contract.paths import RunPaths
 from adam.contract.records import Numerics, Plan, Resume
 from adam.contract.states import Phase
+from adam.contract.steplog import StepLog
 from adam.trainer.data import Data, open_data
 from adam.trainer.heart import Heart
 from adam.trainer.loop import Loop
 from adam.trainer.model.lm import MambaLM
 from adam.trainer.ops.reference import ReferenceOps
 from adam.trainer.optim import make_optimizer
+from adam.trainer.owed import Owed
 from adam.trainer.restore import restore
 from adam.trainer.runtime import Runtime, fingerprint, set_up
 from adam.trainer.snapshot import Identity, Position, Snapshots
@@ -42,18 +45,30 @@ def run_attempt(run: Path, token: int, stop_requested: Callable[[], bool]) -> bo
     plan = _read_plan(paths, token)
     config = load_config(paths.lock)
     heart = Heart(paths, plan.attempt, token)
-    stacks = paths.log("stacks").open("a")
-    faulthandler.register(signal.SIGUSR1, file=stacks, all_threads=True)
     heart.enter(Phase.LOADING)
     try:
-        return _train(paths, plan, config, heart, stop_requested)
+        with _stacks_into(paths.log("stacks")):
+            return _train(paths, plan, config, heart, stop_requested)
     except RuntimeError as error:
         if is_out_of_memory(error):
             raise MemoryError(str(error)) from error
         raise
+
+
+@contextmanager
+def _stacks_into(path: Path) -> Iterator[None]:
+    """Have SIGUSR1 write the stacks of all threads into `path`; into the log, where the disk does not take another file."""
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        log.warning("stacks go into the log", why=str(error))
+        fd = os.dup(2)
+    faulthandler.register(signal.SIGUSR1, file=fd, all_threads=True)
+    try:
+        yield
     finally:
         faulthandler.unregister(signal.SIGUSR1)
-        stacks.close()
+        os.close(fd)
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
@@ -88,11 +103,14 @@ def _train(paths: RunPaths, plan: Plan, config: Config, heart: Heart, stop_reque
     position = Position()
     if plan.resume:
         position = _resume(paths, plan.resume, model, optimizer, identity, heart.beat)
-    _record_numerics(paths, plan, position, runtime, identity.fingerprint)
+    owed = Owed()
+    parts = runtime.parts()
+    numerics = Numerics(attempt=plan.attempt, step=position.step, fingerprint=identity.fingerprint, parts=parts)
+    owed.save(paths.numerics, numerics)
     heart.beat(step=position.step)
     snapshots = Snapshots(paths, model, optimizer, identity, use_ram=config.checkpoint.ram == "auto")
-    steps = LineAppender(paths.steps)
-    log.info("training", step=position.step, of=config.trainer.steps, attempt=plan.attempt, **runtime.parts())
+    steps = StepLog(paths)
+    log.info("training", step=position.step, of=config.trainer.steps, attempt=plan.attempt, **parts)
     loop = Loop(
         config=config,
         plan=plan,
@@ -103,12 +121,14 @@ def _train(paths: RunPaths, plan: Plan, config: Config, heart: Heart, stop_reque
         snapshots=snapshots,
         steps=steps,
         heart=heart,
+        owed=owed,
         stop_requested=stop_requested,
     )
     try:
         return loop.run(position)
     finally:
         snapshots.close()
+        steps.close()
 
 
 def _resume(
@@ -131,8 +151,3 @@ def _make_model(config: Config, data: Data, runtime: Runtime) -> tuple[MambaLM, 
     # Drawn where they are to be: 2.8 billion random numbers take a CPU a minute, at each start.
     with torch.device(runtime.device):
         return MambaLM(shape, ReferenceOps()), config_digest(shape)
-
-
-def _record_numerics(paths: RunPaths, plan: Plan, position: Position, runtime: Runtime, digest: str) -> None:
-    record = Numerics(attempt=plan.attempt, step=position.step, fingerprint=digest, parts=runtime.parts())
-    schema.save(paths.numerics, record)

@@ -6,6 +6,7 @@ The order matters for exactness: a step is logged before a snapshot of it is tak
 """
 
 import math
+import os
 import time
 from collections.abc import Callable
 
@@ -15,24 +16,26 @@ import torch
 
 from adam.contract.clock import boottime_ns
 from adam.contract.config import Config
-from adam.contract.durable import LineAppender
 from adam.contract.errors import DiskError, NumericError
 from adam.contract.records import Plan, StepRow, encode_line
 from adam.contract.shared import Control
 from adam.contract.slots import RAM
 from adam.contract.states import Phase
+from adam.contract.steplog import StepLog
 from adam.trainer.data import Batch, Data
 from adam.trainer.evaluate import Score, evaluate
 from adam.trainer.heart import Heart
 from adam.trainer.model.lm import MambaLM
 from adam.trainer.optim import apply_update, learning_rate, set_rate
 from adam.trainer.order import DataOrder, take
+from adam.trainer.owed import Owed
 from adam.trainer.pace import Pace
 from adam.trainer.runtime import Runtime
 from adam.trainer.snapshot import Position, Snapshots
 from adam.trainer.window import Window
 
 LONGEST_WAIT_FOR_SLOTS_S = 60.0
+POLL_S = 0.05
 
 log = structlog.get_logger()
 
@@ -62,19 +65,21 @@ class Loop:
         model: MambaLM,
         optimizer: torch.optim.AdamW,
         snapshots: Snapshots,
-        steps: LineAppender,
+        steps: StepLog,
         heart: Heart,
+        owed: Owed,
         stop_requested: Callable[[], bool],
     ) -> None:
         self.config, self.plan, self.runtime = config, plan, runtime
         self.data, self.model, self.optimizer = data, model, optimizer
-        self.snapshots, self.steps, self.heart = snapshots, steps, heart
+        self.snapshots, self.steps, self.heart, self.owed = snapshots, steps, heart, owed
         self.order = DataOrder(data.train.count, config.trainer.seed)
         checkpoint = config.checkpoint
         self.pace = Pace(checkpoint.every_steps, checkpoint.ram_every_steps, checkpoint.milestone_every)
         self._stop_requested = stop_requested
         self._window = Window(runtime.device)
         self._told = 0  # snapshots that the pulse speaks of
+        self._told_waiting = 0  # … and rows that the log does not have
 
     def run(self, position: Position) -> bool:
         """Train from `position` to `trainer.steps`. True when all steps are done, False when somebody asked to stop.
@@ -82,6 +87,7 @@ class Loop:
         The last snapshot is written in both cases. Raises NumericError at a loss or gradient that is not finite.
         """
         total = self.config.trainer.steps
+        self._write_owed()
         self.heart.enter(Phase.TRAINING)
         self.heart.beat(step=position.step, micro_step=0, done=position.step, total=total)
         while position.step < total:
@@ -126,6 +132,9 @@ class Loop:
     def _should_stop(self, position: Position) -> bool:
         # A pause stands between two micro-steps: what a save writes then is the last whole step, as at a stop.
         self.heart.wait_while_paused(lambda: self._save_if_asked(position))
+        return self._asked_to_stop()
+
+    def _asked_to_stop(self) -> bool:
         return self._stop_requested() or bool(self.heart.control().stop)
 
     def forward(self, batch: Batch) -> torch.Tensor:
@@ -163,6 +172,7 @@ class Loop:
             self._save_if_due(update.position)
 
     def _save_if_due(self, position: Position) -> None:
+        self._write_owed()
         self._finish_save()
         control = self.heart.control()
         if why := self.pace.due(position.step, control, in_ram=self.snapshots.in_ram):
@@ -170,6 +180,7 @@ class Loop:
 
     def _save_if_asked(self, position: Position) -> None:
         """During a pause: no step is done, so nothing is due by itself."""
+        self._write_owed()
         self._finish_save()
         control = self.heart.control()
         if self.pace.asked(control) and (why := self.pace.due(position.step, control, in_ram=False)):
@@ -213,13 +224,31 @@ class Loop:
                 )
             )
         )
+        self._write_owed()
+        # What waits is bounded, and none of it is dropped: training stands still, which is no hang.
+        while self.steps.full and not self._asked_to_stop():
+            with self.heart.during(Phase.PAUSED):
+                time.sleep(POLL_S)
+                self._write_owed()
+
+    def _write_owed(self) -> None:
+        """Try again what the disk has not taken, and say so."""
+        self.owed.write()
+        self.steps.write()
+        if self.steps.waiting != self._told_waiting:
+            self._told_waiting = self.steps.waiting
+            self.heart.beat(unlogged=self.steps.waiting, log_error=self.steps.error)
+
+    def _is_logged(self) -> bool:
+        """True where the rows of all steps done live as long as a snapshot of them would: no snapshot is ahead of the log."""
+        return not self.steps.waiting or (self.snapshots.in_ram and self.steps.copied)
 
     def _save(self, position: Position, why: str, control: Control) -> None:
         with self.heart.during(Phase.SAVING):
             if why != RAM:
                 # A milestone is of its very step: a copy that is still under way (0.6 s at most) is waited for.
                 self.snapshots.finish()
-            if self.snapshots.take(position, why=why, control=control):
+            if self.snapshots.take(position, why=why, control=control, logged=self._is_logged()):
                 self.pace.begun(position.step, control, self.snapshots.stall_s)
             else:
                 self.pace.postponed()
@@ -246,18 +275,24 @@ class Loop:
         # A save, with its deadline: the keeper may still copy 33 GB, and the disk may be slow.
         with self.heart.during(Phase.SAVING):
             control, began = self.heart.control(), time.monotonic()
-            while not self.snapshots.take(position, why=why, control=control):
+            while not self.snapshots.take(position, why=why, control=control, logged=self._is_logged()):
                 # A finished run waits for room as long as people want it: all that was trained since is at stake.
-                patient = why == "final" and not (self._stop_requested() or self.heart.control().stop)
-                if self.snapshots.trouble and not patient and time.monotonic() - began > LONGEST_WAIT_FOR_SLOTS_S:
-                    raise DiskError(
-                        self.snapshots.trouble, "free some space; training goes on from the last checkpoint"
-                    )
+                patient = why == "final" and not self._asked_to_stop()
+                trouble = self._trouble()
+                if trouble and not patient and time.monotonic() - began > LONGEST_WAIT_FOR_SLOTS_S:
+                    raise DiskError(trouble, "free some space; training goes on from the last checkpoint")
                 self.heart.beat()
-                time.sleep(0.05)
+                time.sleep(POLL_S)
+                self._write_owed()
             self.snapshots.finish()
             self._finish_save()
         log.info("ending", step=position.step, why=why)
+
+    def _trouble(self) -> str:
+        """What keeps snapshots from being taken; empty: nothing does for long."""
+        if self._is_logged():
+            return self.snapshots.trouble
+        return f"{self.steps.waiting} rows of {self.steps.path} can't be written: {os.strerror(self.steps.error)}"
 
 
 def _finite(value: float) -> float | None:

@@ -12,7 +12,6 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 import msgspec
 import torch
 
-from adam.contract import schema
 from adam.contract.paths import RunPaths
 from adam.contract.records import Staging
 from adam.contract.shared import Control
@@ -20,6 +19,7 @@ from adam.contract.slots import PADDING, RAM, Part, SlotHead, TensorEntry, align
 from adam.contract.sums import page_sum
 from adam.trainer.copying import Copier, Tensors, make_copier
 from adam.trainer.model.lm import MambaLM
+from adam.trainer.owed import Owed
 from adam.trainer.ranks import Ranks
 from adam.trainer.staging import Slot, SlotMaker
 from adam.trainer.state import own_part, random_state, trained_state
@@ -87,6 +87,7 @@ class Snapshots:
         self._host_s = 0.0
         self.taken = self.durable = self.newest_step = self.saves = 0
         self.in_ram, self.trouble = False, ""
+        self._report = Owed()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="slots")
         self._making: Future[None] | None = self._thread.submit(self._make_slots)
         self._again_at = 0.0
@@ -111,7 +112,7 @@ class Snapshots:
             attempt=self._identity.attempt, tier=tier, why=self.trouble or why, slots=len(slots), slot_bytes=size
         )
         if self._identity.rank == 0:
-            schema.save(self._paths.staging_report, report, durable=False)
+            self._report.save(self._paths.staging_report, report, durable=False)
 
     def ready(self) -> bool:
         """True where there are slots now; a failure to make them is tried again after a while."""
@@ -121,15 +122,17 @@ class Snapshots:
             self._again_at = time.monotonic() + RETRY_S
         if not self._slots and self._making is None and time.monotonic() >= self._again_at:
             self._making = self._thread.submit(self._make_slots)
+        self._report.write()
         return self._making is None and bool(self._slots)
 
-    def take(self, position: Position, *, why: str, control: Control = NOTHING) -> bool:
-        """Begin a snapshot of now. False where that is not possible: slots are busy, missing, or the last is under way.
+    def take(self, position: Position, *, why: str, control: Control = NOTHING, logged: bool = True) -> bool:
+        """Begin a snapshot of now. False where that is not possible: slots are busy, missing, or the last is under way, or the
+        log of steps is behind (`logged`).
 
         All ranks are to call it at the same steps: it waits for them, and is True on all or on none. What rank 0 says of the
         snapshot is what counts.
         """
-        slot = self._agreed_slot(control.committed, ready=self.ready() and self.poll())
+        slot = self._agreed_slot(control.committed, ready=self.ready() and self.poll() and logged)
         if slot is None:
             return False
         if self._copier is None:

@@ -6,6 +6,7 @@ checkpoints' disk, where the same code writes them, only when a checkpoint is du
 
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -61,7 +62,8 @@ class Slot:
     def give_up(self) -> None:
         """Close it, and keep nothing of it but a snapshot that was there before."""
         if self.order == (0, 0):
-            self.writer.path.unlink(missing_ok=True)
+            with suppress(OSError):  # it is written over when there are slots again, and means nothing until then
+                self.writer.path.unlink(missing_ok=True)
         self.close()
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from adam.contract.config_file import load_config
 from adam.contract.errors import run_main
+from adam.contract.output import never_fail
 from adam.contract.paths import RunPaths
 from adam.contract.process import die_with_parent
 from adam.watchdog.log import open_log
@@ -26,4 +27,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    never_fail()
     sys.exit(run_main("watchdog", main))

@@ -79,7 +79,7 @@ class Hands:
 
     def _launch(self, action: Launch) -> None:
         try:
-            schema.save(self._paths.plan, replace(action.plan, stamp=stamp()))
+            schema.save_reserved(self._paths.plan, replace(action.plan, stamp=stamp()))
             self._supervisor.start(action.plan.program)
             self.launch_error = ""
         except AdamError as error:

@@ -12,6 +12,7 @@ import os
 import select
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -105,8 +106,9 @@ class Alerter:
             courier.go_on(self._paths.events, now)
         offsets = {name: courier.offset for name, courier in self._couriers.items()}
         if offsets != self._saved:
-            schema.save(self._paths.alerts, Offsets(offsets=offsets), durable=False)
-            self._saved = offsets
+            with suppress(OSError):  # tried again at the next turn: a full disk is what people are to hear of
+                schema.save_reserved(self._paths.alerts, Offsets(offsets=offsets), durable=False)
+                self._saved = offsets
         trouble = "; ".join(courier.trouble for courier in self._couriers.values() if courier.trouble)
         if trouble != self._told:
             self._told = trouble

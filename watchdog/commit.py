@@ -31,6 +31,7 @@ from adam.contract.durable import (
 from adam.contract.errors import CheckpointError, DiskError
 from adam.contract.slots import SlotHead, read_head
 from adam.contract.snapshots import Snapshot, read_snapshot
+from adam.contract.steplog import require_logged
 from adam.contract.sums import check_sums
 from adam.watchdog.keeper_words import Committed
 from adam.watchdog.store import TEMPORARY, Store
@@ -79,6 +80,7 @@ def commit(store: Store, snapshot: Snapshot) -> Committed | None:
             return None
         size = sum(os.fstat(source.fileno()).st_size for source in sources)
         make_room(store, size)
+        require_logged(store.paths)
         temporary = store.paths.checkpoints / f"{TEMPORARY}{name}"
         try:
             _build(store, temporary, sources, head)

@@ -25,6 +25,7 @@ from adam.contract.ram import remove_stale
 from adam.contract.records import SnapshotSeen
 from adam.contract.slots import MILESTONE, read_head
 from adam.contract.snapshots import Snapshot, complete_snapshots, read_snapshot, slots_of
+from adam.contract.steplog import write_left_behind
 from adam.contract.sums import check_sums
 from adam.watchdog.commit import commit, is_committed
 from adam.watchdog.keeper_words import Answer, Commit, Committed, Prune, PutAway, Request, Settle
@@ -142,7 +143,9 @@ class Keeper:
             put_away = self._put_beyond_away(request)
             answer = Answer("settle", snapshot=None if request.commit else self._left_in_memory(request.resumed))
             in_memory = answer.snapshot is not None
-            answer = self._save_milestones(answer, request.resumed) if in_memory else self._committed(request.resumed)
+            answer = (
+                self._save_milestones(answer, request.resumed) if in_memory else self._logged_and_committed(request)
+            )
             if not answer.trouble:
                 dropped += self._drop_strangers(request)
             if not answer.trouble and request.commit:
@@ -171,6 +174,19 @@ class Keeper:
         """What is left to do when an answer has been given: that one checkpoint on disk is known to be right, before it is needed."""
         with suppress(OSError):  # told by the next request, which meets it too
             self._store.confirm_newest()
+
+    def _logged_and_committed(self, request: Settle) -> Answer:
+        """After a trainer's death: first its rows that wait in memory, then its snapshot, which must not be ahead of them."""
+        with suppress(DiskError):  # what follows may make room
+            write_left_behind(self._paths)
+        answer = self._committed(request.resumed)
+        try:
+            write_left_behind(self._paths)
+        except DiskError as error:
+            # They wait for the next attempt, unless the memory is given back now.
+            trouble = str(error) if request.commit else ""
+            answer = msgspec.structs.replace(answer, trouble=answer.trouble or trouble)
+        return answer
 
     def _left_in_memory(self, resumed: str) -> SnapshotSeen | None:
         """The newest snapshot in memory where no checkpoint is as far. Its bytes are checked by who begins from it."""

@@ -14,6 +14,7 @@ import select
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import FrameType
 
@@ -21,12 +22,15 @@ import msgspec
 
 from adam.contract import schema
 from adam.contract.clock import Stamp, boottime_ns, stamp
-from adam.contract.errors import UsageError, run_main
+from adam.contract.errors import DISK_ERRNOS, UsageError, run_main
 from adam.contract.lease import take_lease, write_lease
 from adam.contract.notify import notify
+from adam.contract.output import LAST_WORDS, memory_for_last_words, never_fail, read_last_words
 from adam.contract.paths import RunPaths
 from adam.contract.process import die_with_parent, start_ticks
 from adam.contract.records import ExitReport, Lease, Plan
+from adam.contract.reserve import make_reserve
+from adam.contract.states import Exit
 from adam.watchdog.beat import read_beat
 from adam.watchdog.child_log import ChildLog
 from adam.watchdog.oom import oom_kills, was_oom_killed
@@ -34,6 +38,7 @@ from adam.watchdog.parent import supervisor_pid
 
 CHECK_S = 5.0  # between two looks at the watchdog's beat
 FROZEN_S = 30.0  # a watchdog that lives and has not beaten for so long is replaced
+WRITE_AGAIN_S = 0.5
 COULD_NOT_START = 127  # as shells report it
 
 PROGRAMS = {
@@ -83,10 +88,11 @@ class Relay:
             signal.signal(number, signal.SIG_IGN)
 
 
-def spawn(command: list[str], plan: Plan, lease_fd: int, log_fd: int) -> subprocess.Popen[bytes]:
+def spawn(command: list[str], plan: Plan, lease_fd: int, log_fd: int, words_fd: int) -> subprocess.Popen[bytes]:
     """Start the program in a process group of its own, to die with this process. Raises OSError."""
     environment = {
         **os.environ,
+        LAST_WORDS: str(words_fd),
         "ADAM_ATTEMPT": str(plan.attempt),
         "ADAM_TOKEN": str(plan.token),
         "PYTHONSAFEPATH": "1",
@@ -97,7 +103,7 @@ def spawn(command: list[str], plan: Plan, lease_fd: int, log_fd: int) -> subproc
         stdout=log_fd,
         stderr=log_fd,
         env=environment,
-        pass_fds=(lease_fd,),
+        pass_fds=(lease_fd, words_fd),
         process_group=0,
         preexec_fn=functools.partial(die_with_parent, os.getpid()),  # noqa: PLW1509 - this process has one thread
     )
@@ -141,7 +147,7 @@ def end_group(child: int) -> None:
 
 
 def report(
-    plan: Plan, process: subprocess.Popen[bytes], log: ChildLog, started: Stamp, kills_before: int | None
+    plan: Plan, process: subprocess.Popen[bytes], tail: tuple[str, ...], started: Stamp, kills_before: int | None
 ) -> ExitReport:
     """Reap the program and say how it ended."""
     child = process.pid
@@ -161,8 +167,25 @@ def report(
         cpu_s=usage.ru_utime + usage.ru_stime,
         started=started,
         ended=stamp(),
-        tail=log.tail(),
+        tail=tail,
     )
+
+
+def tail_of(log: ChildLog, words_fd: int) -> tuple[str, ...]:
+    """The last lines of the log; behind them the program's last words, where the log did not take them."""
+    tail, words = log.tail(), read_last_words(words_fd)
+    return tail if not words or words in tail else (*tail, words)
+
+
+def write_report(path: Path, told: ExitReport) -> None:
+    """Nobody else knows how the program ended: tried until the disk takes it, or the watchdog, which waits for it, ends this process."""
+    while True:
+        try:
+            schema.save_reserved(path, told)
+            return
+        except OSError as error:
+            print(f"launcher: {path} can't be written, it is tried again: {error.strerror}", file=sys.stderr)
+        time.sleep(WRITE_AGAIN_S)
 
 
 def never_started(plan: Plan, error: OSError, started: Stamp) -> ExitReport:
@@ -171,7 +194,7 @@ def never_started(plan: Plan, error: OSError, started: Stamp) -> ExitReport:
         attempt=plan.attempt,
         token=plan.token,
         pid=0,
-        code=COULD_NOT_START,
+        code=Exit.DISK if error.errno in DISK_ERRNOS else COULD_NOT_START,
         signal=None,
         core=False,
         oom_killed=False,
@@ -179,7 +202,7 @@ def never_started(plan: Plan, error: OSError, started: Stamp) -> ExitReport:
         cpu_s=0.0,
         started=started,
         ended=stamp(),
-        tail=(f"the program could not be started: {error}",),
+        tail=(f"the program could not be started: {error.strerror} ({error.filename})",),
     )
 
 
@@ -188,26 +211,36 @@ def launch(paths: RunPaths, program: str, override: list[str]) -> int:
     relay = Relay()
     plan = read_plan(paths, program)
     lease_fd, lease = take_lease(paths, plan.program, plan.token, plan.attempt)
-    log = ChildLog(paths.log(program))
+    make_reserve(paths.exit_report(program))
+    log, words_fd = ChildLog(paths.log(program)), memory_for_last_words()
     kills_before, started = oom_kills(), stamp()
     try:
-        process = spawn(command_of(program, paths, override), plan, lease_fd, log.fd)
+        process = spawn(command_of(program, paths, override), plan, lease_fd, log.fd, words_fd)
     except OSError as error:
-        schema.save(paths.exit_report(program), never_started(plan, error, started))
+        write_report(paths.exit_report(program), never_started(plan, error, started))
         return 0
     child = process.pid
-    write_lease(lease_fd, with_child(lease, child))
-    relay.to(child)
-    notify("READY=1")
-    wait_for(child, FrozenWatchdog(paths))
+    trouble = name_child(paths, lease_fd, lease, child)
+    if not trouble:  # else nobody could stop it, or see it hang: it is ended at once
+        relay.to(child)
+        notify("READY=1")
+        wait_for(child, FrozenWatchdog(paths))
     relay.stop()
     end_group(child)
-    schema.save(paths.exit_report(program), report(plan, process, log, started, kills_before))
+    told = report(plan, process, tail_of(log, words_fd), started, kills_before)
+    if trouble:
+        told = msgspec.structs.replace(told, code=int(Exit.DISK), signal=None, tail=(trouble,))
+    write_report(paths.exit_report(program), told)
     return 0
 
 
-def with_child(lease: Lease, child: int) -> Lease:
-    return msgspec.structs.replace(lease, child_pid=child, child_ticks=start_ticks(child) or 0)
+def name_child(paths: RunPaths, lease_fd: int, lease: Lease, child: int) -> str:
+    """Write into the lease who the program is; why that can't be done, empty where it is."""
+    try:
+        write_lease(lease_fd, msgspec.structs.replace(lease, child_pid=child, child_ticks=start_ticks(child) or 0))
+    except OSError as error:
+        return f"{paths.lease} can't be written: {error.strerror}"
+    return ""
 
 
 def main() -> int:
@@ -222,4 +255,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    never_fail()
     sys.exit(run_main("launcher", main))

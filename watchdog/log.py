@@ -2,6 +2,7 @@
 
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -11,11 +12,12 @@ from structlog.typing import FilteringBoundLogger
 
 def open_log(path: Path) -> FilteringBoundLogger:
     """Log to `path`, and send this process's stdout and stderr (tracebacks too) there: a pipe to supervisord could block us."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
-    os.dup2(fd, 1)
-    os.dup2(fd, 2)
-    os.close(fd)
+    with suppress(OSError):  # a disk that takes no file is told in the status
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        os.dup2(fd, 1)
+        os.dup2(fd, 2)
+        os.close(fd)
     return logger_to(sys.stderr)
 
 

@@ -19,6 +19,7 @@ from adam.contract.process import start_ticks
 from adam.contract.records import Numerics, Staging, encode_line
 from adam.contract.retention import rules_of
 from adam.contract.states import Phase, RunState
+from adam.contract.steplog import copy_path
 from adam.contract.supervisor import Supervisor
 from adam.watchdog.act import Hands
 from adam.watchdog.alerter_client import AlerterClient
@@ -148,7 +149,8 @@ class Watchdog:
         self._uploader = UploaderClient(paths, config.upload, self._selector, self._journal, stderr)
         supervisor = Supervisor(paths.supervisor_socket, timeout=CALL_S)
         numeric = Watched(lambda: load_config(paths.lock).numeric, paths.lock)
-        self._eyes = Eyes(paths, supervisor, self._keeper, Losses(paths.steps, numeric.get), self._uploader)
+        losses = Losses(paths.steps, numeric.get, copy_path(paths))
+        self._eyes = Eyes(paths, supervisor, self._keeper, losses, self._uploader)
         self._hands = Hands(paths, supervisor, self._keeper, self._journal, self._collect)
         self._bundler = Bundler(paths, stderr)
         seconds = config.watchdog.telemetry_seconds
@@ -239,7 +241,7 @@ class Watchdog:
             **self._gpus.cells(),
             **self._host.cells(now),
         }
-        self._telemetry.join(cells)
+        self._telemetry.join(cells, now)
         if self._telemetry.moved_aside is not None:
             name, self._telemetry.moved_aside = self._telemetry.moved_aside.name, None
             self._journal.tell("plan_changed", f"metrics.csv had other columns: it is now {name}, and made again")

@@ -1,7 +1,8 @@
 """Reading `run/steps.jsonl` for the detector of numeric trouble.
 
 The detector lives in this process alone: after the watchdog's death the next one hears the log's tail again, and so finds the same.
-It has an offset of its own, for a disk too full for metrics.csv must not hide a NaN.
+It has an offset of its own, for a disk too full for metrics.csv, or for the log itself
+(`contract/steplog.py`), must not hide a NaN.
 """
 
 from collections.abc import Callable
@@ -18,10 +19,11 @@ ROW_BYTES = 512  # more than a row takes
 class Losses:
     """Hears each row once. `rules` may give others later: the tail is then heard again under the new ones."""
 
-    def __init__(self, steps: Path, rules: Callable[[], Numeric]) -> None:
-        self._steps, self._rules = steps, rules
+    def __init__(self, steps: Path, rules: Callable[[], Numeric], copy: Path | None = None) -> None:
+        self._steps, self._rules, self._copy = steps, rules, copy
         self._detector: Detector | None = None
-        self._offset = 0
+        self._offset = self._copy_offset = 0
+        self._newest = (0, 0)
 
     def trouble(self) -> Trouble | None:
         """What is wrong with the numbers of the newest attempt in the log; None: nothing, or nobody wants to know."""
@@ -34,14 +36,34 @@ class Losses:
             return None
         if self._detector is None or self._detector.rules != rules or size < self._offset:
             self._detector, self._offset = Detector(rules), tail_offset(self._steps, size, tail_rows(rules))
+            self._copy_offset, self._newest = 0, (0, 0)
         if size > self._offset:
-            self._hear(self._detector)
+            self._offset = self._hear(self._detector, self._steps, self._offset)
+        self._hear_copy(self._detector)
         return self._detector.trouble
 
-    def _hear(self, detector: Detector) -> None:
-        for offset, line in log_lines(self._steps, self._offset):
-            detector.hear(decode_step(line, self._steps))
-            self._offset = offset
+    def _hear_copy(self, detector: Detector) -> None:
+        """The rows that wait in memory for room on the disk: they come into the log later, and are known by then."""
+        if self._copy is None:
+            return
+        try:
+            size = self._copy.stat().st_size
+        except FileNotFoundError:
+            size = 0
+        if size < self._copy_offset:
+            self._copy_offset = 0  # another one
+        if size > self._copy_offset:
+            self._copy_offset = self._hear(detector, self._copy, self._copy_offset)
+
+    def _hear(self, detector: Detector, log: Path, offset: int) -> int:
+        """The rows of `log` from `offset` on that are newer than any before; the offset behind them."""
+        for end, line in log_lines(log, offset):
+            row = decode_step(line, log)
+            if (row.attempt, row.step) > self._newest:
+                detector.hear(row)
+                self._newest = row.attempt, row.step
+            offset = end
+        return offset
 
 
 def tail_rows(rules: Numeric) -> int:

@@ -64,6 +64,9 @@ def finish(turn: Turn, report: ExitReport | None) -> None:
         turn.tell("ended", f"{program} ended, as it was asked to", **facts_of(report))
     elif memory.hang is not None:
         fail(turn, FailureClass.HOST, "hang", f"{program} hung", report)
+    elif report is None and memory.untold:
+        told = f"{program} has ended, and how could not be written: the disk is failing"
+        fail(turn, FailureClass.DISK, "untold", told)
     elif report is None:
         fail(turn, FailureClass.HOST, "lost", f"{program} ended without a report: its launcher was killed too")
     elif report.code != Exit.OK:

@@ -7,6 +7,7 @@ itself slows down and switches off before it is harmed.
 """
 
 from adam.contract.records import Gpu
+from adam.contract.steplog import MOST_WAITING
 from adam.watchdog.policy_turn import Turn
 from adam.watchdog.policy_words import HeatLimits, Hot, Stage
 
@@ -83,9 +84,11 @@ def stays_hot(turn: Turn, hot: Hot, gpu: Gpu | None) -> Hot | None:
 
 
 def pauses_of(turn: Turn) -> tuple[str, ...]:
-    """Who wants training to stand still: people, by name, and the heat."""
+    """Who wants training to stand still: people, by name, the heat, and a log of steps that can't wait any more for room."""
     heat = ("heat",) if turn.memory.hot and "heat" not in turn.seen.desired.pauses else ()
-    return (*turn.seen.desired.pauses, *heat)
+    pulse = turn.pulse if turn.memory.plan is not None else None
+    disk = ("disk",) if pulse is not None and pulse.unlogged >= MOST_WAITING else ()
+    return (*turn.seen.desired.pauses, *heat, *disk)
 
 
 def pause_words(turn: Turn) -> str:

@@ -76,6 +76,7 @@ FRESH = {
     "stop_asked": None,
     "stop_killed": False,
     "child_gone": None,
+    "untold": False,
     "hang": None,
     "durable": 0,
     "due": 0,

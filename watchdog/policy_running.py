@@ -7,6 +7,7 @@ from adam.contract.states import FailureClass
 from adam.watchdog.policy_commit import commit_if_due
 from adam.watchdog.policy_failures import fail, finish
 from adam.watchdog.policy_idle import adopt
+from adam.watchdog.policy_log import note_log
 from adam.watchdog.policy_numeric import end_if_numeric, needs_rollback, trouble_of
 from adam.watchdog.policy_pulse import LONGEST_TICK_S, deadline_s, left_s, listen
 from adam.watchdog.policy_turn import Turn
@@ -102,6 +103,7 @@ def hear(turn: Turn) -> None:
         return
     if turn.plan.program == "trainer":
         turn.set(best=max(memory.best, pulse.step))
+        note_log(turn)
     else:
         turn.set(forged=max(memory.forged, (pulse.phase << 48) + pulse.done))
 
@@ -125,7 +127,7 @@ def await_report(turn: Turn, lease: LeaseSeen) -> None:
     gone = turn.now if turn.memory.child_gone is None else turn.memory.child_gone
     turn.set(child_gone=gone)
     if turn.now - gone > REPORT_S and turn.now - turn.memory.asked > REPORT_S:
-        turn.set(asked=turn.now)
+        turn.set(asked=turn.now, untold=True)
         turn.act(Signal(lease.launcher_pid, lease.launcher_ticks, signal.SIGKILL))
 
 

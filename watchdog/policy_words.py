@@ -189,6 +189,7 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
     stop_asked: float | None = None
     stop_killed: bool = False
     child_gone: float | None = None
+    untold: bool = False  # the launcher was ended, as it could not write how the program had
     hang: Hang | None = None
     listening: Listening = Listening()
     settle_id: int = 0
@@ -215,6 +216,7 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
     watched_s: float = 0.0  # … and how long on the boots before
     commit_at: float = 0.0  # a commit that failed is tried again then
     commit_failed: bool = False
+    unlogged: bool = False  # rows of the log of steps wait for room on the disk
     verdict: str = ""  # why the run has failed; empty: it has not
     final: RunState | None = None
     closing: bool = False  # supervisord was asked to end: there is nothing left to wait for

@@ -74,7 +74,7 @@ class StatusFile:
             **facts,
         )
         try:
-            schema.save(self._path, status, durable=changed)
+            schema.save_reserved(self._path, status, durable=changed)
             self._state, self._notes, self._written_at = (state, reason, attempt), facts["notes"], now
             self.trouble = ""
         except OSError as error:

@@ -1,7 +1,7 @@
 """`metrics.csv`: the trainer's log of steps joined with telemetry, a row a line as soon as it is there.
 
 The key of a row is (attempt, step); in `steps.jsonl` keys only grow. So after the watchdog's own death it goes on behind the
-last row's key, and rows that were logged while no watchdog looked have empty telemetry cells.
+last row's key, and rows that were logged while no watchdog looked, or had to wait for the disk, have empty telemetry cells.
 """
 
 from pathlib import Path
@@ -13,6 +13,7 @@ from adam.contract.metrics import header, row
 from adam.contract.paths import RunPaths
 from adam.contract.records import StepRow, decode_step
 
+LATE_S = 10.0  # a row that is older has waited for the disk
 MOST_AT_ONCE = 2000  # rows in one turn of the loop
 
 
@@ -35,8 +36,11 @@ class Telemetry:
         self.newest: StepRow | None = None
         self.moved_aside: Path | None = None
 
-    def join(self, cells: dict[str, str]) -> int:
-        """Append the rows of the steps that were logged since; how many. A disk that does not take them is tried again."""
+    def join(self, cells: dict[str, str], now: float) -> int:
+        """Append the rows of the steps that were logged since; how many. A disk that does not take them is tried again.
+
+        `cells` are of `now`, in seconds of CLOCK_BOOTTIME: a row that had to wait is of another time, and gets none.
+        """
         try:
             size = self._steps.stat().st_size
         except FileNotFoundError:
@@ -44,24 +48,26 @@ class Telemetry:
         try:
             if self._file is None:
                 self._open(size)
-            return self._append(size, cells)
+            return self._append(size, cells, now)
         except OSError as error:
             self.trouble = f"{self._metrics.name} can't be written: {error.strerror}"
             return 0
 
     def _open(self, size: int) -> None:
         """Find where the rows end that are written already; a file with other columns is moved aside and made again."""
-        self._file = LineAppender(self._metrics)
-        with self._metrics.open("rb") as file:
-            first = file.readline().rstrip(b"\n")
+        file = LineAppender(self._metrics)
+        with self._metrics.open("rb") as lines:
+            first = lines.readline().rstrip(b"\n")
         if first and first != header():
+            file.close()
             self._move_aside()
-            first = b""
+            file, first = LineAppender(self._metrics), b""
         if not first:
-            self._file.append(header())
+            file.append(header())
         self._last = last_key(self._metrics)
         self._offset = offset_behind(self._steps, self._last)
         self._fresh_from = size
+        self._file = file  # last: where any of this fails, it is all done again
 
     def _move_aside(self) -> None:
         number = 1
@@ -69,9 +75,8 @@ class Telemetry:
             number += 1
         self._metrics.rename(target)
         self.moved_aside = target
-        self._file = LineAppender(self._metrics)
 
-    def _append(self, size: int, cells: dict[str, str]) -> int:
+    def _append(self, size: int, cells: dict[str, str], now: float) -> int:
         if size < self._offset:
             self._offset = 0  # cut or replaced: what is in it may be new all the same, its key tells
         if size == self._offset or self._file is None:
@@ -81,7 +86,8 @@ class Telemetry:
             step = decode_step(line, self._steps)
             key = (step.attempt, step.step)
             if key > self._last:
-                self._file.append(row(step, self._tokens_per_step, cells if offset > self._fresh_from else {}))
+                fresh = offset > self._fresh_from and now - step.boottime < LATE_S
+                self._file.append(row(step, self._tokens_per_step, cells if fresh else {}))
                 self._last, self.newest = key, step
                 count += 1
             self._offset = offset

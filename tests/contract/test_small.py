@@ -130,13 +130,20 @@ def test_every_exit_code_of_an_error_has_a_class() -> None:
     [
         ("sys.exit(run_main('adam.trainer', lambda: os.write(os.open('/dev/full', os.O_WRONLY), b'x')))", Exit.DISK),
         ("print('a line')", UNFLUSHED),
+        ("never_fail(); print('a line'); print('another', file=sys.stderr); sys.exit(10)", Exit.STOPPED),
+        (
+            "never_fail(); import warnings; warnings.warn('told'); sys.exit(run_main('adam.trainer', lambda: 7))",
+            Exit.NUMERIC,
+        ),
+        ("never_fail(); run_main('adam.trainer', lambda: 1 // 0)", Exit.CODE),
     ],
 )
 def test_a_log_on_the_full_disk_does_not_change_what_a_failure_is(body, code) -> None:
-    script = f"import os, sys\nfrom adam.contract.errors import run_main\n{body}\n"
+    script = f"import os, sys\nfrom adam.contract.errors import run_main\nfrom adam.contract.output import never_fail\n{body}\n"
     with Path("/dev/full").open("w") as full:
         ended = subprocess.run([sys.executable, "-E", "-P", "-c", script], stdout=full, stderr=full, check=False)
-    assert ended.returncode == code and FAILURE_OF_EXIT[code] == FailureClass.DISK
+    assert ended.returncode == code
+    assert FAILURE_OF_EXIT[Exit.DISK] == FAILURE_OF_EXIT[UNFLUSHED] == FailureClass.DISK
     for kind in AdamError.__subclasses__():
         assert kind.exit_code in set(Exit)
 

@@ -9,8 +9,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-NAMES = ("open", "close", "write", "fsync", "fdatasync", "ftruncate", "rename", "replace", "unlink", "mkdir", "rmdir")
-OF_DESCRIPTORS = ("close", "write", "fsync", "fdatasync", "ftruncate")
+from adam.contract import reserve
+
+OF_DESCRIPTORS = ("close", "write", "pwrite", "fsync", "fdatasync", "ftruncate", "posix_fallocate")
+# Where each call is looked up: os has no exchange of two names, which is ours.
+OWNERS: dict[str, Any] = {
+    **dict.fromkeys((*OF_DESCRIPTORS, "open", "rename", "replace", "unlink", "mkdir", "rmdir"), os),
+    "exchange": reserve,
+}
 
 
 class DiskCalls:
@@ -22,16 +28,16 @@ class DiskCalls:
         self.real: dict[str, Callable[..., Any]] = {}
 
     def __enter__(self) -> "DiskCalls":
-        self.real = {name: getattr(os, name) for name in NAMES}
-        for name in NAMES:
-            setattr(os, name, self._stand_in(name))
+        self.real = {name: getattr(owner, name) for name, owner in OWNERS.items()}
+        for name, owner in OWNERS.items():
+            setattr(owner, name, self._stand_in(name))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         for name, function in self.real.items():
-            setattr(os, name, function)
+            setattr(OWNERS[name], name, function)
 
     def perform(self, name: str, path: Path, *arguments: Any) -> Any:
         """Make the call. `path` is that of the file, also where the call has a descriptor (the first of `arguments`)."""
@@ -45,8 +51,10 @@ class DiskCalls:
             if name in OF_DESCRIPTORS:
                 path = self.open_files.get(first)
             else:
-                assert options.get("dir_fd") is None, f"os.{name} with a directory descriptor"
                 path = Path(os.fsdecode(first)) if isinstance(first, (str, bytes, os.PathLike)) else None
+                if path is not None and options.get("dir_fd") is not None:
+                    path = Path(f"/proc/self/fd/{options['dir_fd']}").readlink() / path
+                    assert not self.holds(path), f"os.{name} of {path} with a directory descriptor"
             if path is None or not self.holds(path):
                 return self.real[name](first, *others, **options)
             result = self.perform(name, path, first, *others, *options.values())

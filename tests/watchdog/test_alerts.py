@@ -1,5 +1,6 @@
 """Alerts: what is told and what is counted, and targets that fail, hang and come back."""
 
+import errno
 import http.server
 import json
 import os
@@ -205,6 +206,23 @@ def test_a_target_that_a_run_gets_in_its_middle_is_not_told_its_past(paths, tmp_
     file.append(encode_line(event("failed", "after", stamp())))
     both.turn(1.0)
     assert told == {"command": ["before", "after"], "webhook": ["after"]}
+
+
+def test_a_full_disk_does_not_end_the_alerter(paths, monkeypatch) -> None:
+    """What it has told is remembered when there is room again."""
+    LineAppender(paths.events).append(encode_line(crash()))
+    alerter = Alerter(paths, Alerts(), {"command": lambda alert: ""})
+    LineAppender(paths.events).append(encode_line(crash("disk")))
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as broken:
+        broken.setattr("adam.contract.schema.save_reserved", full)
+        alerter.turn(0.0)
+        assert read_offsets(paths) == {}
+    alerter.turn(1.0)
+    assert read_offsets(paths) == {"command": paths.events.stat().st_size}
 
 
 def test_the_test_of_alerts(paths, tmp_path) -> None:

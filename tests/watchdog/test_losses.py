@@ -53,6 +53,30 @@ def test_a_torn_line_is_heard_when_it_is_whole(paths):
     assert losses.trouble().step == 310
 
 
+def test_rows_that_wait_in_memory_are_heard_and_not_again_from_the_disk(paths, tmp_path, monkeypatch):
+    heard = []
+    monkeypatch.setattr(module.Detector, "hear", lambda self, row: heard.append(row.step))
+    series, copy = spiked(), tmp_path / "copy"
+    losses = Losses(paths.steps, Numeric, copy)
+    write(paths, series[:100])
+    losses.trouble()
+    for begin, end in ((100, 120), (120, 130)):
+        file = LineAppender(copy)
+        for row in series[begin:end]:
+            file.append(encode_line(row))
+        file.close()
+        losses.trouble()
+    write(paths, series[100:140])
+    losses.trouble()
+    copy.unlink()
+    losses.trouble()
+    file = LineAppender(copy)  # another one, as long as the first
+    for row in series[140:150]:
+        file.append(encode_line(row))
+    losses.trouble()
+    assert heard == list(range(1, 151))
+
+
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.integers(1, 399), max_size=4))
 def test_a_new_watchdog_finds_the_same(paths, deaths):

@@ -1,5 +1,6 @@
 """The policy, decision by decision: pure, so that each case is a few lines."""
 
+import errno
 import signal
 
 import pytest
@@ -9,7 +10,8 @@ from policy_bench import SETTINGS, Bench, kept
 from adam.contract.clock import Stamp
 from adam.contract.records import Desired
 from adam.contract.shared import Pulse
-from adam.contract.states import Phase, RunState
+from adam.contract.states import FailureClass, Phase, RunState
+from adam.contract.steplog import MOST_WAITING
 from adam.watchdog.policy import restored
 from adam.watchdog.policy_gaps import add_gap, p99
 from adam.watchdog.policy_words import (
@@ -176,6 +178,39 @@ def test_a_full_disk_is_waited_out(bench):
     for _ in range(30):
         crash(bench, 25, code=6)
     assert not bench.memory.verdict
+
+
+def test_rows_that_wait_for_the_disk_are_told_and_end_nothing(bench):
+    bench.run_to_training()
+    bench.pulse(5, unlogged=3, log_error=errno.ENOSPC).tick()
+    assert any("No space left on device; 3 rows wait in memory" in note for note in bench.decision.notes)
+    bench.pulse(6, unlogged=4, log_error=errno.ENOSPC).tick()
+    assert len(bench.told("disk_full")) == 1 and bench.state == RunState.TRAINING
+    bench.pulse(6, Phase.LOADING).tick()  # the next attempt does not know of them yet
+    assert not bench.told("disk_freed")
+    bench.pulse(7).tick()
+    bench.pulse(8).tick()
+    assert len(bench.told("disk_freed")) == 1 and not bench.decision.notes and not bench.told("crashed")
+
+
+def test_a_log_that_can_not_wait_any_more_is_a_pause(bench):
+    bench.run_to_training()
+    bench.pulse(5, Phase.PAUSED, unlogged=MOST_WAITING, log_error=errno.ENOSPC).tick()
+    assert bench.decision.control.pause and (bench.state, bench.decision.reason) == (RunState.PAUSED, "paused by disk")
+    bench.pulse(5).tick()
+    assert not bench.decision.control.pause and bench.state == RunState.TRAINING
+
+
+def test_an_end_that_could_not_be_written_is_the_disk(bench):
+    """The launcher stands on its report, is ended at last, and nobody is told that it was killed by somebody."""
+    bench.run_to_training()
+    bench.see(lease=replace(bench.seen.lease, child_alive=False))
+    for _ in range(60):
+        bench.tick()
+    assert [action.number for action in bench.of(Signal)] == [signal.SIGKILL]
+    bench.see(lease=replace(bench.seen.lease, launcher_alive=False)).tick()
+    (told,) = bench.told("crashed")
+    assert told.facts["failure"] == FailureClass.DISK and "how could not be written" in told.text
 
 
 def test_out_of_memory_is_not_a_kill(bench):

@@ -2,12 +2,13 @@
 
 import csv
 import os
+from pathlib import Path
 
 import pytest
 
 from adam.contract.metrics import COLUMNS, header
 from adam.contract.records import StepRow, encode_line
-from adam.watchdog.telemetry import Telemetry, last_key, offset_behind
+from adam.watchdog.telemetry import LATE_S, Telemetry, last_key, offset_behind
 
 
 def step_row(attempt: int, step: int, **fields) -> bytes:
@@ -37,40 +38,62 @@ def test_joins_steps_and_telemetry(paths):
     telemetry = Telemetry(paths, tokens_per_step=64)
     log(paths, (1, 1))
     telemetry.join(
-        {"phase": "training", "cpu_percent": "9.0"}
+        {"phase": "training", "cpu_percent": "9.0"}, 1.0
     )  # logged before we looked: nobody knows what it was then
     log(paths, (1, 2))
     with paths.steps.open("ab") as file:
         file.write(step_row(1, 3)[:-20])  # torn
-    telemetry.join({"phase": "training", "cpu_percent": "7.0"})
+    telemetry.join({"phase": "training", "cpu_percent": "7.0"}, 1.0)
     assert keys(paths) == [(1, 1), (1, 2)]
     first, second = rows(paths)
     assert tuple(first) == COLUMNS and first["cpu_percent"] == "" and second["cpu_percent"] == "7.0"
     assert second["tokens_per_sec"] == "128.0" and second["grad_norm"] == "nan" and float(second["loss"]) == 2.1
 
 
+def test_a_row_that_waited_for_the_disk_has_no_cells_of_another_time(paths):
+    telemetry = Telemetry(paths, tokens_per_step=64)
+    log(paths, (1, 1))
+    telemetry.join({}, 1.0)
+    log(paths, (1, 2))
+    telemetry.join({"cpu_percent": "7.0"}, 1.0 + LATE_S)
+    log(paths, (1, 3))
+    telemetry.join({"cpu_percent": "8.0"}, 2.0)
+    assert [row["cpu_percent"] for row in rows(paths)] == ["", "", "8.0"]
+
+
+def test_a_disk_that_is_full_at_the_start_costs_no_header(paths, monkeypatch):
+    log(paths, (1, 1))
+    telemetry = Telemetry(paths, 1)
+    with monkeypatch.context() as full, Path("/dev/full").open("wb") as target:
+        real = os.write
+        full.setattr(os, "write", lambda fd, data: real(target.fileno(), data))
+        assert telemetry.join({}, 1.0) == 0 and "No space left" in telemetry.trouble
+    log(paths, (1, 2))
+    assert telemetry.join({}, 1.0) == 2 and keys(paths) == [(1, 1), (1, 2)]
+
+
 def test_goes_on_behind_its_last_row_after_its_own_death(paths):
     log(paths, (1, 1), (1, 2), (1, 3))
-    Telemetry(paths, 1).join({})
+    Telemetry(paths, 1).join({}, 1.0)
     with paths.metrics.open("ab") as file:
         file.write(b"2026-01-01T00:00:00Z,1,4,2")  # torn by a power cut
     log(paths, (1, 4), (2, 3), (2, 4))
     again = Telemetry(paths, 1)
-    again.join({})
+    again.join({}, 1.0)
     log(paths, (2, 5))
-    again.join({})
+    again.join({}, 1.0)
     assert keys(paths) == [(1, 1), (1, 2), (1, 3), (1, 4), (2, 3), (2, 4), (2, 5)]
 
 
 def test_steps_that_a_power_cut_took_away(paths):
     log(paths, (1, 1), (1, 2), (1, 3))
     telemetry = Telemetry(paths, 1)
-    telemetry.join({})
+    telemetry.join({}, 1.0)
     os.truncate(paths.steps, len(step_row(1, 1)))
-    telemetry.join({})
+    telemetry.join({}, 1.0)
     log(paths, (2, 2), (2, 3))
-    telemetry.join({})
-    Telemetry(paths, 1).join({})
+    telemetry.join({}, 1.0)
+    Telemetry(paths, 1).join({}, 1.0)
     assert keys(paths) == [(1, 1), (1, 2), (1, 3), (2, 2), (2, 3)]
 
 
@@ -78,7 +101,7 @@ def test_a_file_with_other_columns_is_kept_and_made_again(paths):
     paths.metrics.write_text("step,loss\n1,2.0\n")
     log(paths, (1, 1), (1, 2))
     telemetry = Telemetry(paths, 1)
-    telemetry.join({})
+    telemetry.join({}, 1.0)
     assert telemetry.moved_aside is not None and telemetry.moved_aside.read_text() == "step,loss\n1,2.0\n"
     assert paths.metrics.read_bytes().startswith(header()) and keys(paths) == [(1, 1), (1, 2)]
 
@@ -86,16 +109,16 @@ def test_a_file_with_other_columns_is_kept_and_made_again(paths):
 def test_a_full_disk_is_waited_out(paths, monkeypatch):
     telemetry = Telemetry(paths, 1)
     log(paths, (1, 1))
-    telemetry.join({})
+    telemetry.join({}, 1.0)
     log(paths, (1, 2), (1, 3))
 
     def full(*_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "write", full)
-    assert telemetry.join({}) == 0 and "No space left" in telemetry.trouble
+    assert telemetry.join({}, 1.0) == 0 and "No space left" in telemetry.trouble
     monkeypatch.undo()
-    assert telemetry.join({}) == 2 and not telemetry.trouble
+    assert telemetry.join({}, 1.0) == 2 and not telemetry.trouble
     assert keys(paths) == [(1, 1), (1, 2), (1, 3)]
 
 
@@ -103,7 +126,7 @@ def test_many_rows_do_not_hold_the_loop(paths, monkeypatch):
     monkeypatch.setattr("adam.watchdog.telemetry.MOST_AT_ONCE", 10)
     log(paths, *((1, step) for step in range(1, 26)))
     telemetry = Telemetry(paths, 1)
-    assert [telemetry.join({}) for _ in range(4)] == [10, 10, 5, 0]
+    assert [telemetry.join({}, 1.0) for _ in range(4)] == [10, 10, 5, 0]
 
 
 @pytest.mark.parametrize("key", [(0, 0), (1, 2), (1, 9), (2, 1), (9, 9)])
