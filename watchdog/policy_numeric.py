@@ -35,8 +35,7 @@ def end_if_numeric(turn: Turn, lease: LeaseSeen) -> None:
         return
     if memory.trouble is None:
         turn.set(trouble=found, trouble_due=turn.now + (OWN_END_S if found.kind == NOT_FINITE else 0.0))
-        turn.tell("numeric", found.text, trouble=found.kind, step=found.step, found=found.found, loss=found.loss,
-                  usual=found.usual, first_sample=found.first_sample, end_sample=found.end_sample)  # fmt: skip
+        _tell(turn, found)
     if found.kind == STAGNATION:
         if memory.stop_asked is None:
             turn.set(verdict=f"{found.text}: no better in {found.found - found.step} steps", stop_asked=turn.now)
@@ -46,6 +45,11 @@ def end_if_numeric(turn: Turn, lease: LeaseSeen) -> None:
         turn.set(trouble_due=turn.now + STRIKE_AGAIN_S)
         turn.act(Signal(lease.child_pid, lease.child_ticks, signal.SIGKILL, group=True))
     turn.wake(turn.memory.trouble_due)
+
+
+def _tell(turn: Turn, found: Trouble) -> None:
+    turn.tell("numeric", found.text, trouble=found.kind, step=found.step, found=found.found, loss=found.loss,
+              usual=found.usual, first_sample=found.first_sample, end_sample=found.end_sample)  # fmt: skip
 
 
 def needs_rollback(turn: Turn) -> Trouble | None:
@@ -63,6 +67,8 @@ def words(found: Trouble, report: ExitReport | None) -> str:
 def roll_back(turn: Turn, found: Trouble) -> None:
     """Another plan for the next attempt, or the end."""
     memory, settings = turn.memory, turn.settings
+    if memory.trouble is None:  # it had ended before anybody looked
+        _tell(turn, found)
     tried = memory.rollbacks if is_same(turn, found) else ()
     beyond = limit(turn, found, len(tried))
     steps = [kept.step for kept in turn.seen.checkpoints if kept.step <= beyond]
