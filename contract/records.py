@@ -37,6 +37,7 @@ class Plan(Record, frozen=True, kw_only=True):
     skip: tuple[tuple[int, int], ...] = ()  # half-open ranges of data positions that are not trained on
     micro_batch: int = 0  # 0: as configured
     lr_factor: float = 1.0
+    sound: int = 0  # up to this step all is known to come of a chip that computed right
     backend: str = ""  # empty: as configured
     why: str = ""
     stamp: Stamp | None = None
@@ -89,6 +90,9 @@ class StepRow(Record, frozen=True, kw_only=True):
     data_wait_s: float
     val_loss: float | None = None  # nats per token
     val_bits_per_byte: float | None = None
+    sound: int | None = (
+        None  # computed twice, this update came out differently; up to that step all is known to be right
+    )
     wall: float
     boottime: float
 

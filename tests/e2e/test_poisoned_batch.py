@@ -72,3 +72,27 @@ def test_a_spike_of_the_loss_is_gone_back_from(new_run) -> None:
         )
     )
     assert started["facts"]["step"] <= 70
+
+
+def test_a_chip_that_computes_wrong_once_is_gone_back_from(new_run) -> None:
+    """Each update is computed twice here; the run that it is compared with computes nothing twice."""
+    run = new_run(steps=STEPS, config=EDITED + "replay_minutes = 0.0001\n")
+    run.up_with("--do", "90:flip")
+    assert run.wait_final() == "finished", run.logs()
+    (numeric,) = run.events("numeric")
+    assert (numeric["facts"]["trouble"], numeric["facts"]["step"], numeric["facts"]["found"]) == (
+        "silent corruption",
+        90,
+        91,
+    )
+    plan, at = last_plan(run), run.fault_at(90)
+    assert plan.skip == () and plan.resume is not None and plan.resume.step <= 89
+    other = new_run("other", steps=STEPS, config=EDITED + "replay_minutes = 0\n")
+    other.adamctl("up", "--wait", timeout=300)
+    assert run.losses() == other.losses() and run.final_state() == other.final_state()
+    fault, done = (
+        "the chip computes one bit wrong",
+        "back to before the last time that two computations agreed; no data left out",
+    )
+    back = run.first_row_of(plan.attempt) - at
+    record(Row(fault, "numeric: silent corruption (looked for once an hour)", numeric["boottime"] - at, done, back))

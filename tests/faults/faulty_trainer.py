@@ -50,6 +50,21 @@ def spoil(loop: object) -> None:
             parameter.mul_(6)
 
 
+def flip(loop: object) -> None:
+    """One bit of one gradient is wrong, once, as a chip may have it."""
+    import torch
+
+    parameter = next(loop.model.parameters())  # type: ignore[attr-defined]
+
+    def wrong(gradient: torch.Tensor) -> torch.Tensor:
+        handle.remove()
+        bits = gradient.clone()
+        bits.view(-1).view(torch.int32)[0] ^= 1
+        return bits
+
+    handle = parameter.register_hook(wrong)
+
+
 HARM: dict[str, Callable[[object], object]] = {
     "kill": lambda _: os.kill(os.getpid(), signal.SIGKILL),
     "segv": lambda _: ctypes.string_at(0),
@@ -63,6 +78,7 @@ HARM: dict[str, Callable[[object], object]] = {
     "deadlock": deadlock,
     "stop": lambda _: os.kill(os.getpid(), signal.SIGSTOP),
     "spoil": spoil,
+    "flip": flip,
 }
 
 
