@@ -211,6 +211,10 @@ class Numeric(Section, frozen=True):
         float,
         Meta(gt=0, le=1, description="the learning rate is multiplied by this at each such rollback; 1: unchanged"),
     ] = 1.0
+    replay_minutes: Annotated[
+        float,
+        Meta(ge=0, description="how often a part of a step is computed twice and compared bit for bit; 0: never"),
+    ] = 60.0
 
 
 class Alerts(Section, frozen=True):

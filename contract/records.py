@@ -37,6 +37,7 @@ class Plan(Record, frozen=True, kw_only=True):
     skip: tuple[tuple[int, int], ...] = ()  # half-open ranges of data positions that are not trained on
     micro_batch: int = 0  # 0: as configured
     lr_factor: float = 1.0
+    sound: int = 0  # up to this step all is known to come of a chip that computed right
     backend: str = ""  # empty: as configured
     why: str = ""
     stamp: Stamp | None = None
@@ -91,6 +92,9 @@ class StepRow(Record, frozen=True, kw_only=True):
     val_bits_per_byte: float | None = None
     entropy: float | None = None  # of the predictions, nats a token; with a validation, over its first window
     logits_norm: float | None = None  # Euclidean, mean over the same tokens
+    sound: int | None = (
+        None  # computed twice, this update came out differently; up to that step all is known to be right
+    )
     wall: float
     boottime: float
 

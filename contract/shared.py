@@ -40,6 +40,7 @@ class Pulse(msgspec.Struct, frozen=True):
     durable: int = 0  # completed slots that are to be committed
     unlogged: int = 0  # rows of the log of steps that the disk has not taken yet
     log_error: int = 0  # … and why: an errno
+    sound: int = 0  # up to this step all is known to come of a chip that computed right
 
 
 class Control(msgspec.Struct, frozen=True):

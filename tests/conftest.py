@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytest_plugins = ["stand_ins"]
+
 
 @pytest.fixture(scope="session", autouse=True)
 def shared_memory() -> Iterator[Path]:

@@ -30,6 +30,7 @@ from adam.trainer.optim import apply_update, learning_rate, set_rate
 from adam.trainer.order import DataOrder, take
 from adam.trainer.owed import Owed
 from adam.trainer.pace import Pace
+from adam.trainer.replay import Replay, gradient_sums
 from adam.trainer.runtime import Runtime
 from adam.trainer.snapshot import Position, Snapshots
 from adam.trainer.window import Window
@@ -50,6 +51,7 @@ class Update(msgspec.Struct, frozen=True):
     rate: float
     seconds: float
     data_wait: float
+    sound: int | None = None  # as in StepRow
 
 
 class Loop:
@@ -76,6 +78,7 @@ class Loop:
         self.order = DataOrder(data.train.count, config.trainer.seed)
         checkpoint = config.checkpoint
         self.pace = Pace(checkpoint.every_steps, checkpoint.ram_every_steps, checkpoint.milestone_every)
+        self.replay = Replay(config.numeric.replay_minutes, plan.sound)
         self._stop_requested = stop_requested
         self._window = Window(runtime.device)
         self._told = 0  # snapshots that the pulse speaks of
@@ -89,7 +92,7 @@ class Loop:
         total = self.config.trainer.steps
         self._write_owed()
         self.heart.enter(Phase.TRAINING)
-        self.heart.beat(step=position.step, micro_step=0, done=position.step, total=total)
+        self.heart.beat(step=position.step, micro_step=0, done=position.step, total=total, sound=self.replay.sound)
         while position.step < total:
             update = self._update(position)
             if update is None:
@@ -114,7 +117,9 @@ class Loop:
             chosen = positions[begin : begin + self.runtime.micro_batch]
             batch = self.data.train.batch([self.order.sample_at(p) for p in chosen])
             data_wait += time.perf_counter() - fetched
-            losses.append(self._backward(batch))
+            losses.append(
+                self._twice(batch, position, behind) if micro == 0 and self.replay.due else self._backward(batch)
+            )
             self.heart.beat(micro_step=micro + 1)
             self._finish_save()
         rate = learning_rate(position.step, trainer) * self.plan.lr_factor
@@ -151,6 +156,20 @@ class Loop:
         share = self.forward(batch).sum() / (self.config.trainer.batch_size * self.config.trainer.seq_len)
         share.backward()
         return share.detach()
+
+    def _twice(self, batch: Batch, position: Position, behind: int) -> torch.Tensor:
+        """The update's first micro-batch, computed twice: the same bits, or the chip computes wrong. Raises NumericError."""
+        first = gradient_sums(self._backward(batch), self.model.parameters())
+        self.optimizer.zero_grad(set_to_none=True)
+        share = self._backward(batch)
+        if gradient_sums(share, self.model.parameters()) != first:
+            done = msgspec.structs.replace(position, step=position.step + 1, samples=behind)
+            self._log(Update(done, position.samples, math.nan, math.nan, 0.0, 0.0, 0.0, self.replay.sound), None)
+            raise NumericError(f"step {done.step}: a micro-batch that was computed twice came out differently")
+        self.replay.agreed(position.step)
+        self.heart.beat(sound=position.step)
+        log.info("computed twice, the same", step=position.step)
+        return share
 
     def _apply(self, losses: list[torch.Tensor], rate: float) -> tuple[float, float]:
         """(loss, norm of the gradient before clipping); the update is left out where either is not finite."""
@@ -232,6 +251,7 @@ class Loop:
                     val_bits_per_byte=score and _finite(score.bits_per_byte),
                     entropy=sure and _finite(sure.entropy),
                     logits_norm=sure and _finite(sure.logits_norm),
+                    sound=update.sound,
                     wall=time.time(),
                     boottime=boottime_ns() / 1e9,
                 )

@@ -4,6 +4,7 @@ not finite   a loss or gradient that is NaN or infinite (the trainer ends itself
 spike        9 of the last 10 losses lie far above the running median, or 3 in a row above ten times all that was seen lately
 divergence   the mean of the last 50 losses lies above that of the losses -200 to -150, and so do their medians
 stagnation   no mean of 50 losses was better than the best one for so many steps
+corruption   the trainer computed the same twice, and it came out differently
 
 A row costs O(log n); what is remembered is bounded by PAST rows. A step that is trained again takes the place of its first rows.
 """
@@ -31,6 +32,7 @@ LARGEST = 1e6  # a loss counts as no more than this, so that the sums of windows
 BETTER = 1e-3  # nats by which a mean must fall to be an improvement
 
 NOT_FINITE, SPIKE, DIVERGENCE, STAGNATION = "not finite", "spike", "divergence", "stagnation"
+CORRUPTION = "silent corruption"
 
 
 class Trouble(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,6 +52,8 @@ class Trouble(msgspec.Struct, frozen=True, kw_only=True):
     def text(self) -> str:
         """For people: `spike from step 120 to 129: loss 9.31, 2.47 before`."""
         where = f"at step {self.step}" if self.step == self.found else f"from step {self.step} to {self.found}"
+        if self.kind == CORRUPTION:
+            return f"step {self.found} was computed twice and came out differently; up to step {self.step - 1} all is known to be right"
         now = "not finite" if self.loss is None else f"{self.loss:.4g}"
         before = "" if self.usual is None else f", {self.usual:.4g} before"
         if self.kind != NOT_FINITE:
@@ -88,6 +92,9 @@ class Detector:
             return
         if self._past and row.step <= self._past[-1].step:
             self._go_back(row.step)
+        if row.sound is not None:
+            self.trouble = self._corruption(row, row.sound)
+            return
         if row.loss is None or row.grad_norm is None:
             self.trouble = self._not_finite(row)
             return
@@ -179,6 +186,21 @@ class Detector:
             before=before.first if before else bad.first,
             loss=loss,
             usual=usual,
+        )
+
+    def _corruption(self, row: StepRow, sound: int) -> Trouble:
+        """No data are to blame for it."""
+        at = row.first_sample
+        return Trouble(
+            kind=CORRUPTION,
+            attempt=row.attempt,
+            step=sound + 1,
+            found=row.step,
+            first_sample=at,
+            end_sample=at,
+            before=at,
+            loss=None,
+            usual=None,
         )
 
     def _not_finite(self, row: StepRow) -> Trouble:

@@ -43,7 +43,7 @@ def classify(report: ExitReport) -> tuple[FailureClass, str, str]:
     if code == Exit.INTERRUPTED:
         return FailureClass.HOST, "interrupted", "interrupted from a keyboard"
     kind = FAILURE_OF_EXIT.get(code, FailureClass.CODE)
-    return kind, f"exit {code}", words or f"exit code {code} ({kind}) and no word in its log"
+    return kind, f"exit {code}", f"{words or 'no word in its log'} (exit code {code}, {kind})"
 
 
 def signal_name(number: int) -> str:

@@ -185,6 +185,7 @@ def launch(turn: Turn, program: str, resume: Resume | None, why: str) -> None:
         skip=turn.changes.skip,
         micro_batch=turn.micro_batch,
         lr_factor=turn.changes.lr_factor,
+        sound=min(memory.sound, resume.step) if resume else 0,
         why=why,
     )
     turn.enter(
@@ -195,6 +196,7 @@ def launch(turn: Turn, program: str, resume: Resume | None, why: str) -> None:
         crashed=False,
         best=best,
         best_before=best,
+        sound=plan.sound,
         forged_before=memory.forged,
         listening=Listening(tick=turn.now, learnt=memory.listening.learnt),
         **FRESH,

@@ -12,12 +12,13 @@ from msgspec.structs import replace
 
 from adam.contract.records import ExitReport
 from adam.contract.states import FailureClass
-from adam.watchdog.detect import NOT_FINITE, STAGNATION, Trouble
+from adam.watchdog.detect import CORRUPTION, NOT_FINITE, STAGNATION, Trouble
 from adam.watchdog.policy_turn import Turn
 from adam.watchdog.policy_words import LeaseSeen, Rollback, Signal
 
 OWN_END_S = 10.0  # that a trainer has to end by itself at a number that is not finite
 STRIKE_AGAIN_S = 5.0
+ENDS_BY_ITSELF = {NOT_FINITE, CORRUPTION}
 SAME_PLACE = 2  # times `healthy_steps`: a trouble no further behind the last one is the same
 
 
@@ -34,9 +35,8 @@ def end_if_numeric(turn: Turn, lease: LeaseSeen) -> None:
     if found is None:
         return
     if memory.trouble is None:
-        turn.set(trouble=found, trouble_due=turn.now + (OWN_END_S if found.kind == NOT_FINITE else 0.0))
-        turn.tell("numeric", found.text, trouble=found.kind, step=found.step, found=found.found, loss=found.loss,
-                  usual=found.usual, first_sample=found.first_sample, end_sample=found.end_sample)  # fmt: skip
+        turn.set(trouble=found, trouble_due=turn.now + (OWN_END_S if found.kind in ENDS_BY_ITSELF else 0.0))
+        _tell(turn, found)
     if found.kind == STAGNATION:
         if memory.stop_asked is None:
             turn.set(verdict=f"{found.text}: no better in {found.found - found.step} steps", stop_asked=turn.now)
@@ -48,6 +48,11 @@ def end_if_numeric(turn: Turn, lease: LeaseSeen) -> None:
     turn.wake(turn.memory.trouble_due)
 
 
+def _tell(turn: Turn, found: Trouble) -> None:
+    turn.tell("numeric", found.text, trouble=found.kind, step=found.step, found=found.found, loss=found.loss,
+              usual=found.usual, first_sample=found.first_sample, end_sample=found.end_sample)  # fmt: skip
+
+
 def needs_rollback(turn: Turn) -> Trouble | None:
     """The trouble of an attempt that has ended, however it ended."""
     found = trouble_of(turn)
@@ -57,18 +62,27 @@ def needs_rollback(turn: Turn) -> Trouble | None:
 def words(found: Trouble, report: ExitReport | None) -> str:
     """For people: what was wrong, and the trainer's own word where it ended by itself."""
     last = report.tail[-1] if report is not None and report.code is not None and report.tail else ""
-    return f"trainer: {found.text}" + (f" ({last})" if last and found.kind == NOT_FINITE else "")
+    return f"trainer: {found.text}" + (f" ({last})" if last and found.kind in ENDS_BY_ITSELF else "")
 
 
 def roll_back(turn: Turn, found: Trouble) -> None:
     """Another plan for the next attempt, or the end."""
     memory, settings = turn.memory, turn.settings
+    if memory.trouble is None:  # it had ended before anybody looked
+        _tell(turn, found)
     tried = memory.rollbacks if is_same(turn, found) else ()
     beyond = limit(turn, found, len(tried))
     steps = [kept.step for kept in turn.seen.checkpoints if kept.step <= beyond]
     # The update before is left out too, where it is done again: it may be the one that spoilt the weights.
     begin = found.before if beyond < found.step - 1 else found.first_sample
-    entry = Rollback(text=found.text, found=found.found, beyond=beyond, first_sample=begin, end_sample=found.end_sample)
+    entry = Rollback(
+        text=found.text,
+        found=found.found,
+        beyond=beyond,
+        first_sample=begin,
+        end_sample=found.end_sample,
+        kind=found.kind,
+    )
     turn.set(
         rollbacks=(*tried, entry),
         beyond=beyond,
@@ -82,6 +96,9 @@ def roll_back(turn: Turn, found: Trouble) -> None:
         return
     changes = turn.changes
     lr_factor = changes.lr_factor * settings.lr_factor
+    if found.kind == CORRUPTION:
+        turn.tell("plan_changed", f"going back to step {beyond} or before; no data are to blame", beyond=beyond)
+        return
     skip = merged((*changes.skip, (begin, found.end_sample)))
     turn.set(changes=replace(changes, skip=skip, lr_factor=lr_factor))
     slower = f", at {lr_factor:g} of the learning rate" if settings.lr_factor < 1 else ""
@@ -90,14 +107,19 @@ def roll_back(turn: Turn, found: Trouble) -> None:
 
 
 def is_same(turn: Turn, found: Trouble) -> bool:
-    """True where training has not gone on well for long since the last trouble."""
+    """True where training has not gone on well for long since the last trouble; a chip that computes wrong does so at any place."""
     past = turn.memory.rollbacks
+    if past and found.kind == CORRUPTION:
+        return past[-1].kind == CORRUPTION
     return bool(past) and found.step <= past[-1].found + SAME_PLACE * turn.settings.healthy_steps
 
 
 def limit(turn: Turn, found: Trouble, tried: int) -> int:
     """The newest step that may be gone back to: one of a healthy checkpoint, where there is one."""
     last_good, healthy = found.step - 1, turn.settings.healthy_steps
+    if found.kind == CORRUPTION:
+        # Where none is as old as that, the oldest there is: better than to begin again.
+        return max(last_good, min((kept.step for kept in turn.seen.checkpoints), default=0))
     for distance in (healthy * 2**tried, healthy):
         if any(kept.step <= last_good - distance for kept in turn.seen.checkpoints):
             return last_good - distance
@@ -107,6 +129,8 @@ def limit(turn: Turn, found: Trouble, tried: int) -> int:
 def report_of(turn: Turn) -> str:
     """What went wrong each time, and what was done about it."""
     past = turn.memory.rollbacks
+    if past[-1].kind == CORRUPTION:
+        return f"the chip computed wrong {len(past)} times: " + "; ".join(item.text for item in past)
     tried = [
         f"{item.text}; then from step {item.beyond} or before without the data at {item.first_sample} to {item.end_sample - 1}"
         for item in past[:-1]

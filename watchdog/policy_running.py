@@ -102,7 +102,7 @@ def hear(turn: Turn) -> None:
     if pulse is None:
         return
     if turn.plan.program == "trainer":
-        turn.set(best=max(memory.best, pulse.step))
+        turn.set(best=max(memory.best, pulse.step), sound=pulse.sound or memory.sound)
         note_log(turn)
     else:
         turn.set(forged=max(memory.forged, (pulse.phase << 48) + pulse.done))

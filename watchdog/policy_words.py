@@ -72,6 +72,7 @@ class Rollback(msgspec.Struct, frozen=True, kw_only=True):
     beyond: int  # the newest step that could be gone back to
     first_sample: int  # of the data that are left out since
     end_sample: int
+    kind: str = ""
 
 
 class LeaseSeen(msgspec.Struct, frozen=True, kw_only=True):
@@ -181,6 +182,7 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
     crashed: bool = False  # the last attempt: the next start is a restart
     best: int = 0  # furthest step ever reached
     best_before: int = 0  # … before the present attempt
+    sound: int = 0  # up to this step all is known to come of a chip that computed right
     forged: int = 0  # furthest mark of the forge
     forged_before: int = 0
     failures: Failures = Failures()

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from fault_table import Row, record
 from real_run import RealRun, wait_for
 from small_disk import SmallDisk, small_disk
 
@@ -60,6 +61,8 @@ def test_a_full_disk_costs_no_attempt_and_no_row(disk, new_run) -> None:
         assert run.final_state() == undisturbed.final_state()
         assert run.status()["attempt"] == first + 1 and len(run.events("crashed")) == 1
         assert run.events("disk_full") and run.events("disk_freed")
+        done = "training goes on, through a kill too; all is written as soon as there is room"
+        record(Row("the disk is full, and free again later", "no room: rows and checkpoints wait", None, done, None))
     finally:
         run.end()
 

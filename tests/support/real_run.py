@@ -13,15 +13,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from adam.contract import schema
 from adam.contract.checkpoints import list_checkpoints, rank_file
+from adam.contract.clock import stamp
+from adam.contract.durable import log_lines
 from adam.contract.lease import read_lease
 from adam.contract.paths import RunPaths
 from adam.contract.process import processes_with
-from adam.contract.records import Status
+from adam.contract.records import Desired, Status, decode_step
 from adam.contract.schema import load
 from adam.contract.slots import PADDING, read_head
+from adam.daemon.supervisord import start_detached
 
 POLL_S = 0.02
+FAULTY = Path(__file__).parents[1] / "faults" / "faulty_trainer.py"
 
 CONFIG = """
 [[forge.sources]]
@@ -70,6 +75,8 @@ def wait_for(what: str, condition: Callable[[], Any], timeout: float = 60.0) -> 
 class RealRun:
     """A run directory and what a person would do with it."""
 
+    _supervisord: "subprocess.Popen[bytes] | None" = None
+
     def __init__(self, root: Path, steps: int = 200, config: str = CONFIG) -> None:
         root.mkdir(parents=True, exist_ok=True)
         self.paths = RunPaths(root)
@@ -90,6 +97,18 @@ class RealRun:
             )
         return done
 
+    def up_with(self, *options: str) -> None:
+        """As `adamctl up`, with the faulty trainer in place of the real one (the launcher's COMMAND)."""
+        self.adamctl("up", "--prepare")
+        text = self.paths.supervisor_conf.read_text()
+        plain = f"adam.watchdog.launcher --run {self.paths.root} trainer\n"
+        assert text.count(plain) == 1, text
+        command = f" -- {sys.executable} -P {FAULTY} {' '.join(options)}\n"
+        self.paths.supervisor_conf.write_text(text.replace(plain, plain.rstrip() + command))
+        schema.save(self.paths.desired, Desired(stamp=stamp()))
+        self._reap()
+        self._supervisord = start_detached(self.paths)
+
     def status(self) -> dict[str, Any]:
         return json.loads(self.adamctl("status", "--json").stdout)
 
@@ -107,6 +126,20 @@ class RealRun:
     def step(self) -> int:
         rows = self.rows()
         return int(rows[-1]["step"]) if rows else 0
+
+    def fault_at(self, step: int) -> float:
+        """When the faulty trainer did its harm behind `step`, in seconds of CLOCK_BOOTTIME; waits for it."""
+        mark = self.paths.run / f"fault-{step}"
+        return float(wait_for(f"the fault behind step {step}", lambda: mark.exists() and mark.read_text()))
+
+    def first_row_of(self, attempt: int) -> float:
+        """When an attempt had done its first step, in seconds of CLOCK_BOOTTIME; waits for it."""
+
+        def look() -> float:
+            rows = (decode_step(line, self.paths.steps) for _, line in log_lines(self.paths.steps))
+            return next((row.boottime for row in rows if row.attempt == attempt), 0.0)
+
+        return float(wait_for(f"a step of attempt {attempt}", look))
 
     def losses(self) -> list[tuple[int, str]]:
         """(step, loss as written) of the rows that count: the newest attempt of each step."""
@@ -184,3 +217,10 @@ class RealRun:
             except ProcessLookupError:
                 continue
         wait_for("all processes gone", lambda: not self.processes(), 10)
+        self._reap()
+
+    def _reap(self) -> None:
+        """A supervisord that this process started is its child."""
+        if self._supervisord is not None:
+            self._supervisord.wait(20)
+            self._supervisord = None

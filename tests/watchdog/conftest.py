@@ -3,7 +3,6 @@
 import csv
 import importlib.util
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -29,7 +28,6 @@ from adam.contract.states import RunState
 from adam.contract.supervisor import Supervisor
 
 T = TypeVar("T")
-NVML = Path(__file__).with_name("nvml_stand_in.c")
 FAKE = Path(__file__).parents[1] / "faults" / "fake_trainer.py"
 
 
@@ -85,64 +83,6 @@ def make_data(paths: RunPaths) -> None:
             stamp=stamp(),
         ),
     )
-
-
-class StandInNvml:
-    """A libnvidia-ml.so.1 of ours, and the file that tells it what to say."""
-
-    def __init__(self, folder: Path, file: Path) -> None:
-        self.folder, self._file = folder, file
-        self.limits_file = file.with_name("nvml-limits")
-        self.environment = {
-            "LD_LIBRARY_PATH": str(folder),
-            "NVML_SAYS": str(file),
-            "NVML_LIMITS": str(self.limits_file),
-        }
-        self.say()
-
-    def say(self, **numbers: int) -> None:
-        """From now on; what is not named is as ever."""
-        new = self._file.with_suffix(".new")
-        new.write_text(" ".join(f"{name} {number}" for name, number in numbers.items()))
-        new.replace(self._file)
-
-    def limits(self, gpu: int = 0) -> list[int]:
-        """The power limits in watts that were set so far, in their order."""
-        said = self.limits_file.read_text().splitlines() if self.limits_file.exists() else []
-        return [int(line.split()[1]) // 1000 for line in said if line.startswith(f"{gpu} ")]
-
-
-@pytest.fixture(scope="session")
-def nvml_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Where the stand-ins lie: of a driver of today, and of an old one that has fewer functions."""
-    compiler = shutil.which("gcc") or shutil.which("cc")
-    if compiler is None:
-        pytest.skip("no C compiler to build the stand-in NVML with")
-    folders = {"new": tmp_path_factory.mktemp("nvml"), "old": tmp_path_factory.mktemp("old-nvml")}
-    for name, folder in folders.items():
-        old = ["-DOLD_DRIVER"] if name == "old" else []
-        command = [
-            compiler,
-            "-Wall",
-            "-Werror",
-            "-shared",
-            "-fPIC",
-            *old,
-            "-o",
-            str(folder / "libnvidia-ml.so.1"),
-            str(NVML),
-        ]
-        subprocess.run(command, check=True)
-    return folders
-
-
-@pytest.fixture
-def nvml(nvml_folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StandInNvml:
-    """The processes that are started from now on find this NVML."""
-    nvml = StandInNvml(nvml_folders["new"], tmp_path / "nvml-says")
-    for name, value in nvml.environment.items():
-        monkeypatch.setenv(name, value)
-    return nvml
 
 
 class Box:

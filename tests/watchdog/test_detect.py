@@ -12,7 +12,7 @@ from loss_series import BATCH, NOISE, first_trouble, healthy, rows, trend
 from adam.contract.config import Numeric
 from adam.contract.records import StepRow
 from adam.watchdog import detect
-from adam.watchdog.detect import DIVERGENCE, NOT_FINITE, PAST, SPIKE, STAGNATION, WINDOW, Detector, mad
+from adam.watchdog.detect import CORRUPTION, DIVERGENCE, NOT_FINITE, PAST, SPIKE, STAGNATION, WINDOW, Detector, mad
 
 # How wide the noise of a batch is: large batches, small ones, tiny ones. Slow noise of 0.3 nats truly rises by half a nat in 150
 # steps now and then, which is what the divergence rule is there to find.
@@ -129,6 +129,24 @@ def test_not_finite_is_found_at_once_and_names_its_own_data():
         assert (found.kind, found.step, found.found) == (NOT_FINITE, 151, 151)
         assert (found.before, found.first_sample, found.end_sample) == (596, 600, 604)
         assert "not finite at step 151" in found.text
+
+
+def test_an_update_that_came_out_differently_the_second_time_blames_no_data():
+    series = list(rows(trend(200)))
+    detector = Detector(Numeric())
+    for row in series[:150]:
+        detector.hear(row)
+    detector.hear(msgspec.structs.replace(series[150], loss=None, sound=90))
+    found = detector.trouble
+    assert found is not None
+    assert (found.kind, found.step, found.found, found.first_sample, found.end_sample) == (
+        CORRUPTION,
+        91,
+        151,
+        600,
+        600,
+    )
+    assert found.text == "step 151 was computed twice and came out differently; up to step 90 all is known to be right"
 
 
 def test_what_was_not_logged_is_under_suspicion_too():

@@ -12,7 +12,7 @@ from policy_bench import SETTINGS, Bench, kept
 from adam.contract.clock import Stamp
 from adam.contract.records import Desired, SnapshotSeen
 from adam.contract.states import RunState
-from adam.watchdog.detect import DIVERGENCE, NOT_FINITE, SPIKE, STAGNATION, Trouble
+from adam.watchdog.detect import CORRUPTION, DIVERGENCE, NOT_FINITE, SPIKE, STAGNATION, Trouble
 from adam.watchdog.policy import restored
 from adam.watchdog.policy_numeric import merged
 from adam.watchdog.policy_words import AskCommit, AskSettle, Changes, Launch, Signal
@@ -262,4 +262,56 @@ def test_an_attempt_that_nobody_saw_start_and_that_left_wrong_numbers_is_gone_ba
         if bench.of(AskSettle)[-1].beyond >= 0:
             break
     assert bench.memory.changes and bench.memory.changes.skip and bench.of(AskSettle)[-1].beyond < 170
-    assert bench.told("numeric") == [] and bench.told("crashed")[-1].facts["failure"] == "numeric" and plan.attempt == 2
+    assert (
+        len(bench.told("numeric")) == 1
+        and bench.told("crashed")[-1].facts["failure"] == "numeric"
+        and plan.attempt == 2
+    )
+
+
+def corrupted(bench: Bench, sound: int, found: int) -> None:
+    """The trainer computed step `found` twice and ended; up to `sound` all was right."""
+    at = 4 * (found - 1)
+    bench.pulse(found - 1, sound=sound).tick()
+    wrong = trouble(
+        bench, sound + 1, CORRUPTION, found=found, first_sample=at, end_sample=at, before=at, loss=None, usual=None
+    )
+    bench.see(trouble=wrong).ended(7).tick()
+    bench.tick()
+    bench.tick(6)
+
+
+def test_a_chip_that_computes_wrong_is_gone_back_from_and_no_data_are_left_out(bench):
+    bench.run_to_training(*kept(100, 150, 200), step=200)
+    bench.see(checkpoints=kept(100, 150, 200))
+    corrupted(bench, 160, 240)
+    assert bench.of(AskSettle)[-1].beyond == 160 and len(bench.told("numeric")) == 1
+    plan = goes_on(bench, *kept(100, 150))
+    assert (plan.skip, plan.resume.step, plan.sound) == ((), 150, 150)
+
+
+def test_where_no_checkpoint_is_known_to_be_right_the_oldest_is_taken(bench):
+    bench.run_to_training(*kept(100, 150), step=150)
+    bench.see(checkpoints=kept(100, 150))
+    corrupted(bench, 20, 190)
+    assert bench.of(AskSettle)[-1].beyond == 100 and not bench.memory.from_start
+
+
+def test_how_far_all_is_right_is_kept_from_attempt_to_attempt(bench):
+    bench.run_to_training(*kept(100), step=100)
+    bench.pulse(130, sound=120).tick()
+    bench.ended(number=9).tick()
+    bench.tick()
+    bench.tick(6)
+    assert goes_on(bench, *kept(100), snapshot=SnapshotSeen("step-00000128-a01", 128, "/s")).sound == 120
+
+
+def test_a_chip_that_computes_wrong_again_and_again_ends_the_run(bench):
+    bench.run_to_training(*kept(100), step=100)
+    bench.see(checkpoints=kept(100))
+    for number in range(3):
+        corrupted(bench, 100 + 1000 * number, 500 + 1000 * number)
+        if number < 2:
+            goes_on(bench, *kept(100))
+            bench.started().pulse(100).tick()
+    assert bench.memory.verdict.startswith("the chip computed wrong 3 times: step 500 was computed twice")
