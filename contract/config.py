@@ -109,7 +109,7 @@ class Checkpoint(Section, frozen=True):
         float,
         Meta(
             ge=0,
-            description="minutes between two checkpoints; 0: chosen from what they cost and how often the machine fails, never under 10",
+            description="minutes between two checkpoints; 0: chosen from what they cost and how often the machine fails, 10 to 20",
         ),
     ] = 0.0
     write_gb_per_day: Annotated[

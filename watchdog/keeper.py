@@ -28,7 +28,7 @@ from adam.contract.snapshots import Snapshot, complete_snapshots, read_snapshot,
 from adam.contract.steplog import write_left_behind
 from adam.contract.sums import check_sums
 from adam.watchdog.commit import commit, is_committed
-from adam.watchdog.keeper_words import Answer, Commit, Committed, Prune, PutAway, Request, Settle
+from adam.watchdog.keeper_words import Answer, Commit, Committed, Look, Prune, PutAway, Request, Settle
 from adam.watchdog.store import Store
 
 DISK_TROUBLE = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS}
@@ -50,7 +50,7 @@ class Keeper:
             trouble = disk_trouble(error, "the checkpoints could not be put in order", self._paths.checkpoints)
         if isinstance(request, Settle):
             return self._finish(Answer("settle", request.id, request.token), trouble=trouble)
-        return self._finish(Answer("prune" if isinstance(request, Prune) else "commit"), trouble=trouble)
+        return self._finish(Answer(type(request).__name__.lower()), trouble=trouble)
 
     def _carried_out(self, request: Request) -> Answer:
         match request:
@@ -61,6 +61,9 @@ class Keeper:
             case Prune():
                 self._store.prune()
                 return self._finish(Answer("prune"))
+            case Look():
+                self._store.confirm_newest()
+                return self._finish(Answer("look"))
 
     def _finish(self, answer: Answer, **facts: object) -> Answer:
         """The answer, with what is on disk now."""

@@ -10,12 +10,13 @@ from adam.contract.records import CheckpointSeen
 from adam.contract.retention import Rules
 from adam.watchdog.child import LineChild
 from adam.watchdog.journal import Journal
-from adam.watchdog.keeper_words import Answer, Commit, Request, Settle
+from adam.watchdog.keeper_words import Answer, Commit, Look, Request, Settle
 from adam.watchdog.policy_words import AskCommit, AskSettle, Settled
 from adam.watchdog.retention import Kept
 
 STOPPED = ("T", "t")  # by SIGSTOP or a debugger, proc(5)
 STOPPED_S = 5.0
+LOOK_AFTER_S = 10.0  # without a question since this watchdog began: reading a checkpoint must not delay an attempt that is about to start
 
 
 def pause_s(deaths: int) -> float:
@@ -44,6 +45,8 @@ class KeeperClient:
         self._decoder = msgspec.json.Decoder(Answer)
         self._asked: Request | None = None
         self._asked_at = 0.0
+        self._began: float | None = None
+        self.heard = False  # any answer: until then nothing is known of the checkpoints
         self.settled: Settled | None = None
         self.commit_trouble = ""
         self.checkpoints: tuple[Kept, ...] = ()
@@ -91,12 +94,15 @@ class KeeperClient:
                 self.commit_trouble = "the keeper died while it committed a checkpoint"
             self._asked = None
         self._child.start_if_due(now)
+        self._began = now if self._began is None else self._began
+        if self.idle and not self.heard and now - self._began > LOOK_AFTER_S:
+            self._ask(Look(), now)
 
     def end(self, now: float) -> None:
         self._child.end(now)
 
     def _hear(self, answer: Answer) -> None:
-        self._asked = None
+        self._asked, self.heard = None, True
         self.checkpoints, self.newest, self.note = answer.checkpoints, answer.newest, answer.note
         self.saves = max(self.saves, answer.saves)
         self._tell(answer)
@@ -110,7 +116,7 @@ class KeeperClient:
                 refused=answer.refused,
                 snapshot=answer.snapshot,
             )
-        else:
+        elif answer.request == "commit":
             self._note_trouble(answer.trouble)
 
     def _note_trouble(self, trouble: str) -> None:

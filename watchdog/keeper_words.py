@@ -38,7 +38,11 @@ class Prune(msgspec.Struct, frozen=True, tag_field="request", tag="prune"):
     """Delete the checkpoints that retention gives free."""
 
 
-Request = Commit | Settle | Prune
+class Look(msgspec.Struct, frozen=True, tag_field="request", tag="look"):
+    """Say what is there, and see to it that one checkpoint is known to be right: a watchdog that has just begun knows nothing of them."""
+
+
+Request = Commit | Settle | Prune | Look
 
 
 class Committed(msgspec.Struct, frozen=True):

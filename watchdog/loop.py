@@ -202,7 +202,8 @@ class Watchdog:
         self._bundler.attend(now)
         self._followers.attend(now)
         policy = self._remembered.policy
-        self._uploader.attend(self._keeper.newest, policy.final == RunState.FINISHED, now)
+        finished = policy.final == RunState.FINISHED
+        self._uploader.attend(self._keeper.newest, finished, now, known=self._keeper.heard)
         seen = replace(
             self._eyes.look(policy, self._hands.launch_error, now),
             gpus=self._gpus.gpus,

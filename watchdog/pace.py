@@ -4,6 +4,7 @@ import math
 
 DAY_S = 86400.0
 SHORTEST_S = 600.0
+LONGEST_S = 1200.0  # of what is chosen: a copy costs training next to nothing, what it would have kept is lost whole
 FIRST_COST_S = 10.0  # before any was measured
 
 
@@ -21,8 +22,9 @@ def checkpoint_interval_s(
     *, cost_s: float, size: int, failures: int, watched_s: float, bytes_per_day: float, minutes: float
 ) -> float:
     """Seconds between two checkpoints: `minutes` where somebody has set them; else Young's interval, but never under ten
-    minutes, and never so short that more than `bytes_per_day` are written."""
+    minutes nor over twenty, and never so short that more than `bytes_per_day` are written."""
     if minutes > 0:
         return minutes * 60
     worn = DAY_S * size / bytes_per_day
-    return max(SHORTEST_S, worn, young_s(cost_s or FIRST_COST_S, failure_interval_s(failures, watched_s)))
+    chosen = young_s(cost_s or FIRST_COST_S, failure_interval_s(failures, watched_s))
+    return max(SHORTEST_S, worn, min(LONGEST_S, chosen))

@@ -59,6 +59,7 @@ def restored(memory: Memory, now: float, *, same_boot: bool) -> Memory:
     """
     # What the keeper was asked for died with it: it is asked again, and finds by itself what is on disk already.
     began_in_memory = memory.plan is not None and memory.plan.resume is not None and bool(memory.plan.resume.slot)
+    watched_s = memory.watched_s + max(0.0, memory.listening.tick - memory.began)
     memory = replace(memory, settled=None, durable=-1, owed=memory.owed or began_in_memory)
     memory = replace(memory, listening=replace(memory.listening, tick=now, quiet_s=0.0))
     if memory.stage == Stage.SETTLING:
@@ -73,7 +74,7 @@ def restored(memory: Memory, now: float, *, same_boot: bool) -> Memory:
         commit_at=now,
         saved_at=0.0,
         reboots=memory.reboots + 1,
-        watched_s=memory.watched_s + max(0.0, memory.listening.tick - memory.began),
+        watched_s=watched_s,
         began=now,
         hang=None,
         hot=(),

@@ -18,15 +18,25 @@ SPEAKS_FOR_ITSELF_S = 60.0  # a commit that takes no longer delays nothing that 
 def commit_if_due(turn: Turn) -> None:
     """Ask the keeper for a checkpoint, or the trainer for a snapshot to make one of."""
     _note_trouble(turn)
-    _ask_trainer(turn)
-    memory, seen, pulse = turn.memory, turn.seen, turn.pulse
-    if not seen.keeper_idle:
-        return
+    pulse = turn.pulse
+    trains = pulse is not None and pulse.phase == Phase.TRAINING and not turn.settings.by_steps_only
+    if pulse is not None and trains:
+        _ask_trainer(turn, pulse.step)
+    if turn.seen.keeper_idle:
+        _ask_keeper_if_due(turn)
+    if trains:
+        turn.wake(turn.memory.saved_at + interval_s(turn))
+
+
+def _ask_keeper_if_due(turn: Turn) -> None:
+    memory, pulse = turn.memory, turn.pulse
     again = memory.commit_failed and turn.now >= memory.commit_at
+    if memory.commit_failed:
+        turn.wake(memory.commit_at)
     if pulse is not None and pulse.durable != memory.durable:
         turn.set(durable=pulse.durable, owed=False)
         _ask_keeper(turn, durable_only=True)
-    elif again or (memory.owed and (not memory.saved_at or turn.now - memory.saved_at >= interval_s(turn))):
+    elif again or (memory.owed and (not memory.saved_at or turn.now >= memory.saved_at + interval_s(turn))):
         turn.set(owed=False)
         _ask_keeper(turn, durable_only=False)
 
@@ -55,15 +65,13 @@ def _note_trouble(turn: Turn) -> None:
         )
 
 
-def _ask_trainer(turn: Turn) -> None:
+def _ask_trainer(turn: Turn, step: int) -> None:
     """Once an interval, where training has moved on since the newest checkpoint; one save at a time."""
-    memory, pulse = turn.memory, turn.pulse
-    if turn.settings.by_steps_only or pulse is None or pulse.phase != Phase.TRAINING or not turn.seen.keeper_idle:
-        return
-    newest = max((kept.step for kept in turn.seen.checkpoints), default=0)
+    memory, seen = turn.memory, turn.seen
+    newest = max((kept.step for kept in seen.checkpoints), default=0)
     if not memory.saved_at:
         turn.set(saved_at=turn.now)
-    elif pulse.step > newest and turn.now - memory.saved_at >= interval_s(turn):
+    elif seen.keeper_idle and step > newest and turn.now >= memory.saved_at + interval_s(turn):
         # A number that grows however much of the memory was lost: the trainer answers each larger one once.
         turn.set(due=max(memory.due + 1, int(turn.now)), saved_at=turn.now)
 

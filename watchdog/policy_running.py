@@ -13,7 +13,7 @@ from adam.watchdog.policy_pulse import LONGEST_TICK_S, deadline_s, left_s, liste
 from adam.watchdog.policy_turn import Turn
 from adam.watchdog.policy_words import Collect, Hang, Launch, LeaseSeen, Signal, Stage, Sweep
 
-ASK_AGAIN_S = 2.0
+ASK_AGAIN_S = 5.0  # a full disk lasts for hours, and a supervisord that does not answer holds the loop up for each call
 LAUNCHING_S = 5.0  # after which supervisord is asked what became of the launcher
 GONE = {"EXITED", "FATAL", "STOPPED", "BACKOFF"}
 REPORT_S = 10.0  # that a launcher has to tell how its program ended
@@ -41,6 +41,7 @@ def starting(turn: Turn) -> None:
         run_or_adopt(turn, lease)
     elif turn.seen.launch_error:
         ask_again(turn)
+        return
     elif waited > LAUNCHING_S and turn.seen.program_state in GONE:
         never_seen(turn, "launcher", f"the launcher of {turn.plan.program} ended before it had the lease")
     elif waited > turn.settings.start_seconds:
@@ -63,9 +64,10 @@ def ask_again(turn: Turn) -> None:
     turn.note(turn.seen.launch_error)
     if not turn.wanted:
         turn.enter(Stage.IDLE, settled=None, asked=0.0)
-    elif turn.now - turn.memory.asked > ASK_AGAIN_S:
+    elif turn.now - turn.memory.asked >= ASK_AGAIN_S:
         turn.set(asked=turn.now)
         turn.act(Launch(turn.plan))
+    turn.wake(turn.memory.asked + ASK_AGAIN_S)
 
 
 def run_or_adopt(turn: Turn, lease: LeaseSeen) -> None:
@@ -92,7 +94,15 @@ def running(turn: Turn) -> None:
             end_if_hung(turn, lease)
         if trouble_of(turn) is None:  # what is saved now is as wrong
             commit_if_due(turn)
-        turn.wake(turn.now + LONGEST_TICK_S)
+        if trouble_of(turn) is not None or not goes_well(turn, lease):
+            turn.wake(turn.now + LONGEST_TICK_S)
+
+
+def goes_well(turn: Turn, lease: LeaseSeen) -> bool:
+    """It has moved since the last look, and nothing else is under way: as long as that is so, only the next checkpoint has a time."""
+    memory = turn.memory
+    heard = memory.listening.trained and memory.listening.quiet_s == 0.0
+    return heard and lease.child_alive and memory.stop_asked is None and memory.hang is None
 
 
 def hear(turn: Turn) -> None:

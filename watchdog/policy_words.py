@@ -289,7 +289,11 @@ Action = Launch | AskSettle | AskCommit | Collect | Signal | Sweep | Tell | Shut
 
 
 class Decision(msgspec.Struct, frozen=True):
-    """`control` is what the control word is to say from now on; `wake_at` when to decide again at the latest."""
+    """`control` is what the control word is to say from now on; `wake_at` when to decide again at the latest.
+
+    While a program goes well `wake_at` is far away, and holds for as long as the pulse moves: whoever hears nothing new from it for
+    a second decides again, since quiet time is counted look by look.
+    """
 
     memory: Memory
     actions: tuple[Action, ...]

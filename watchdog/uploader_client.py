@@ -41,8 +41,11 @@ class UploaderClient:
     def pid(self) -> int:
         return self._child.pid if self._child else 0
 
-    def attend(self, newest: CheckpointSeen | None, finished: bool, now: float) -> None:
-        """Hear it, start it where it is due, and tell it of `newest`; `finished`: no other will follow."""
+    def attend(self, newest: CheckpointSeen | None, finished: bool, now: float, *, known: bool) -> None:
+        """Hear it, start it where it is due, and tell it of `newest`; `finished`: no other will follow.
+
+        Until it is `known` what checkpoints there are, something may be pending.
+        """
         if self._child is None:
             return
         for line in self._child.lines(now):
@@ -54,7 +57,8 @@ class UploaderClient:
             self._said, self._settled = word, ""
             self._child.send(msgspec.json.encode(word))
         hopeless = self._child.deaths >= HOPELESS
-        self.pending = word is not None and not hopeless and self._settled != word.checkpoint
+        unsettled = not known if word is None else self._settled != word.checkpoint
+        self.pending = unsettled and not hopeless
 
     def end(self, now: float) -> None:
         if self._child is not None:

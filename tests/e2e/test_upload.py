@@ -1,5 +1,7 @@
 """A real run that uploads, a machine that is lost, and another one that goes on from what was uploaded."""
 
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -7,6 +9,8 @@ from fake_hub import REPO, TOKEN, FakeHub
 from real_run import CONFIG, RealRun, wait_for
 
 from adam.contract.checkpoints import list_checkpoints
+from adam.contract.records import Status
+from adam.contract.schema import load
 
 STEPS = 120
 
@@ -23,6 +27,13 @@ def undisturbed(tmp_path_factory) -> RealRun:
     finally:
         run.end()
     return run
+
+
+def told(run: RealRun) -> Status:
+    """What the watchdog wrote last."""
+    status = load(run.paths.status, Status)
+    assert status is not None
+    return status
 
 
 def test_a_run_goes_on_elsewhere_bit_for_bit(new_run, undisturbed: RealRun, tmp_path: Path, monkeypatch) -> None:
@@ -72,5 +83,10 @@ def test_a_finished_run_waits_for_a_hub_that_is_away_until_people_say_no(new_run
         wait_for("the trouble told", lambda: run.events("upload_waiting"), 60)
         assert run.pid_of("adam.watchdog.uploader")
         assert "uploads wait" in " ".join(run.status()["notes"])
+        watchdog = told(run).watchdog_pid
+        os.kill(watchdog, signal.SIGKILL)  # the next one waits too, though it knows of no checkpoint at first
+        wait_for("another watchdog", lambda: told(run).watchdog_pid != watchdog)
+        wait_for("a checkpoint that it knows", lambda: told(run).checkpoint)
+        assert run.state() == "finished" and run.pid_of("adam.watchdog.uploader")
         run.adamctl("down")
         assert not run.processes()

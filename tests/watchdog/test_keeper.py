@@ -20,7 +20,7 @@ from adam.contract.lease import take_lease
 from adam.contract.records import SnapshotSeen
 from adam.contract.slots import SlotWriter, TensorEntry
 from adam.watchdog.keeper import Keeper
-from adam.watchdog.keeper_words import Answer, Commit, Prune, Settle
+from adam.watchdog.keeper_words import Answer, Commit, Look, Prune, Settle
 from adam.watchdog.store import Store
 
 
@@ -114,6 +114,19 @@ def test_a_stranger_is_never_committed(paths, keeper, slot, why):
     answer = keeper.answer(Settle(1, 5))
     assert answer.committed is None and why in answer.dropped[0].reason
     assert not (slot_file(paths)).exists()
+
+
+def test_a_look_says_what_is_there_and_that_one_of_it_is_right(paths, keeper):
+    write_slot(paths, 10, 0)
+    write_slot(paths, 20, 1)
+    keeper.answer(Commit())
+    young = Keeper(Store(paths, keep_last=3))  # after the death of the one before
+    answer = young.answer(Look())
+    assert answer.request == "look" and answer.newest and answer.newest.step == 20
+    assert [kept.verified for kept in answer.checkpoints] == [True]
+    flip(paths.checkpoints / answer.newest.name / "rank-00000.safetensors")
+    answer = Keeper(Store(paths, keep_last=3)).answer(Look())
+    assert answer.newest is None and names(answer) == ["step-00000020-a01"]  # put away by who settles
 
 
 def test_an_incomplete_slot_is_dropped_when_settling(paths, keeper):

@@ -11,7 +11,7 @@ SEEN = {"cost_s": 30.0, "size": 33_200_000_000, "failures": 0, "watched_s": 0.0,
 
 def test_young() -> None:
     assert young_s(30.0, DAY_S) == pytest.approx(math.sqrt(2 * 30 * 86400))
-    assert checkpoint_interval_s(**SEEN) == pytest.approx(2276.8, rel=1e-3)
+    assert checkpoint_interval_s(**{**SEEN, "cost_s": 5.0}) == pytest.approx(929.5, rel=1e-3)
 
 
 def test_young_loses_least() -> None:
@@ -27,8 +27,9 @@ def test_young_loses_least() -> None:
 def test_a_machine_that_fails_more_often_saves_more_often() -> None:
     assert failure_interval_s(0, 0) == DAY_S
     assert failure_interval_s(9, 9 * DAY_S) == DAY_S
-    weekly = checkpoint_interval_s(**{**SEEN, "watched_s": 70 * DAY_S, "failures": 9})
-    assert weekly > checkpoint_interval_s(**SEEN) > checkpoint_interval_s(**{**SEEN, "failures": 3})
+    cheap = {**SEEN, "cost_s": 5.0}
+    seldom = checkpoint_interval_s(**{**cheap, "watched_s": 14 * DAY_S, "failures": 9})
+    assert seldom > checkpoint_interval_s(**cheap) > checkpoint_interval_s(**{**cheap, "failures": 3})
 
 
 def test_never_under_ten_minutes_and_never_beyond_the_bytes_of_a_day() -> None:
@@ -40,3 +41,8 @@ def test_never_under_ten_minutes_and_never_beyond_the_bytes_of_a_day() -> None:
 
 def test_what_people_set_holds() -> None:
     assert checkpoint_interval_s(**{**SEEN, "minutes": 2.0, "bytes_per_day": 1.0}) == 120
+
+
+def test_a_machine_that_never_fails_still_saves_every_twenty_minutes() -> None:
+    """The simulated years lost hours at a reboot where the interval had grown with each day that went well."""
+    assert checkpoint_interval_s(**{**SEEN, "watched_s": 1000 * DAY_S}) == 1200.0

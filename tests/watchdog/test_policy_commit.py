@@ -136,6 +136,18 @@ def test_the_trainer_is_told_which_of_its_snapshots_are_checkpoints() -> None:
     assert bench.decision.control.committed == 120
 
 
+def test_reboots_are_reckoned_on_all_the_time_that_was_watched(bench) -> None:
+    """The interval follows from it; a boot's clock begins anew, and days that went well must not be lost with it."""
+    bench.run_to_training()
+    bench.pulse(3).tick(3 * 86400.0)
+    began, watched = bench.memory.began, bench.now
+    bench.memory = restored(bench.memory, 20.0, same_boot=False)
+    assert (bench.memory.reboots, bench.memory.began) == (1, 20.0)
+    assert bench.memory.watched_s == watched - began > 2.9 * 86400.0
+    bench.memory = restored(bench.memory, 500.0, same_boot=True)
+    assert bench.memory.watched_s == watched - began
+
+
 def test_a_save_during_a_pause_is_still_a_pause() -> None:
     bench = Bench()
     bench.run_to_training()
