@@ -89,7 +89,11 @@ class Trainer(Section, frozen=True):
     seed: Annotated[int, Meta(ge=0, le=2**63 - 1, description="of the weights and of the order of the data")] = 0
     device: Annotated[Literal["auto", "cpu", "cuda"], Meta(description="auto: a GPU where there is one")] = "auto"
     backend: Annotated[
-        Literal["auto", "torch"], Meta(description="who computes scan, convolution and norm; torch is the reference")
+        Literal["auto", "native", "mamba_ssm", "torch"],
+        Meta(
+            description="whose selective scan; native: ours, for NVIDIA GPUs; torch: the reference; "
+            "auto: the fastest that gives the reference's results here"
+        ),
     ] = "auto"
     precision: Annotated[
         Literal["auto", "fp32", "bf16"], Meta(description="auto: bf16 autocast over fp32 weights on GPUs, fp32 on CPUs")

@@ -108,6 +108,12 @@ class Numerics(Record, frozen=True, kw_only=True):
     parts: dict[str, str]  # backend, device, precision, threads, micro_batch, torch, …
 
 
+class KernelChecks(Record, frozen=True, kw_only=True):
+    """Backends that have passed their self-check (`run/kernels.json`; writer: trainer, at its start)."""
+
+    passed: list[str]  # backend, GPU, driver, versions: one line each
+
+
 class Staging(Record, frozen=True, kw_only=True):
     """Where an attempt writes its snapshots (`run/staging.json`; writer: trainer, at its start)."""
 

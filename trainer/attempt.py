@@ -23,7 +23,7 @@ from adam.trainer.data import Data, open_data
 from adam.trainer.heart import Heart
 from adam.trainer.loop import Loop
 from adam.trainer.model.lm import MambaLM
-from adam.trainer.ops.reference import ReferenceOps
+from adam.trainer.ops.backends import make_ops
 from adam.trainer.optim import make_optimizer
 from adam.trainer.owed import Owed
 from adam.trainer.restore import restore
@@ -86,7 +86,7 @@ def _read_plan(paths: RunPaths, token: int) -> Plan:
 
 
 def _train(paths: RunPaths, plan: Plan, config: Config, heart: Heart, stop_requested: Callable[[], bool]) -> bool:
-    runtime = set_up(config.trainer, plan)
+    runtime = set_up(config.trainer, plan, paths.kernel_checks)
     data = open_data(paths, config.trainer.seq_len)
     model, digest = _make_model(config, data, runtime)
     optimizer = make_optimizer(model, config.trainer)
@@ -150,4 +150,4 @@ def _make_model(config: Config, data: Data, runtime: Runtime) -> tuple[MambaLM, 
     torch.manual_seed(config.trainer.seed)
     # Drawn where they are to be: 2.8 billion random numbers take a CPU a minute, at each start.
     with torch.device(runtime.device):
-        return MambaLM(shape, ReferenceOps()), config_digest(shape)
+        return MambaLM(shape, make_ops(runtime.backend)), config_digest(shape)

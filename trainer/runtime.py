@@ -3,6 +3,7 @@
 import hashlib
 import os
 import platform
+from pathlib import Path
 
 import msgspec
 import torch
@@ -10,6 +11,7 @@ import torch
 from adam.contract.config import Trainer
 from adam.contract.errors import ConfigError
 from adam.contract.records import Plan
+from adam.trainer.ops.backends import choose_backend
 
 
 class Runtime(msgspec.Struct, frozen=True):
@@ -40,8 +42,10 @@ def fingerprint(parts: dict[str, str]) -> str:
     return hashlib.sha256(msgspec.json.encode(parts, order="sorted")).hexdigest()[:16]
 
 
-def set_up(config: Trainer, plan: Plan) -> Runtime:
-    """Choose device, precision and threads, and make torch deterministic.
+def set_up(config: Trainer, plan: Plan, kernel_checks: Path) -> Runtime:
+    """Choose device, precision, backend and threads, and make torch deterministic.
+
+    kernel_checks: where it stands which backends have passed their self-check.
 
     Raises ConfigError where the configuration asks for what this machine does not have.
     """
@@ -52,7 +56,6 @@ def set_up(config: Trainer, plan: Plan) -> Runtime:
         )
     device = "cuda" if cuda and config.device != "cpu" else "cpu"
     precision = config.precision if config.precision != "auto" else ("bf16" if device == "cuda" else "fp32")
-    backend = "torch"  # the only one yet; `plan.backend` and `trainer.backend` choose among more
     threads = config.threads or len(os.sched_getaffinity(0))
     micro_batch = plan.micro_batch or config.micro_batch
     if config.batch_size % micro_batch:
@@ -62,4 +65,6 @@ def set_up(config: Trainer, plan: Plan) -> Runtime:
     torch.set_num_threads(threads)
     # What use_deterministic_algorithms(True) sets too, but that imports inductor: 1.2 s of each start.
     torch.set_deterministic_debug_mode("error")
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # would write each new tensor twice
+    backend = choose_backend(plan.backend or config.backend, device, precision, kernel_checks)
     return Runtime(device, precision, backend, threads, micro_batch)

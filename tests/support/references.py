@@ -5,16 +5,20 @@ import torch.nn.functional as F
 
 
 def selective_scan(u, delta, A, B, C, D, z, delta_bias, resets):
+    return selective_scan_from(u, delta, A, B, C, D, z, delta_bias, resets, None)[0]
+
+
+def selective_scan_from(u, delta, A, B, C, D, z, delta_bias, resets, initial):
     dt = F.softplus(delta + delta_bias)
     batch, length, channels = u.shape
-    h = torch.zeros(batch, channels, A.shape[1], dtype=u.dtype)
+    h = u.new_zeros(batch, channels, A.shape[1]) if initial is None else initial
     out = []
     for t in range(length):
         if resets is not None:
             h = torch.where(resets[:, t, None, None], torch.zeros_like(h), h)
         h = torch.exp(dt[:, t, :, None] * A) * h + dt[:, t, :, None] * B[:, t, None, :] * u[:, t, :, None]
         out.append((h * C[:, t, None, :]).sum(-1))
-    return (torch.stack(out, 1) + D * u) * F.silu(z)
+    return (torch.stack(out, 1) + D * u) * F.silu(z), h
 
 
 def ssd(x, dt, A, B, C, D, dt_bias, resets):

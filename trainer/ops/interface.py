@@ -30,6 +30,24 @@ class Ops(Protocol):
         Gives (B, L, D) in the dtype of u; computed in fp32 (fp64 for fp64 inputs).
         """
 
+    def selective_scan_from(
+        self,
+        u: Tensor,
+        delta: Tensor,
+        A: Tensor,
+        B: Tensor,
+        C: Tensor,
+        D: Tensor,
+        z: Tensor,
+        delta_bias: Tensor,
+        resets: Tensor | None,
+        initial: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        """The same from a state on, and the state it ends with, for long sequences in pieces and for decoding.
+
+        initial: (B, D, N) fp32, h before the first token; None: 0. Gives (out, h after the last token, (B, D, N) fp32).
+        """
+
     def ssd(
         self,
         x: Tensor,

@@ -25,12 +25,27 @@ class ReferenceOps:
         delta_bias: Tensor,
         resets: Tensor | None,
     ) -> Tensor:
+        return self.selective_scan_from(u, delta, A, B, C, D, z, delta_bias, resets, None)[0]
+
+    def selective_scan_from(
+        self,
+        u: Tensor,
+        delta: Tensor,
+        A: Tensor,
+        B: Tensor,
+        C: Tensor,
+        D: Tensor,
+        z: Tensor,
+        delta_bias: Tensor,
+        resets: Tensor | None,
+        initial: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
         with torch.autocast(u.device.type, enabled=False):
             wide, dtype = _wide(u), u.dtype
             u, delta, B, C, z = (t.to(wide) for t in (u, delta, B, C, z))
             dt = F.softplus(delta + delta_bias)
-            y = scan(u, dt, A, B, C, resets)
-            return ((y + D * u) * F.silu(z)).to(dtype)
+            y, last = scan(u, dt, A, B, C, resets, initial)
+            return ((y + D * u) * F.silu(z)).to(dtype), last
 
     def ssd(
         self,

@@ -25,19 +25,24 @@ CHUNK_BYTES = 1 << 21
 MAX_CHUNK = 64  # tokens
 
 
-def scan(u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, resets: Tensor | None) -> Tensor:
-    """y_t = C_t h_t of the recurrence above.
+def scan(
+    u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, resets: Tensor | None, initial: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """(y_t = C_t h_t of the recurrence above, h after the last token).
 
-    u, dt: (B, L, D), dt above 0. A: (D, N), below 0. B, C: (B, L, N). resets: bool (B, L) or None. All of one float dtype.
-    Gives (B, L, D). Bit for bit repeatable for equal inputs and thread counts. Differentiable once.
+    u, dt: (B, L, D), dt above 0. A: (D, N), below 0. B, C: (B, L, N). resets: bool (B, L) or None.
+    initial: (B, D, N), h before the first token, or None for 0. All of one float dtype.
+    Gives (B, L, D) and (B, D, N). Bit for bit repeatable for equal inputs and thread counts. Differentiable once.
     """
-    y: Tensor = _Scan.apply(u, dt, A, B, C, resets)
-    return y
+    y, last = _Scan.apply(u, dt, A, B, C, resets, initial)
+    return y, last
 
 
 class _Scan(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, resets: Tensor | None) -> Tensor:
+    def forward(
+        ctx: Any, u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, resets: Tensor | None, initial: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         inputs = _Inputs.of(u, dt, A, B, C, resets)
         batch, length, channels = u.shape
         state = (batch, A.shape[1], channels)
@@ -45,7 +50,7 @@ class _Scan(torch.autograd.Function):
         starts = u.new_empty(-(-length // steps), *state)
         decay_buffer, state_buffer = (u.new_empty(steps * math.prod(state)) for _ in range(2))
         y = torch.empty_like(u)
-        last = u.new_zeros(state)
+        last = u.new_zeros(state) if initial is None else initial.transpose(1, 2)
         for number, begin in enumerate(range(0, length, steps)):
             chunk = inputs.chunk(slice(begin, begin + steps))
             decay, h = (chunk.shaped(buffer) for buffer in (decay_buffer, state_buffer))
@@ -55,16 +60,17 @@ class _Scan(torch.autograd.Function):
             last = h[:, -1]
             y[:, begin : begin + steps] = torch.matmul(chunk.C.unsqueeze(2), h).squeeze(2)
         ctx.save_for_backward(u, dt, A, B, C, starts, *([] if resets is None else [resets]))
-        ctx.steps = steps
-        return y
+        ctx.steps, ctx.starts_anew = steps, initial is None
+        return y, last.transpose(1, 2).contiguous()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, dy: Tensor, d_last: Tensor) -> tuple[Tensor | None, ...]:
         u, dt, A, B, C, starts, *maybe = ctx.saved_tensors
         inputs = _Inputs.of(u, dt, A, B, C, maybe[0] if maybe else None)
         buffers = [starts.new_empty(ctx.steps * starts[0].numel()) for _ in range(3)]
-        carried = torch.zeros_like(starts[0])  # a_{t+1} g_{t+1} of the chunk behind
+        # a_{t+1} g_{t+1} of the chunk behind; written into, so never the gradient's own memory
+        carried = d_last.transpose(1, 2).clone(memory_format=torch.contiguous_format)
         d_x, d_dt, d_B, d_C = (torch.empty_like(tensor) for tensor in (u, dt, B, C))
         d_A = torch.zeros_like(inputs.At)
         for number in reversed(range(starts.shape[0])):
@@ -84,7 +90,8 @@ class _Scan(torch.autograd.Function):
             through[:, 0].mul_(starts[number])
             d_dt[:, part] = torch.mul(through, inputs.At, out=h).sum(2)
             d_A += through.mul_(chunk.dt.unsqueeze(2)).sum((0, 1))
-        return d_x * dt, d_dt.addcmul_(d_x, u), d_A.t(), d_B, d_C, None
+        d_initial = None if ctx.starts_anew else carried.transpose(1, 2)
+        return d_x * dt, d_dt.addcmul_(d_x, u), d_A.t(), d_B, d_C, None, d_initial
 
 
 class _Inputs(NamedTuple):

@@ -1,0 +1,69 @@
+"""Every kernel compiles for every architecture that is supported, without a GPU, within what a multiprocessor has.
+
+How many registers a thread may have, the launch bounds tell the assembler, which then spills; how much shared memory a block has, the
+kernels assert themselves. So what can go wrong shows as an error or as spilled bytes.
+"""
+
+import pytest
+
+from adam.trainer.ops import nvrtc
+from adam.trainer.ops.nvrtc import KernelError, compile_kernels, kept_code
+
+ARCHITECTURES = ("sm_80", "sm_90", "sm_100", "sm_103", "sm_120")
+COMMON = "scan_common.cuh"
+FILES = {
+    "forward": ("scan_forward.cu", {"OWN": 4}),
+    "forward, little to do": ("scan_forward.cu", {"OWN": 2}),
+    "backward": ("scan_backward.cu", {"BLOCKS": 3}),
+    "backward, little to do": ("scan_backward.cu", {"BLOCKS": 2}),
+    "sums": ("scan_sums.cu", {}),
+    "links forward": ("scan_links.cu", {"BACKWARD": 0}),
+    "links backward": ("scan_links.cu", {"BACKWARD": 1}),
+}
+BF16, FP16, FP32 = 0, 1, 2
+
+
+def spilled(what: str, architecture: str, states: int, element: int) -> int:
+    """Bytes that the kernels of a file spill, a thread."""
+    name, macros = FILES[what]
+    binary = compile_kernels((COMMON, name), {"STATES": states, "ELEMENT": element, **macros}, architecture)
+    resources = binary.resources()
+    assert binary.code[:4] == b"\x7fELF" and resources
+    assert all(0 < kernel.registers <= 255 and kernel.shared <= 48 * 1024 for kernel in resources.values())
+    return max(kernel.spilled for kernel in resources.values())
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("what", FILES)
+def test_the_fast_path_on_all_architectures(what: str, architecture: str) -> None:
+    assert spilled(what, architecture, 16, BF16) <= 16
+
+
+@pytest.mark.parametrize("states", [4, 8, 32, 64])
+@pytest.mark.parametrize("what", ["forward", "backward", "links backward"])
+def test_other_numbers_of_states(what: str, states: int) -> None:
+    assert spilled(what, "sm_120", states, BF16) <= 128
+
+
+@pytest.mark.parametrize("element", [FP16, FP32])
+@pytest.mark.parametrize("what", ["forward", "backward", "links backward"])
+def test_other_types(what: str, element: int) -> None:
+    assert spilled(what, "sm_100", 16, element) <= 32
+
+
+def test_machine_code_is_kept_and_not_believed_blindly(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = (("scan_common.cuh", "scan_sums.cu"), {"STATES": 16, "ELEMENT": BF16}, "sm_90")
+    code = kept_code(tmp_path / "kept", *wanted)
+    (path,) = (tmp_path / "kept").iterdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(nvrtc, "compile_kernels", lambda *_: pytest.fail("compiled again"))
+        assert kept_code(tmp_path / "kept", *wanted) == code
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    assert kept_code(tmp_path / "kept", *wanted) == code
+    kept_code(tmp_path / "kept", wanted[0], wanted[1], "sm_120")
+    assert len(list((tmp_path / "kept").iterdir())) == 2
+
+
+def test_a_kernel_that_does_not_compile_is_named() -> None:
+    with pytest.raises(KernelError, match=r"scan_forward.cu does not compile for sm_90 with .*'STATES': 16.*OWN"):
+        compile_kernels((COMMON, "scan_forward.cu"), {"STATES": 16, "ELEMENT": BF16}, "sm_90")
