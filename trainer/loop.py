@@ -78,7 +78,8 @@ class Loop:
         self.order = DataOrder(data.train.count, config.trainer.seed)
         checkpoint = config.checkpoint
         self.pace = Pace(checkpoint.every_steps, checkpoint.ram_every_steps, checkpoint.milestone_every)
-        self.replay = Replay(config.numeric.replay_minutes, plan.sound)
+        # A backend whose gradients differ from time to time says nothing about the chip.
+        self.replay = Replay(config.numeric.replay_minutes if model.ops.repeatable else 0.0, plan.sound)
         self._stop_requested = stop_requested
         self._window = Window(runtime.device)
         self._told = 0  # snapshots that the pulse speaks of

@@ -13,6 +13,7 @@ from adam.contract.records import StepRow, decode_step
 from adam.contract.snapshots import complete_snapshots
 from adam.trainer.attempt import run_attempt
 from adam.trainer.loop import Loop
+from adam.trainer.ops.reference import ReferenceOps
 from adam.trainer.replay import Replay, gradient_sums
 
 ALWAYS = 1e-9  # minutes
@@ -81,3 +82,10 @@ def test_a_chip_that_computes_wrong_ends_the_attempt_and_says_since_when(tmp_pat
     rows: list[StepRow] = [decode_step(line, paths.steps) for _, line in log_lines(paths.steps)]
     assert [(row.step, row.sound) for row in rows] == [(1, None), (2, None), (3, 1)]
     assert rows[-1].loss is None
+
+
+def test_a_backend_that_never_gives_the_same_bits_is_not_asked_twice(tmp_path, monkeypatch) -> None:
+    paths = run_with(tmp_path / "run", ALWAYS)
+    monkeypatch.setattr(ReferenceOps, "repeatable", False)
+    monkeypatch.setattr(Loop, "_twice", lambda *_: pytest.fail("computed twice"))
+    assert run_attempt(paths.root, 1, lambda: False)

@@ -10,6 +10,8 @@ from torch import Tensor
 
 
 class Ops(Protocol):
+    repeatable: bool  # equal inputs give equal bits, gradients included
+
     def selective_scan(
         self,
         u: Tensor,

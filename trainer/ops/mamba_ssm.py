@@ -14,6 +14,8 @@ LONG = 1e6  # a step: the decay of the slowest state that Mamba trains, A = -1e-
 
 
 class MambaSsmOps(ReferenceOps):
+    repeatable = False
+
     def selective_scan(
         self,
         u: Tensor,

@@ -13,6 +13,8 @@ from adam.trainer.ops.ssd import ssd
 class ReferenceOps:
     """`Ops` in plain PyTorch. The recurrences, norms and losses are computed in fp32, whatever autocast says."""
 
+    repeatable = True
+
     def selective_scan(
         self,
         u: Tensor,
