@@ -18,6 +18,7 @@ from adam.contract import schema
 from adam.contract.clock import boottime_ns
 from adam.contract.process import state_letter
 from adam.contract.records import Plan
+from adam.contract.states import Phase
 
 STEPS = 200
 FROM_MEMORY = "the next attempt, from the snapshot in memory"
@@ -33,7 +34,7 @@ def undisturbed(tmp_path_factory) -> Iterator[RealRun]:
     run.end()
 
 
-KEEPING = CONFIG.replace("every_steps = 20", "every_steps = 20\nkeep_last = 20")
+KEEPING = CONFIG.replace("every_steps = 20", "every_steps = 20\nram_every_steps = 3\nkeep_last = 20")
 
 
 def check_same(run: RealRun, other: RealRun) -> None:
@@ -102,7 +103,7 @@ def words(event: dict[str, Any]) -> str:
     if event["kind"] == "crashed":
         return f"{facts['failure']}: {facts['detail']}"
     letter = facts.get("process_state", "")
-    return f"hang in {facts['phase']}" + (f", state {letter}" if letter == "T" else "")
+    return f"hang in {Phase(facts['phase']).name.lower()}" + (f", state {letter}" if letter == "T" else "")
 
 
 def test_a_wrong_command_line_is_the_end_until_people_have_mended_it(new_run, undisturbed: RealRun) -> None:
