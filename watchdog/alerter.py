@@ -93,7 +93,7 @@ class Alerter:
         self._paths = paths
         rules = AlertRules(frozenset(alerts.kinds), alerts.per_hour, alerts.repeat_minutes * 60)
         known = read_offsets(paths)
-        # Whom a run gets in its middle is not told its whole past.
+        # A target that is new to a run which has been going on is not told its whole past.
         end = paths.events.stat().st_size if paths.events.exists() else 0
         self._couriers = {
             name: Courier(send, rules, str(paths.root), known.get(name, end)) for name, send in sends.items()
