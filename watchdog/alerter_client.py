@@ -23,7 +23,8 @@ class AlerterClient:
         self, paths: RunPaths, config: Config, environ: dict[str, str], selector: selectors.BaseSelector, stderr: int
     ) -> None:
         wanted = config.alerts.command or webhook_of(environ)
-        arguments = ["adam.watchdog.alerter", "--run", str(paths.root)]
+        begin = paths.events.stat().st_size if paths.events.exists() else 0
+        arguments = ["adam.watchdog.alerter", "--run", str(paths.root), "--begin", str(begin)]
         self._child = LineChild(arguments, selector, pause_s, stderr) if wanted else None
         self.note = ""
 
