@@ -35,6 +35,14 @@ def make_directories(path: Path) -> None:
         fsync_dir(directory.parent)
 
 
+def is_at(fd: int, path: Path) -> bool:
+    """False where somebody has deleted the open file `fd` from `path`, or put another in its place: what is written there nobody reads."""
+    try:
+        return path.stat().st_ino == os.fstat(fd).st_ino
+    except FileNotFoundError:
+        return False
+
+
 def write_all(fd: int, data: bytes) -> None:
     """Write all of `data`: a disk that fills up takes part of it first, and says so at the next call only."""
     left = memoryview(data)
@@ -160,11 +168,8 @@ class LineAppender:
             raise
 
     def is_there(self) -> bool:
-        """False where somebody has deleted the file, or put another in its place."""
-        try:
-            return self.path.stat().st_ino == os.fstat(self._fd).st_ino
-        except FileNotFoundError:
-            return False
+        """See `is_at`."""
+        return is_at(self._fd, self.path)
 
     def append(self, line: bytes) -> None:
         """Append `line` and a newline."""

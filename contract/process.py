@@ -46,7 +46,9 @@ def alive(pid: int, ticks: int) -> bool:
 def _stat(pid: int) -> list[str] | None:
     """The fields of /proc/PID/stat behind the command's name, which may hold blanks and brackets."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        # Unbuffered bytes: the watchdog reads three of these at each turn.
+        with Path(f"/proc/{pid}/stat").open("rb", buffering=0) as file:
+            return file.read().rpartition(b")")[2].decode().split()
     except (FileNotFoundError, ProcessLookupError):
         return None
 

@@ -1,5 +1,6 @@
 """Typed JSON files with a schema number: written atomically, and refused where a newer Adam wrote them."""
 
+import functools
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,6 +19,12 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     schema: int = 1
 
 
+@functools.cache
+def _known_schema(kind: type[Record]) -> int:
+    """The schema number that this Adam writes. Kept: msgspec looks through the annotations each time."""
+    return next(int(field.default) for field in msgspec.structs.fields(kind) if field.name == "schema")
+
+
 def check_schema(raw: Any, known: int, where: str) -> None:
     """Raise SchemaError where `raw` says a schema above `known`."""
     schema = raw.get("schema") if isinstance(raw, dict) else None
@@ -29,7 +36,7 @@ def decode(data: bytes, kind: type[T], where: str) -> T:
     """The record in `data`. Raises SchemaError (newer), DataError (not such a record)."""
     try:
         raw = msgspec.json.decode(data)
-        check_schema(raw, next(f.default for f in msgspec.structs.fields(kind) if f.name == "schema"), where)
+        check_schema(raw, _known_schema(kind), where)
         return msgspec.convert(raw, kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise DataError(f"{where} can't be read: {error}") from None

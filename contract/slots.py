@@ -20,6 +20,7 @@ from typing import Any
 
 import msgspec
 
+from adam.contract.durable import is_at
 from adam.contract.errors import CheckpointError, DiskError
 
 SLOT_SCHEMA = 2  # 2: the header has a digest of itself
@@ -126,11 +127,8 @@ class SlotWriter:
             os.ftruncate(self._fd, self.size)
 
     def is_there(self) -> bool:
-        """False where somebody has deleted the file, or put another in its place: nobody would ever read what is written here."""
-        try:
-            return self.path.stat().st_ino == os.fstat(self._fd).st_ino
-        except FileNotFoundError:
-            return False
+        """See `durable.is_at`."""
+        return is_at(self._fd, self.path)
 
     def lock(self, *, wait: bool = False) -> bool:
         """Take the slot as it is. False where the keeper is copying it."""

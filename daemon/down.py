@@ -12,7 +12,7 @@ from adam.daemon.run_of import run_of, shown
 from adam.daemon.wishes import change_desired, with_running
 
 POLL_S = 0.05
-SILENT_S = 10.0  # a watchdog beats at every turn of its loop, four times a second
+SILENT_S = 10.0  # a watchdog beats at every turn of its loop, at least twice a second
 CLOSING_S = 3.0  # a supervisord that closes down answers nobody any more
 MARGIN_S = 20.0  # beyond stop_seconds, for settling and closing down
 GRACE_S = 5.0  # between SIGTERM and SIGKILL where asking was in vain

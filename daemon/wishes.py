@@ -1,4 +1,4 @@
-"""`adamctl pause`, `resume`, `save`: what people want, in `run/desired.json`. The watchdog reads it four times a second."""
+"""`adamctl pause`, `resume`, `save`: what people want, in `run/desired.json`. The watchdog reads it at least twice a second."""
 
 import argparse
 import fcntl

@@ -138,9 +138,9 @@ class Snapshots:
         if self._copier is None:
             self._copier = make_copier(self._tensors, {name: slot.writer.span(name) for name in self._tensors})
         began = time.perf_counter()
-        self._begin(
-            slot, self._copier, self._head(position, self._and_owed(why, slot, control.committed), control.saves)
-        )
+        self._sequence += 1
+        why = self._and_owed(why, slot, control.committed)
+        self._begin(slot, self._copier, self._head(position, why, control.saves))
         self._host_s = time.perf_counter() - began
         self.poll()
         return True
@@ -203,7 +203,6 @@ class Snapshots:
 
     def _head(self, position: Position, why: str, saves: int) -> SlotHead:
         identity = self._identity
-        self._sequence += 1
         return SlotHead(
             run=identity.run,
             attempt=identity.attempt,

@@ -87,30 +87,32 @@ def targets(alerts: Alerts, environ: dict[str, str]) -> dict[str, Send]:
 
 
 class Alerter:
-    """All targets of one run."""
+    """All targets of one run. A new one begins at byte `begin` of the events: it is not told a run's whole past."""
 
-    def __init__(self, paths: RunPaths, alerts: Alerts, sends: dict[str, Send]) -> None:
+    def __init__(self, paths: RunPaths, alerts: Alerts, sends: dict[str, Send], begin: int) -> None:
         self._paths = paths
         rules = AlertRules(frozenset(alerts.kinds), alerts.per_hour, alerts.repeat_minutes * 60)
         known = read_offsets(paths)
-        # Whom a run gets in its middle is not told its whole past.
-        end = paths.events.stat().st_size if paths.events.exists() else 0
         self._couriers = {
-            name: Courier(send, rules, str(paths.root), known.get(name, end)) for name, send in sends.items()
+            name: Courier(send, rules, str(paths.root), known.get(name, begin)) for name, send in sends.items()
         }
         self._saved = dict(known)
+        self._save()  # before anything is sent: who is killed while he sends is new no more
         self._voice = Voice()
 
     def turn(self, now: float) -> None:
         for courier in self._couriers.values():
             courier.go_on(self._paths.events, now)
+        self._save()
+        trouble = "; ".join(courier.trouble for courier in self._couriers.values() if courier.trouble)
+        self._voice.say(FollowerWords(trouble), now)
+
+    def _save(self) -> None:
         offsets = {name: courier.offset for name, courier in self._couriers.items()}
         if offsets != self._saved:
             with suppress(OSError):  # tried again at the next turn: a full disk is what people are to hear of
                 schema.save_reserved(self._paths.alerts, Offsets(offsets=offsets), durable=False)
                 self._saved = offsets
-        trouble = "; ".join(courier.trouble for courier in self._couriers.values() if courier.trouble)
-        self._voice.say(FollowerWords(trouble), now)
 
 
 def read_offsets(paths: RunPaths) -> dict[str, int]:
@@ -139,6 +141,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="alerter", description=__doc__.splitlines()[0])
     parser.add_argument("--run", type=Path, required=True, help="the run directory")
     parser.add_argument("--parent", type=int, default=0, help="end when this process does")
+    parser.add_argument(
+        "--begin", type=int, default=0, help="where in events.jsonl a target begins that is new, in bytes"
+    )
     parser.add_argument("--test", action="store_true", help="send a test to every target, and end")
     arguments = parser.parse_args()
     paths = RunPaths(arguments.run)
@@ -148,7 +153,7 @@ def main() -> int:
         return test(paths, sends)
     die_with_parent(arguments.parent)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # in the middle of a command: it is ended too
-    follow(Alerter(paths, alerts, sends).turn)
+    follow(Alerter(paths, alerts, sends, arguments.begin).turn)
     return 0
 
 

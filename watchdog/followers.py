@@ -107,8 +107,10 @@ def followers_of(
     run = ["--run", str(paths.root)]
     found = []
     if config.alerts.command or webhook_of(environ):
+        begin = paths.events.stat().st_size if paths.events.exists() else 0
+        arguments = ["adam.watchdog.alerter", *run, "--begin", str(begin)]
         # Its commands may take minutes, and end in their own time.
-        found.append(Follower("", ["adam.watchdog.alerter", *run], selector, stderr, silent_s=math.inf))
+        found.append(Follower("", arguments, selector, stderr, silent_s=math.inf))
     for name in config.sinks.wanted:
         arguments = ["adam.watchdog.sink", name, *run]
         found.append(Follower(f"the sink {name}", arguments, selector, stderr, silent_s=SILENT_S))

@@ -110,9 +110,10 @@ class Keeper:
     def _commit_milestones(self, resumed: str, made: list[Committed], dropped: list[PutAway]) -> None:
         """Those that a busy keeper has not come to yet, behind which there are newer snapshots by now; oldest first."""
         for snapshot in reversed(self._own(resumed)[1:]):
-            if snapshot.head.why == MILESTONE and not is_committed(self._store, snapshot.head):
-                committed = self._commit_one(snapshot, dropped)
-                made += [committed] if committed is not None else []
+            if snapshot.head.why != MILESTONE or is_committed(self._store, snapshot.head):
+                continue
+            if committed := self._commit_one(snapshot, dropped):
+                made.append(committed)
 
     def _commit_newest(self, resumed: str, durable_only: bool, dropped: list[PutAway]) -> Committed | None:
         for snapshot in self._own(resumed):
@@ -141,37 +142,37 @@ class Keeper:
         if lease_is_held(self._paths):
             answer = Answer("settle", trouble="the lease is held: a program still runs")
         else:
-            self._store.clean()
-            dropped = self._drop_distrusted(request)
-            put_away = self._put_beyond_away(request)
-            answer = Answer("settle", snapshot=None if request.commit else self._left_in_memory(request.resumed))
-            in_memory = answer.snapshot is not None
-            answer = (
-                self._save_milestones(answer, request.resumed) if in_memory else self._logged_and_committed(request)
-            )
-            if not answer.trouble:
-                dropped += self._drop_strangers(request)
-            if not answer.trouble and request.commit:
-                shutil.rmtree(self._paths.ram, ignore_errors=True)
-            answer = msgspec.structs.replace(answer, dropped=answer.dropped + tuple(dropped), quarantined=put_away)
-            try:
-                # The next attempt begins in memory: the disk is read when nobody waits for it (`afterwards`).
-                later = answer.snapshot is not None and not (request.verify or request.quarantine)
-                bad = () if later else self._find_good(request)
-                answer = msgspec.structs.replace(answer, quarantined=put_away + bad)
-            except SchemaError as error:
-                answer = msgspec.structs.replace(answer, refused=str(error))
+            answer = self._put_in_order(request)
         return self._finish(answer, request="settle", id=request.id, token=request.token)
 
-    def _save_milestones(self, answer: Answer, resumed: str) -> Answer:
-        """The next attempt writes over all but the snapshot that it begins from. A disk that is full costs the milestone, not the start."""
+    def _put_in_order(self, request: Settle) -> Answer:
+        """Nobody trains: keep, commit or drop what is left, and find a checkpoint that verifies."""
+        self._store.clean()
+        dropped = self._drop_distrusted(request)
+        put_away = self._put_beyond_away(request)
+        left = None if request.commit else self._left_in_memory(request.resumed)
+        answer = self._save_milestones(left, request.resumed) if left else self._logged_and_committed(request)
+        if not answer.trouble:
+            dropped += self._drop_strangers(request)
+        if not answer.trouble and request.commit:
+            shutil.rmtree(self._paths.ram, ignore_errors=True)
+        answer = msgspec.structs.replace(answer, dropped=answer.dropped + tuple(dropped), quarantined=put_away)
+        if left is not None and not (request.verify or request.quarantine):
+            return answer  # the next attempt begins in memory: the disk is read when nobody waits for it (`afterwards`)
+        try:
+            return msgspec.structs.replace(answer, quarantined=put_away + self._find_good(request))
+        except SchemaError as error:
+            return msgspec.structs.replace(answer, refused=str(error))
+
+    def _save_milestones(self, left: SnapshotSeen, resumed: str) -> Answer:
+        """The next attempt writes over all but `left`, which it begins from. A disk that is full costs the milestone, not the start."""
         made: list[Committed] = []
         dropped: list[PutAway] = []
         try:
             self._commit_milestones(resumed, made, dropped)
         except (DiskError, OSError) as error:
             dropped.append(PutAway(MILESTONE, str(error)))
-        return msgspec.structs.replace(answer, milestones=tuple(made), dropped=tuple(dropped))
+        return Answer("settle", snapshot=left, milestones=tuple(made), dropped=tuple(dropped))
 
     def afterwards(self) -> None:
         """What is left to do when an answer has been given: that one checkpoint on disk is known to be right, before it is needed."""

@@ -1,4 +1,4 @@
-"""The loop: look, decide, act, four times a second and whenever a process ends. One thread; nothing in it waits for anybody."""
+"""The loop: look, decide, act, at each tick and whenever a process ends. One thread; nothing in it waits for anybody."""
 
 import contextlib
 import os
@@ -41,7 +41,9 @@ from adam.watchdog.telemetry import Telemetry, work_of
 from adam.watchdog.uploader_client import UploaderClient
 from adam.watchdog.watched import Watched
 
-TICK_S = 0.25
+TICK_S = 0.25  # while something starts or ends
+STEADY_S = 0.5  # while training runs, or nothing does: most of what the watchdog costs is waking up
+STEADY = (Stage.RUNNING, Stage.DONE)
 CALL_S = 2.0  # for supervisord to answer; the loop stands still meanwhile
 LEAVE_S = 20.0  # after SIGTERM, for the keeper to end what it has begun
 NOTIFY_S = 2.0
@@ -192,7 +194,8 @@ class Watchdog:
                 if not busy or now - left_at > LEAVE_S:
                     self._leave(decision, now)
                     return 0
-            self._selector.select(min(TICK_S, max(0.0, decision.wake_at - now)))
+            tick = STEADY_S if decision.memory.stage in STEADY else TICK_S
+            self._selector.select(min(tick, max(0.0, decision.wake_at - now)))
 
     def _turn(self, now: float) -> Decision:
         """One look, one decision, and what follows from it."""

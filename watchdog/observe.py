@@ -1,4 +1,4 @@
-"""The watchdog's eyes: one look at everything, cheap enough for four times a second."""
+"""The watchdog's eyes: one look at everything, cheap enough for each tick of the loop."""
 
 from adam.contract import schema
 from adam.contract.checkpoints import list_checkpoints, parse_name

@@ -5,7 +5,7 @@ Sizes are classes, each √2 times as long as the one before: 32 numbers a phase
 
 import math
 
-GAP_BASE_S = 0.25  # the first class; shorter quiet times can't be told apart by a loop that looks as often
+GAP_BASE_S = 0.25  # the first class; shorter quiet times can't be told apart by a loop that looks hardly more often
 GAP_STEP = math.sqrt(2.0)
 GAP_CLASSES = 32  # up to 0.25 s × 2^15.5 = 3.2 h
 GAPS_KEPT = 4096  # at this many the counts are halved, so that a run may change its speed

@@ -145,10 +145,10 @@ class Havoc:
 
     def memory_deleted(self) -> None:
         """As logind does, or a person who tidies up; and before there is another snapshot the trainer is killed, now and then."""
-        pid, attempt = self.living_trainer(), self.attempt()
+        pid = self.living_trainer()
+        # By the plan: while a trainer imports torch, the pulse is still that of the attempt before.
+        self.forgotten.add(self.attempt())
         shutil.rmtree(self.run.paths.ram, ignore_errors=True)
-        # Whoever was to begin in that memory, or has begun and has no other yet; the plan may be one ahead of the lease.
-        self.forgotten |= {attempt, self.attempt(), self.attempt() + 1}
         time.sleep(self.chance.random() * 0.3)
         if self.chance.random() < 0.5 and state_letter(pid) not in (None, "Z"):
             self.kill(pid)

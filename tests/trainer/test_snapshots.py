@@ -154,3 +154,11 @@ def test_what_an_earlier_attempt_left_is_no_debt(snapshots) -> None:
         take(following, step)
     assert following.durable == 0
     following.close()
+
+
+def test_what_a_snapshot_costs_is_known_to_the_pace(snapshots) -> None:
+    """A pace that sees no cost takes one at each step."""
+    taker, _ = snapshots
+    assert taker.stall_s == 0
+    take(taker, 1)
+    assert taker.stall_s > 0

@@ -179,9 +179,10 @@ def test_a_killed_alerter_tells_nothing_twice_and_forgets_nothing(paths, tmp_pat
     write_lock(paths.lock, Config(alerts=Alerts(command=f"cat >> {out}")))
     file = LineAppender(paths.events)
     file.append(encode_line(event("stopped", "long ago", stamp())))
+    begin = str(paths.events.stat().st_size)
     told: list[str] = []
     for number in range(3):
-        process = alerter(paths, "--parent", str(os.getpid()))
+        process = alerter(paths, "--begin", begin, "--parent", str(os.getpid()))
         await_(paths.alerts.exists if number == 0 else lambda: True, 10)
         file.append(encode_line(event("stopped", f"stop {number}", stamp())))
         told.append(f"stop {number}")
@@ -198,10 +199,12 @@ def test_a_killed_alerter_tells_nothing_twice_and_forgets_nothing(paths, tmp_pat
 def test_a_target_that_a_run_gets_in_its_middle_is_not_told_its_past(paths, tmp_path, capsysbinary) -> None:
     file, told = LineAppender(paths.events), {"command": [], "webhook": []}
     sends = {name: lambda alert, name=name: told[name].append(alert.text) or "" for name in told}
-    Alerter(paths, Alerts(), {"command": sends["command"]}).turn(0.0)
+    file.append(encode_line(event("failed", "long ago", stamp())))
+    Alerter(paths, Alerts(), {"command": sends["command"]}, paths.events.stat().st_size)  # and is killed
     file.append(encode_line(event("failed", "before", stamp())))
-    Alerter(paths, Alerts(), {"command": sends["command"]}).turn(0.0)
-    both = Alerter(paths, Alerts(), sends)
+    begin = paths.events.stat().st_size
+    Alerter(paths, Alerts(), {"command": sends["command"]}, begin).turn(0.0)
+    both = Alerter(paths, Alerts(), sends, begin)
     both.turn(0.0)
     file.append(encode_line(event("failed", "after", stamp())))
     both.turn(1.0)
@@ -211,7 +214,6 @@ def test_a_target_that_a_run_gets_in_its_middle_is_not_told_its_past(paths, tmp_
 def test_a_full_disk_does_not_end_the_alerter(paths, monkeypatch) -> None:
     """What it has told is remembered when there is room again."""
     LineAppender(paths.events).append(encode_line(crash()))
-    alerter = Alerter(paths, Alerts(), {"command": lambda alert: ""})
     LineAppender(paths.events).append(encode_line(crash("disk")))
 
     def full(*_: object, **__: object) -> None:
@@ -219,6 +221,7 @@ def test_a_full_disk_does_not_end_the_alerter(paths, monkeypatch) -> None:
 
     with monkeypatch.context() as broken:
         broken.setattr("adam.contract.schema.save_reserved", full)
+        alerter = Alerter(paths, Alerts(), {"command": lambda alert: ""}, 0)
         alerter.turn(0.0)
         assert read_offsets(paths) == {}
     alerter.turn(1.0)

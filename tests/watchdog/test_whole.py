@@ -312,16 +312,15 @@ def test_idle_cost(box):
     box.await_step(8)
     names = {"launcher": "adam.watchdog.launcher", "watchdog": "adam.watchdog", "keeper": "adam.watchdog.keeper"}
     pids = {name: box.pid_of(module) for name, module in names.items()} | {"supervisord": box.process.pid}
-    # Other work on these cores only makes it more: the best of three counts.
-    share = min((shares(pids) for _ in range(3)), key=lambda found: sum(found.values()))
+    share = shares(pids)
     pss = {name: psutil.Process(pid).memory_full_info().pss / 1e6 for name, pid in pids.items()}
     print({name: f"{pss[name]:.1f} MB {share[name]:.2f} %" for name in pids})
     assert sum(pss.values()) < 120
     assert sum(share.values()) < 1.0
 
 
-def shares(pids: dict[str, int], seconds: float = 8.0) -> dict[str, float]:
-    """Per cent of a core that each process takes."""
+def shares(pids: dict[str, int], seconds: float = 20.0) -> dict[str, float]:
+    """Per cent of a core that each process takes; the kernel counts in hundredths of a second."""
     before, began = {name: cpu_s(pid) for name, pid in pids.items()}, time.monotonic()
     time.sleep(seconds)
     wall = time.monotonic() - began
