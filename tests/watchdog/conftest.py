@@ -17,7 +17,7 @@ import pytest
 from adam.contract import schema
 from adam.contract.checkpoints import list_checkpoints
 from adam.contract.clock import stamp
-from adam.contract.config import Alerts, Checkpoint, Config, Numeric, Sinks, Trainer, Watchdog
+from adam.contract.config import Alerts, Checkpoint, Config, Numeric, Sinks, Trainer, Upload, Watchdog
 from adam.contract.config_file import write_lock
 from adam.contract.durable import sha256_file
 from adam.contract.paths import RunPaths
@@ -96,6 +96,7 @@ class Box:
         self.checkpoint = {"every_steps": 20, "keep_last": 3}
         self.alerts = Alerts()
         self.sinks = Sinks()
+        self.upload = Upload()
         self.watchdog = {"hang_seconds": 2.0, "backoff_seconds": 0.1, "backoff_cap_seconds": 0.5, "start_seconds": 20.0}
         self.numeric: dict[str, float] = {}
 
@@ -108,6 +109,7 @@ class Box:
             numeric=Numeric(**self.numeric),
             alerts=self.alerts,
             sinks=self.sinks,
+            upload=self.upload,
         )
         write_lock(self.paths.lock, config)
         if not forge:
