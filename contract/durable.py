@@ -27,6 +27,16 @@ def fsync_dir(directory: Path) -> None:
         os.close(fd)
 
 
+def fsync_file(path: Path) -> None:
+    """Make the bytes at `path` durable, and its name."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    fsync_dir(path.parent)
+
+
 def make_directories(path: Path) -> None:
     """Make `path` and its missing parents, and their names durable: a run that was begun is there after a power cut."""
     missing = [directory for directory in (path, *path.parents) if not directory.exists()]

@@ -47,6 +47,7 @@ STEADY = (Stage.RUNNING, Stage.DONE)
 CALL_S = 2.0  # for supervisord to answer; the loop stands still meanwhile
 LEAVE_S = 20.0  # after SIGTERM, for the keeper to end what it has begun
 NOTIFY_S = 2.0
+LAST_SYNC_S = 2.0  # for the last state to be on the disk
 STAGING = {
     "ram": "snapshots are kept in memory between checkpoints",
     "disk": "snapshots are staged on disk",
@@ -304,6 +305,7 @@ class Watchdog:
         lease = self._eyes.lease(decision.memory)
         nothing_runs = decision.memory.stage != Stage.DONE and not (lease and (lease.launcher_alive or lease.held))
         self._write_status(decision, now, RunState.STOPPED if nothing_runs else None)
+        self._status.settle(LAST_SYNC_S)
         self._keeper.end(now)
         self._uploader.end(now)
         self._gpus.end(now)

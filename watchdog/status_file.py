@@ -13,6 +13,7 @@ from adam.contract.states import RunState
 from adam.watchdog.numerics import NumericsMemory
 from adam.watchdog.policy import restored
 from adam.watchdog.policy_words import Memory
+from adam.watchdog.syncer import Syncer
 
 FRESH_S = 2.0  # at least so often the stamp is renewed
 
@@ -43,25 +44,38 @@ def recall(paths: RunPaths, now: float) -> Remembered:
 
 
 class StatusFile:
-    """Written durably when the state changes, and cheaply every FRESH_S. `trouble` says why it can't be; empty: it can."""
+    """Written when something has changed, and every FRESH_S; made durable when the state has. `trouble`: why it can't be; empty: it can.
+
+    The loop does not wait for the disk: what is written is there for the watchdog that comes after this one, and a moment later for
+    the next boot.
+    """
 
     def __init__(self, paths: RunPaths) -> None:
         self._path, self._run = paths.status, paths.identity
-        self._state: tuple[RunState, str, int] | None = None
+        self._told: tuple[RunState, str, int] | None = None
         self._since: Stamp = stamp()
         self._written_at = -FRESH_S
         self._notes: tuple[str, ...] = ()
-        self.trouble = ""
+        self._syncer = Syncer(self._path)
+        self._trouble = ""
+
+    @property
+    def trouble(self) -> str:
+        return self._trouble or self._syncer.trouble
+
+    def settle(self, seconds: float) -> None:
+        """Wait until what was written is durable; `seconds` at most."""
+        self._syncer.wait(seconds)
 
     def write(
         self, state: RunState, reason: str, attempt: int, remembered: Remembered, now: float, **facts: Any
     ) -> None:
         """Write what is to be known now, where it is time."""
-        changed = (state, reason, attempt) != self._state
-        noted = facts["notes"] != self._notes
+        told = (state, reason, attempt)
+        changed, noted = told != self._told, facts["notes"] != self._notes
         if not changed and not noted and now - self._written_at < FRESH_S:
             return
-        if self._state is None or state != self._state[0]:
+        if self._told is None or state != self._told[0]:
             self._since = stamp()
         status = Status(
             run=self._run,
@@ -74,9 +88,18 @@ class StatusFile:
             **facts,
         )
         try:
-            schema.save_reserved(self._path, status, durable=changed)
-            self._state, self._notes, self._written_at = (state, reason, attempt), facts["notes"], now
-            self.trouble = ""
+            schema.save_reserved(self._path, status, durable=False)
         except OSError as error:
-            self.trouble = f"{self._path.name} can't be written: {error.strerror}"
-            self._written_at = now
+            self._trouble, self._written_at = f"{self._path.name} can't be written: {error.strerror}", now
+            return
+        if lasting(told) != lasting(self._told) or self._syncer.trouble:
+            self._syncer.ask()
+        self._told, self._notes, self._written_at, self._trouble = told, facts["notes"], now, ""
+
+
+def lasting(told: tuple[RunState, str, int] | None) -> tuple[object, ...] | None:
+    """What of (state, reason, attempt) the next boot is to know: not that a training run saves or validates just now."""
+    if told is None:
+        return None
+    state, reason, attempt = told
+    return state, "" if state == RunState.TRAINING else reason, attempt

@@ -144,6 +144,7 @@ class Writers:
         troubles = [self.journal.trouble, self.telemetry.trouble, self.hands.trouble, self.hands.launch_error]
         notes = tuple(trouble for trouble in troubles if trouble)
         self.status.write(RunState.TRAINING, f"turn {self.turns}", 1, Remembered(), now, notes=notes)
+        self.status.settle(20)
         return not notes and not self.status.trouble
 
     def check(self) -> None:

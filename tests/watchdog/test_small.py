@@ -2,6 +2,7 @@
 
 import os
 import sys
+import threading
 from pathlib import Path
 
 import msgspec
@@ -60,6 +61,50 @@ def test_status_is_written_when_something_changed_or_it_is_old(paths):
     write(file, Remembered(), 13.2, RunState.PAUSED)
     later = schema.load(paths.status, Status)
     assert later is not None and later.stamp.boottime > status.stamp.boottime and later.since == status.since
+
+
+def test_a_disk_that_does_not_answer_holds_no_loop_up(paths, monkeypatch):
+    """A state is there for the next watchdog at once, and durable as soon as the disk answers; that a trainer saves is no new state."""
+    synced, answers, real = [], threading.Event(), os.fsync
+
+    def stuck(fd: int) -> None:
+        assert answers.wait(20)
+        synced.append(str(Path(f"/proc/self/fd/{fd}").readlink()))
+        real(fd)
+
+    monkeypatch.setattr(os, "fsync", stuck)
+    file = StatusFile(paths)
+    for number, state in enumerate((RunState.TRAINING, RunState.PAUSED)):
+        write(file, Remembered(), 10.0 + number, state)
+        status = schema.load(paths.status, Status)
+        assert status is not None and status.state == state and not synced
+    file.settle(0.01)
+    assert not synced
+    answers.set()
+    file.settle(20)
+    assert str(paths.status) in synced and synced[-1] == str(paths.run)
+    write(file, Remembered(), 12.0)
+    file.settle(20)
+    synced.clear()
+    file.write(RunState.TRAINING, "saving", 1, Remembered(), 12.5, notes=())
+    assert schema.load(paths.status, Status).reason == "saving"
+    file.settle(20)
+    assert not synced
+
+
+def test_a_status_that_can_not_be_made_durable_is_a_trouble(paths, monkeypatch):
+    def broken(fd: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as failing:
+        failing.setattr(os, "fsync", broken)
+        file = StatusFile(paths)
+        write(file, Remembered(), 10.0)
+        file.settle(20)
+        assert "Input/output error" in file.trouble
+    write(file, Remembered(), 12.0)  # the same state: it is tried again
+    file.settle(20)
+    assert not file.trouble
 
 
 def test_events_wait_for_the_disk(paths, monkeypatch):
