@@ -38,8 +38,11 @@ def learn(past: Listening, seconds: float) -> tuple[tuple[int, tuple[int, ...]],
     return tuple(sorted((*others, (past.phase, add_gap(gaps_of(past, past.phase), seconds)))))
 
 
-def listen(past: Listening, pulse: Pulse | None, now: float) -> Listening:
-    """What is known after a tick at `now`; `pulse` is the present attempt's, or None where it has not beaten yet."""
+def listen(past: Listening, pulse: Pulse | None, now: float, *, beaten: bool = False) -> Listening:
+    """What is known after a tick at `now`; `pulse` is the present attempt's, or None where it has not beaten yet.
+
+    `beaten`: it is being ended. A quiet time that a blow has ended says nothing of what a program survives by itself.
+    """
     tick = min(max(0.0, now - past.tick), LONGEST_TICK_S)
     unborn = past.unborn_s + (tick if not past.trained and (past.phase < 0 or past.phase in UNBORN) else 0.0)
     if pulse is None or (pulse.progress == past.progress and pulse.phase == past.phase):
@@ -56,7 +59,7 @@ def listen(past: Listening, pulse: Pulse | None, now: float) -> Listening:
         tick=now,
         # Entering the phase is one sign of life, the first micro-step is the next.
         trained=past.trained or stepping or pulse.phase >= Phase.READING,
-        learnt=learn(past, past.quiet_s + tick),
+        learnt=past.learnt if beaten else learn(past, past.quiet_s + tick),
         warm=tuple(sorted({*past.warm, past.phase})) if within and past.phase in LEARNT else past.warm,
     )
 

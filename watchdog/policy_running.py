@@ -19,6 +19,9 @@ GONE = {"EXITED", "FATAL", "STOPPED", "BACKOFF"}
 REPORT_S = 10.0  # that a launcher has to tell how its program ended
 # What is done to a program that hangs, and how many seconds after it was noticed: its stacks, a request, the end, and again.
 BLOWS = ((0.0, signal.SIGUSR1), (1.0, signal.SIGTERM), (4.0, signal.SIGKILL))
+CALLED_OFF = (
+    1  # blows after which a program that moves again is still left alone: it has only been asked where it stands
+)
 COLLECT_S = 6.0  # that the blows after the first wait for a bundle which is being made
 SWEEP_AFTER_S = 14.0
 SWEEP_EVERY_S = 10.0
@@ -108,7 +111,8 @@ def goes_well(turn: Turn, lease: LeaseSeen) -> bool:
 def hear(turn: Turn) -> None:
     """Take the pulse: progress, quiet time, and how far the run has ever come."""
     pulse, memory = turn.pulse, turn.memory
-    turn.set(listening=listen(memory.listening, pulse, turn.now))
+    beaten = memory.hang is not None and memory.hang.sent > CALLED_OFF
+    turn.set(listening=listen(memory.listening, pulse, turn.now, beaten=beaten))
     if pulse is None:
         return
     if turn.plan.program == "trainer":
@@ -169,7 +173,7 @@ def end_if_hung(turn: Turn, lease: LeaseSeen) -> None:
             return
         turn.set(hang=Hang(turn.now, 0, memory.listening.progress))
         tell_hang(turn, lease)
-    elif memory.hang.sent <= 1 and memory.listening.progress != memory.hang.progress:
+    elif memory.hang.sent <= CALLED_OFF and memory.listening.progress != memory.hang.progress:
         turn.set(hang=None)
         turn.tell("resumed", f"{turn.plan.program} moves again and is left alone")
         return

@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from policy_bench import Bench
 
 from adam.contract.shared import Pulse
 from adam.contract.states import Phase
@@ -185,3 +186,32 @@ def test_loading_may_take_as_long_as_bytes_come_and_no_longer() -> None:
     assert not ear.hung
     ear.quiet(SETTINGS.start_seconds + 2, Phase.LOADING)
     assert ear.hung
+
+
+def test_a_hang_that_a_blow_has_ended_teaches_nothing() -> None:
+    """A C call that a SIGTERM interrupts returns: the trainer saves and ends, and the next real hang must not be given longer."""
+    bench = Bench().run_to_training()
+    step = 0
+    for step in range(1, 40):
+        bench.pulse(step).tick()
+    before = deadline_s(bench.settings, bench.memory.listening)
+    while not bench.told("hung"):
+        bench.tick()
+    while bench.memory.hang.sent < 2:
+        bench.tick()
+    bench.pulse(step + 1).tick()
+    assert deadline_s(bench.settings, bench.memory.listening) == before
+
+
+def test_a_quiet_time_that_ended_by_itself_teaches() -> None:
+    bench = Bench().run_to_training()
+    step = 0
+    for step in range(1, 40):
+        bench.pulse(step).tick()
+    before = deadline_s(bench.settings, bench.memory.listening)
+    while not bench.told("hung"):
+        bench.tick()
+    bench.see(collecting=True).tick(0.9)
+    assert bench.memory.hang.sent == 1
+    bench.pulse(step + 1).tick()
+    assert bench.told("resumed") and deadline_s(bench.settings, bench.memory.listening) > before
