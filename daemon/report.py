@@ -9,7 +9,7 @@ from adam.contract.clock import Stamp, iso
 from adam.contract.config import Config
 from adam.contract.durable import human_bytes
 from adam.contract.paths import RunPaths
-from adam.contract.records import CheckpointSeen, Gpu, Lease, Staging, Status
+from adam.contract.records import CheckpointSeen, Gpu, Lease, Plan, Staging, Status
 from adam.contract.shared import Pulse
 from adam.contract.sinks import wheres
 from adam.contract.states import Phase, RunState
@@ -28,6 +28,7 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
     config: Config
     status: Status | None = None
     lease: Lease | None = None
+    plan: Plan | None = None
     pulse: Pulse | None = None  # of the forge where `forging`, else of the trainer
     forging: bool = False
     numbers: Numbers = Numbers()
@@ -73,6 +74,7 @@ def describe(seen: Seen) -> dict[str, Any]:
         "upload": msgspec.to_builtins(status.upload) if status and status.upload else None,
         "sinks": wheres(RunPaths(Path(seen.root)), seen.config),
         "gpus": msgspec.to_builtins(status.gpus) if status and seen.watchdog_alive else [],
+        "changes": changes_of(seen.plan),
         "breaks": list(status.breaks) if status else [],
         "notes": notes_of(seen, state),
     }
@@ -142,6 +144,14 @@ def snapshot_of(seen: Seen) -> dict[str, Any]:
     return {"step": pulse.snapshot_step, "tier": staging.tier}
 
 
+def changes_of(plan: Plan | None) -> dict[str, Any]:
+    """What the watchdog does otherwise than configured, after numeric trouble or out of memory; `skip`: half-open ranges of samples."""
+    if plan is None:
+        return {"skip": [], "micro_batch": None, "lr_factor": 1.0}
+    skip = [list(span) for span in plan.skip]
+    return {"skip": skip, "micro_batch": plan.micro_batch or None, "lr_factor": plan.lr_factor}
+
+
 def notes_of(seen: Seen, state: RunState) -> list[str]:
     """What is wrong while the run goes on."""
     uploading = state.final and seen.watchdog_alive  # a finished run waits for its last upload
@@ -170,6 +180,7 @@ def human_lines(report: dict[str, Any]) -> list[str]:
         "checkpoint": human_checkpoint(report["checkpoint"]),
         "upload": human_upload(report["upload"]),
         "metrics": "; ".join(f"{name}: {where}" for name, where in report["sinks"].items()),
+        "changed": human_changes(report["changes"]),
         "snapshot": f"step {report['snapshot']['step']:,}, in memory" if report["snapshot"]["tier"] == "ram" else "",
     }
     shown = [(name, text) for name, text in lines.items() if text]
@@ -231,6 +242,14 @@ def human_upload(upload: dict[str, Any] | None) -> str:
     parts += [f"all of {upload['state']}"] if upload["state"] else []
     times = [iso(upload[key]["wall"]) for key in ("weights_at", "state_at") if upload[key]]
     return f"{' and '.join(parts)} at {upload['where']}, {max(times)}" if parts else f"nothing yet at {upload['where']}"
+
+
+def human_changes(changes: dict[str, Any]) -> str:
+    spans = ", ".join(f"{start:,} to {end - 1:,}" for start, end in changes["skip"])
+    parts = [f"samples {spans} are left out"] if spans else []
+    parts += [f"{changes['micro_batch']} samples at once"] if changes["micro_batch"] else []
+    parts += [f"learning rate x {changes['lr_factor']:g}"] if changes["lr_factor"] != 1.0 else []
+    return "; ".join(parts)
 
 
 def human_gpu(gpu: Gpu) -> str:

@@ -50,6 +50,7 @@ def look(paths: RunPaths) -> Seen:
         config=load_config(paths.lock if paths.lock.exists() else paths.config),
         status=status,
         lease=lease,
+        plan=plan,
         pulse=pulse,
         forging=forging,
         numbers=numbers,

@@ -23,7 +23,7 @@ from adam.daemon.status import look
 FIELDS = {
     "schema", "run", "name", "state", "reason", "step", "steps", "tokens", "loss", "val_loss", "val_bits_per_byte",
     "order2_bits_per_byte", "tokens_per_second", "eta_s", "attempt", "restarts", "progress", "trainer", "watchdog", "checkpoint", "snapshot",
-    "upload", "sinks", "gpus", "breaks", "notes",
+    "upload", "sinks", "gpus", "changes", "breaks", "notes",
 }  # fmt: skip
 
 
@@ -81,6 +81,20 @@ def test_where_metrics_go(world) -> None:
     lines = human_lines(report)
     assert "metrics     prometheus: http://127.0.0.1:9464/metrics; trackio: project p" in lines
     assert "gpu         0: H200, 600 of 665 W" in lines
+
+
+def test_what_the_watchdog_does_otherwise_than_configured(world) -> None:
+    paths = world.run()
+    world.status(paths, attempt=3)
+    assert not [line for line in human_lines(describe(look(paths))) if line.startswith("changed")]
+    schema.save(
+        paths.plan,
+        Plan(program="trainer", attempt=3, token=3, skip=((640, 656), (1200, 1204)), micro_batch=2, lr_factor=0.5),
+    )
+    report = describe(look(paths))
+    assert report["changes"] == {"skip": [[640, 656], [1200, 1204]], "micro_batch": 2, "lr_factor": 0.5}
+    told = "samples 640 to 655, 1,200 to 1,203 are left out; 2 samples at once; learning rate x 0.5"
+    assert f"changed     {told}" in human_lines(report)
 
 
 def test_a_run_whose_processes_are_all_gone(world) -> None:
