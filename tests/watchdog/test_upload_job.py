@@ -230,3 +230,37 @@ def test_a_target_that_can_not_be_written_is_said_in_a_line(paths: RunPaths, tmp
     to_place(paths, f"file://{tmp_path}/far")
     trouble = attempt(paths, Task(write_checkpoint(paths, 40).name, True, False)).trouble
     assert trouble is not None and not is_permanent(trouble) and "\n" not in trouble.text
+
+
+def test_amazons_protocol_too(paths: RunPaths, monkeypatch) -> None:
+    """Against a stand-in for S3: `pip install s3fs moto[server]` beside the rest. Two processes see the same, whatever is cached."""
+    moto, s3fs = pytest.importorskip("moto.server"), pytest.importorskip("s3fs")
+    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        keys = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"}
+        for name, value in (keys | {"AWS_ENDPOINT_URL": f"http://{host}:{port}"}).items():
+            monkeypatch.setenv(name, value)
+        s3fs.S3FileSystem.clear_instance_cache()
+        s3fs.S3FileSystem().mkdir("bucket")
+        url = "s3://bucket/runs/one"
+        to_place(paths, url)
+        for step in (40, 60):
+            checkpoint = write_checkpoint(paths, step)
+            assert attempt(paths, Task(checkpoint.name, True, True)).trouble is None
+            assert attempt(paths, Task(checkpoint.name, True, True)).size == 0
+        there = s3fs.S3FileSystem(skip_instance_cache=True, use_listings_cache=False)
+        assert [path.rpartition("/")[2] for path in there.ls("bucket/runs/one/state", detail=False)] == [
+            checkpoint.name
+        ]
+        far = far_files.FilesFar(url)
+        assert far.manifest() is not None and far.wrong(far.manifest().files) == []
+        there.pipe_file("bucket/runs/one/model.safetensors", b"rotten")
+        assert attempt(paths, Task(checkpoint.name, True, True)).size > 0
+        there.rm("bucket", recursive=True)
+        trouble = attempt(paths, Task(checkpoint.name, True, True)).trouble
+        assert trouble is None or not is_permanent(trouble)
+    finally:
+        server.stop()
+        s3fs.S3FileSystem.clear_instance_cache()
