@@ -1,0 +1,98 @@
+"""The native scan without a GPU: the very kernels, compiled for the CPU (`cuda_on_cpu`), and the code that launches them.
+
+What a kernel touches beyond its operands, or reads before it is written, shows here on any machine. tests/gpu asks the same of a GPU.
+"""
+
+import random
+
+import cuda_on_cpu
+import pytest
+import scan_checks
+import torch
+from scan_checks import Scan
+
+from adam.trainer.ops import native_launch
+from adam.trainer.ops.native import NativeOps
+from adam.trainer.ops.native_launch import Chunks
+
+pytestmark = pytest.mark.skipif(cuda_on_cpu.GXX is None, reason="no g++ to compile the kernels with")
+SINGLE = Scan(NativeOps(), "cpu", torch.float32, 2e-5)
+SCANS = {
+    "kept": SINGLE,
+    "recomputed": Scan(NativeOps(recompute=True), "cpu", torch.float32, 2e-5),
+    "bf16": Scan(NativeOps(), "cpu", torch.bfloat16, 2e-2),
+    "fp16": Scan(NativeOps(), "cpu", torch.float16, 4e-3),
+}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def compiled(tmp_path_factory):
+    debug = torch.get_deterministic_debug_mode()
+    torch.set_deterministic_debug_mode("error")  # new memory is NaN
+    with cuda_on_cpu.kernels_on_cpu(tmp_path_factory.mktemp("kernels")):
+        yield
+    torch.set_deterministic_debug_mode(debug)
+
+
+def cut(monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+    """Cut time into chunks of two tiles; without, a chunk has at least 128 steps."""
+
+    def chunks(chains: int, length: int, resident: int, tile: int) -> Chunks:
+        count = -(-length // (2 * tile))
+        return Chunks(2 * tile, count, way == "side by side" and count > 1)
+
+    if way != "whole":
+        monkeypatch.setattr(native_launch, "chunks", chunks)
+
+
+@pytest.mark.parametrize("way", ["whole", "handed on", "side by side"])
+@pytest.mark.parametrize(
+    "states",
+    [4, pytest.param(8, marks=pytest.mark.campaign), 12, pytest.param(24, marks=pytest.mark.campaign), 64],
+)
+def test_any_size_any_way(states: int, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    cut(monkeypatch, way)
+    draw = random.Random(states)
+    for documents in (False, True):
+        for _ in range(2):
+            shape = (draw.choice([1, 2, 5]), draw.choice([1, 8, 15, 17, 33, 40, 47]), draw.choice([1, 3, 64, 70, 130]))
+            scan_checks.equals_the_recurrence(SINGLE, (*shape, states), documents=documents)
+
+
+@pytest.mark.parametrize("way", ["whole", "handed on", "side by side"])
+@pytest.mark.parametrize("scan", ["recomputed", "bf16", "fp16"])
+def test_any_type_any_way(scan: str, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    cut(monkeypatch, way)
+    for shape in ((2, 37, 70, 16), (1, 16, 1, 16), (5, 9, 130, 16)):
+        scan_checks.equals_the_recurrence(SCANS[scan], shape, documents=True)
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        scan_checks.packed_documents_equal_documents_apart,
+        scan_checks.pieces_that_hand_the_state_on_equal_the_whole,
+        scan_checks.autocast_changes_nothing,
+        scan_checks.gradients_may_lie_anyhow,
+    ],
+)
+def test_what_every_backend_must_do(check) -> None:
+    check(SINGLE)
+
+
+@pytest.mark.parametrize("rate", [1e-30, 1e-3, 1e3])
+def test_a_reset_forgets_all_at_any_decay(rate: float) -> None:
+    scan_checks.a_reset_forgets_all_at_any_decay(SINGLE, rate)
+
+
+def test_the_bits_do_not_hang_on_what_is_kept() -> None:
+    values, resets = SINGLE.inputs(2, 40, 70, 16), SINGLE.resets(2, 40)
+    kept, recomputed = (SCANS[name].both_ways(values, resets) for name in ("kept", "recomputed"))
+    assert all(torch.equal(a, b) for a, b in zip(kept, recomputed, strict=True))
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_torch_sees_through(keep: bool) -> None:
+    values = SINGLE.inputs(1, 24, 8, 16)
+    operands = [values[name] for name in (*scan_checks.NAMES, "initial")]
+    torch.library.opcheck(torch.ops.adam.selective_scan, (*operands[:8], SINGLE.resets(1, 24), operands[8], keep))
