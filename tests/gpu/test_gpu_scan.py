@@ -92,6 +92,8 @@ def test_a_reset_forgets_all_at_any_decay(rate: float) -> None:
         scan_checks.long_sequences_stay_near,
         scan_checks.autocast_changes_nothing,
         scan_checks.gradients_may_lie_anyhow,
+        scan_checks.what_is_no_number_shows,
+        scan_checks.is_differentiable_once,
     ],
 )
 def test_what_every_backend_must_do(check) -> None:

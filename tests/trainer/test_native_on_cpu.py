@@ -74,6 +74,8 @@ def test_any_type_any_way(scan: str, way: str, monkeypatch: pytest.MonkeyPatch) 
         scan_checks.pieces_that_hand_the_state_on_equal_the_whole,
         scan_checks.autocast_changes_nothing,
         scan_checks.gradients_may_lie_anyhow,
+        scan_checks.what_is_no_number_shows,
+        scan_checks.is_differentiable_once,
     ],
 )
 def test_what_every_backend_must_do(check) -> None:

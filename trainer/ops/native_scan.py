@@ -103,8 +103,14 @@ def _gradients(ctx: Any, dout: Tensor | None, d_last: Tensor | None, *_: None) -
     return *gradients, None, None if operands[9] is None else d_initial, None
 
 
+def _no_second_time(*_: Any) -> None:
+    raise RuntimeError("the native scan is differentiable once")
+
+
 _library.impl("selective_scan", _forward, "CUDA")
 _library.impl("selective_scan_backward", _backward, "CUDA")
 torch.library.register_fake("adam::selective_scan", _forward_shapes, lib=_library)
 torch.library.register_fake("adam::selective_scan_backward", _backward_shapes, lib=_library)
 torch.library.register_autograd("adam::selective_scan", _gradients, setup_context=_remember, lib=_library)
+# Without it torch would take second derivatives for 0, and only warn.
+torch.library.register_autograd("adam::selective_scan_backward", _no_second_time, lib=_library)
