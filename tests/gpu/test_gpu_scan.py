@@ -32,6 +32,10 @@ def test_any_shape(shape: tuple[int, int, int, int], scan: Scan) -> None:
     scan_checks.equals_the_recurrence(scan, shape, documents=True)
 
 
+def test_more_sequences_than_a_grid_has_rows() -> None:
+    scan_checks.equals_the_recurrence(SINGLE, (65_537, 1, 1, 4), documents=False)
+
+
 def test_half_precision_of_the_other_kind() -> None:
     scan_checks.equals_the_recurrence(Scan(NativeOps(), "cuda", torch.float16, 3e-3), (2, 50, 64, 16), documents=True)
 

@@ -98,3 +98,20 @@ def test_torch_sees_through(keep: bool) -> None:
     values = SINGLE.inputs(1, 24, 8, 16)
     operands = [values[name] for name in (*scan_checks.NAMES, "initial")]
     torch.library.opcheck(torch.ops.adam.selective_scan, (*operands[:8], SINGLE.resets(1, 24), operands[8], keep))
+
+
+def test_more_sequences_than_a_grid_has_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda_on_cpu, "GRID", (1000, 3, 3))
+    monkeypatch.setattr(native_launch, "GRID_ROWS", 3)
+    scan_checks.equals_the_recurrence(SINGLE, (7, 9, 4, 4), documents=False)
+
+
+@pytest.mark.parametrize("way", ["handed on", "side by side"])
+def test_a_decay_that_has_become_zero_is_no_nan(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """exp(A_log) of a weight below -104 is 0, and a chunk may have two documents in it."""
+    cut(monkeypatch, way)
+    values = {name: value.detach() for name, value in SINGLE.inputs(1, 40, 4, 16).items()}
+    values["A"][0] = -0.0
+    resets = torch.zeros(1, 40, dtype=torch.bool)
+    resets[0, [3, 5]] = True
+    assert SINGLE.ops.selective_scan_from(**values, resets=resets)[0].isfinite().all()

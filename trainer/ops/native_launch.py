@@ -14,6 +14,7 @@ STATES = (4, 8, 16, 32, 64)
 ELEMENTS = {torch.bfloat16: 0, torch.float16: 1, torch.float32: 2}
 HANDOVERS = 8  # chunks of time in which blocks hand a chain on
 SHORTEST = 128  # steps of a chunk
+GRID_ROWS = 65535  # what CUDA takes at most
 COMMON = "scan_common.cuh"
 Macros = tuple[tuple[str, int], ...]
 
@@ -196,7 +197,7 @@ def run_backward(
             ),
         )  # fmt: skip
         sums = _small("scan_sums", "sum_groups", operands, ())
-        sums.launch((-(-length * states // 2 // 128), batch, 1), 128, 0, (dBC, dB, dC, batch, length, groups))
+        sums.launch((-(-length * states // 2 // 128), min(batch, GRID_ROWS), 1), 128, 0, (dBC, dB, dC, batch, length, groups))
     return du, ddelta, dA.sum(0), dB, dC, dD.sum(0), dz, dbias.sum(0), carry[cut.count].clone()
 
 
