@@ -111,7 +111,8 @@ class Numerics(Record, frozen=True, kw_only=True):
 class KernelChecks(Record, frozen=True, kw_only=True):
     """Backends that have passed their self-check (`run/kernels.json`; writer: trainer, at its start)."""
 
-    passed: list[str]  # backend, GPU, driver, versions: one line each
+    passed: list[str]  # backend, GPU, driver, versions, precision, states: one line each
+    begun: dict[str, int] = {}  # such a line -> how often its self-check began and did not come back
 
 
 class Staging(Record, frozen=True, kw_only=True):

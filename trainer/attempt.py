@@ -86,7 +86,7 @@ def _read_plan(paths: RunPaths, token: int) -> Plan:
 
 
 def _train(paths: RunPaths, plan: Plan, config: Config, heart: Heart, stop_requested: Callable[[], bool]) -> bool:
-    runtime = set_up(config.trainer, plan, paths.kernel_checks)
+    runtime = set_up(config.trainer, config.model, plan, paths.kernel_checks)
     data = open_data(paths, config.trainer.seq_len)
     model, digest = _make_model(config, data, runtime)
     optimizer = make_optimizer(model, config.trainer)

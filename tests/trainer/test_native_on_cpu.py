@@ -14,6 +14,7 @@ from scan_checks import Scan
 from adam.trainer.ops import native_launch
 from adam.trainer.ops.native import NativeOps
 from adam.trainer.ops.native_launch import Chunks
+from adam.trainer.ops.self_check import compare
 
 pytestmark = pytest.mark.skipif(cuda_on_cpu.GXX is None, reason="no g++ to compile the kernels with")
 SINGLE = Scan(NativeOps(), "cpu", torch.float32, 2e-5)
@@ -115,3 +116,18 @@ def test_a_decay_that_has_become_zero_is_no_nan(way: str, monkeypatch: pytest.Mo
     resets = torch.zeros(1, 40, dtype=torch.bool)
     resets[0, [3, 5]] = True
     assert SINGLE.ops.selective_scan_from(**values, resets=resets)[0].isfinite().all()
+
+
+@pytest.mark.parametrize("copies", [1, 6])
+def test_the_self_check_asks_it_what_it_can_do(copies: int) -> None:
+    assert compare(NativeOps(), "cpu", (2, 45, 20, 16), torch.bfloat16, copies) == ""
+
+
+@pytest.mark.parametrize("copies", [1, 6])
+def test_the_self_check_finds_a_wrong_result(copies: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = native_launch.run_backward
+    monkeypatch.setattr(
+        "adam.trainer.ops.native_scan.run_backward",
+        lambda *a: tuple(g * 1.03 if i == 3 else g for i, g in enumerate(right(*a))),
+    )
+    assert "the gradient of B" in compare(NativeOps(), "cpu", (2, 45, 20, 16), torch.bfloat16, copies)

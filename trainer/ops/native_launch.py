@@ -143,8 +143,14 @@ def _backward_kernel(operands: Operands) -> Loaded:
     return three if enough and three.resident > two.resident else two
 
 
+def known_states(states: int) -> int:
+    """The number of states that the kernels take for `states`; itself where they take none."""
+    return next((known for known in STATES if known >= states), states)
+
+
 def compile_ahead(dtype: torch.dtype, states: int, device: int) -> None:
     """Compile and load all kernels for that type and number of states beside one another, where they are not there yet."""
+    states = known_states(states)
     macros = (("ELEMENT", ELEMENTS[dtype]), ("STATES", states))
     variants = {
         "scan_forward": [("OWN", 2), ("OWN", 4)] if states == 16 else [("OWN", 4)],
