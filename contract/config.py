@@ -236,6 +236,7 @@ class Alerts(Section, frozen=True):
         "hung",
         "quarantined",
         "numerics_changed",
+        "backend_failed",
         "disk_full",
         "sensors",
         "heat",

@@ -115,6 +115,14 @@ class KernelChecks(Record, frozen=True, kw_only=True):
     begun: dict[str, int] = {}  # such a line -> how often its self-check began and did not come back
 
 
+class BackendReport(Record, frozen=True, kw_only=True):
+    """Who computes the selective scan of an attempt (`run/backend.json`; writer: trainer, at its start)."""
+
+    attempt: int
+    name: str  # native, mamba_ssm or torch
+    failed: tuple[str, ...] = ()  # faster ones that failed their self-check: "native: the gradient of B is …"
+
+
 class Staging(Record, frozen=True, kw_only=True):
     """Where an attempt writes its snapshots (`run/staging.json`; writer: trainer, at its start)."""
 

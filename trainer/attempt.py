@@ -16,7 +16,7 @@ from adam.contract.config_file import config_digest, load_config
 from adam.contract.errors import BusyError, UsageError
 from adam.contract.model import resolved
 from adam.contract.paths import RunPaths
-from adam.contract.records import Numerics, Plan, Resume
+from adam.contract.records import BackendReport, Numerics, Plan, Resume
 from adam.contract.states import Phase
 from adam.contract.steplog import StepLog
 from adam.trainer.data import Data, open_data
@@ -107,6 +107,7 @@ def _train(paths: RunPaths, plan: Plan, config: Config, heart: Heart, stop_reque
     parts = runtime.parts()
     numerics = Numerics(attempt=plan.attempt, step=position.step, fingerprint=identity.fingerprint, parts=parts)
     owed.save(paths.numerics, numerics)
+    owed.save(paths.backend_report, BackendReport(attempt=plan.attempt, name=runtime.backend, failed=runtime.failed))
     heart.beat(step=position.step)
     snapshots = Snapshots(paths, model, optimizer, identity, use_ram=config.checkpoint.ram == "auto")
     steps = StepLog(paths)
