@@ -98,6 +98,13 @@ class Trainer(Section, frozen=True):
     precision: Annotated[
         Literal["auto", "fp32", "bf16"], Meta(description="auto: bf16 autocast over fp32 weights on GPUs, fp32 on CPUs")
     ] = "auto"
+    recompute: Annotated[
+        Literal["auto", "on", "off"],
+        Meta(
+            description="whether states of selective scans are computed again in the backward (native, mamba1), to the same bits; "
+            "auto: where keeping them would take more than nine tenths of the GPU's memory"
+        ),
+    ] = "auto"
     threads: Annotated[int, Meta(ge=0, description="CPU threads; 0: the cores this process may use")] = 0
     log_every: Annotated[int, Meta(ge=1, description="updates between two rows of metrics.csv")] = 1
     eval_every: Annotated[int, Meta(ge=0, description="updates between two validations; 0: only at the end")] = 1000

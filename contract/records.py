@@ -121,6 +121,7 @@ class BackendReport(Record, frozen=True, kw_only=True):
     attempt: int
     name: str  # native, mamba_ssm or torch
     failed: tuple[str, ...] = ()  # faster ones that failed their self-check: "native: the gradient of B is …"
+    recompute: bool = False  # the states of scans are not kept for the backward, but computed again
 
 
 class Staging(Record, frozen=True, kw_only=True):

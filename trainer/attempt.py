@@ -22,6 +22,7 @@ from adam.contract.steplog import StepLog
 from adam.trainer.data import Data, open_data
 from adam.trainer.heart import Heart
 from adam.trainer.loop import Loop
+from adam.trainer.memory import gpu_room, settle_states
 from adam.trainer.model.lm import MambaLM
 from adam.trainer.ops.backends import make_ops
 from adam.trainer.optim import make_optimizer
@@ -89,6 +90,7 @@ def _train(paths: RunPaths, plan: Plan, config: Config, heart: Heart, stop_reque
     runtime = set_up(config.trainer, config.model, plan, paths.kernel_checks)
     data = open_data(paths, config.trainer.seq_len)
     model, digest = _make_model(config, data, runtime)
+    recompute = settle_states(model, config.trainer, runtime, gpu_room() if runtime.device == "cuda" else 0)
     optimizer = make_optimizer(model, config.trainer)
     identity = Identity(
         run=paths.identity,
@@ -107,7 +109,8 @@ def _train(paths: RunPaths, plan: Plan, config: Config, heart: Heart, stop_reque
     parts = runtime.parts()
     numerics = Numerics(attempt=plan.attempt, step=position.step, fingerprint=identity.fingerprint, parts=parts)
     owed.save(paths.numerics, numerics)
-    owed.save(paths.backend_report, BackendReport(attempt=plan.attempt, name=runtime.backend, failed=runtime.failed))
+    report = BackendReport(attempt=plan.attempt, name=runtime.backend, failed=runtime.failed, recompute=recompute)
+    owed.save(paths.backend_report, report)
     heart.beat(step=position.step)
     snapshots = Snapshots(paths, model, optimizer, identity, use_ram=config.checkpoint.ram == "auto")
     steps = StepLog(paths)

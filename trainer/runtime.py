@@ -27,6 +27,10 @@ class Runtime(msgspec.Struct, frozen=True):
     micro_batch: int
     failed: tuple[str, ...] = ()  # faster backends that failed their self-check
 
+    def autocast(self) -> torch.autocast:
+        """What the model computes in."""
+        return torch.autocast(self.device, dtype=torch.bfloat16, enabled=self.precision == "bf16")
+
     def parts(self) -> dict[str, str]:
         """What the bits hang on, as text."""
         name = torch.cuda.get_device_name() if self.device == "cuda" else torch.backends.cpu.get_cpu_capability()

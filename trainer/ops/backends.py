@@ -33,10 +33,10 @@ class Choice(NamedTuple):
     failed: tuple[str, ...] = ()
 
 
-def make_ops(name: str, *, recompute: bool = False) -> Ops:
-    """The backend of that name: native, mamba_ssm or torch. recompute: as of `NativeOps`; the others keep no states anyway."""
+def make_ops(name: str) -> Ops:
+    """The backend of that name: native, mamba_ssm or torch."""
     if name == "native":
-        return NativeOps(recompute=recompute)
+        return NativeOps()
     if name == "mamba_ssm":
         return MambaSsmOps()
     return ReferenceOps()
