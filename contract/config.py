@@ -87,6 +87,13 @@ class Trainer(Section, frozen=True):
     eps: Annotated[float, Meta(gt=0, description="AdamW's epsilon")] = 1e-8
     clip: Annotated[float, Meta(gt=0, description="largest norm of the gradient")] = 1.0
     seed: Annotated[int, Meta(ge=0, le=2**63 - 1, description="of the weights and of the order of the data")] = 0
+    weights: Annotated[
+        str,
+        Meta(
+            description="a folder of public Mamba weights to begin with (config.json and safetensors or pytorch_model.bin, of mamba_ssm or "
+            "transformers); a relative one is seen from the run directory; empty: drawn from the seed"
+        ),
+    ] = ""
     device: Annotated[Literal["auto", "cpu", "cuda"], Meta(description="auto: a GPU where there is one")] = "auto"
     backend: Annotated[
         Literal["auto", "native", "mamba_ssm", "torch"],

@@ -186,12 +186,19 @@ def add_checkpoints(commands: Commands) -> None:
     export = actions.add(
         "export-weights",
         "export.run",
-        "write model.safetensors and config.json for mamba_ssm",
+        "write model.safetensors and config.json for mamba_ssm or transformers",
         "Every byte of the checkpoint is verified first.",
     )
     export.add_argument("name", metavar="NAME", nargs="?", default="newest", help="a checkpoint (default: newest)")
     export.add_argument("target", metavar="OUT_DIR", help="a new or empty directory")
     export.add_argument("--dtype", choices=["fp32", "bf16"], default="fp32", help="of all weights (default: fp32)")
+    export.add_argument(
+        "--for",
+        dest="form",
+        choices=["mamba_ssm", "transformers"],
+        default="mamba_ssm",
+        help="whose names and fields (default: mamba_ssm)",
+    )
 
 
 def add_data(commands: Commands) -> None:
