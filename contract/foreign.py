@@ -9,10 +9,17 @@ from typing import Any
 
 import msgspec
 
-from adam.contract.errors import ConfigError
+from adam.contract.errors import ConfigError, DataError
 from adam.contract.model import ModelConfig, resolved
 from adam.contract.weights import CONFIG, THEIR_EPSILON
 
+# In the order in which they are looked for; an index names the files of several.
+WEIGHT_FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
 # transformers' key -> ours, and what transformers takes where the key is missing.
 OF_BOTH: dict[str, tuple[str, Any]] = {
     "hidden_size": ("d_model", 768),
@@ -46,6 +53,18 @@ MAMBA_SSM_FIXED = {"rms_norm": True, "d_intermediate": 0, "attn_layer_idx": []}
 SSM_FIXED = {"bias": False, "conv_bias": True, "rmsnorm": True, "norm_before_gate": False, "D_has_hdim": False}
 NO_LIMITS = ([0.0, float("inf")], [0.0, {"__float__": "Infinity"}])  # the second as transformers 5 writes it
 SSM = ("d_state", "d_conv", "expand", "dt_rank", "headdim", "ngroups", "chunk_size")
+
+
+def index_files(index: Path) -> list[Path]:
+    """The files that an index names, beside it. Raises DataError."""
+    try:
+        said = json.loads(index.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{index} can't be read: {error}") from None
+    names = said.get("weight_map") if isinstance(said, dict) else None
+    if not isinstance(names, dict) or not names:
+        raise DataError(f"{index} names no files")
+    return [index.with_name(Path(str(name)).name) for name in sorted(set(names.values()))]
 
 
 def foreign_shape(folder: Path) -> ModelConfig:

@@ -221,6 +221,15 @@ def add_data(commands: Commands) -> None:
         "target", metavar="DIR", nargs="?", help="a new or empty directory (default: runs/ and the URL's last part)"
     )
 
+    weights = commands.add(
+        "fetch-weights",
+        "fetch_weights.run",
+        "fetch public Mamba weights from the Hub, for a run to begin with",
+        "It prints what to write into adam.toml. Broken off, it goes on when it is said again.",
+    )
+    weights.add_argument("repo", metavar="USER/REPO", help="such as state-spaces/mamba-130m")
+    weights.add_argument("target", metavar="DIR", help="a directory, made where missing")
+
     forge = commands.add("forge", "forge.run", "build the run's data now, in the foreground")
     flag(forge, "--rebuild", "build anew from the sources as they are now (before the first training step)")
     flag(forge, "--check", "only check the data, and say what has changed in the sources")

@@ -1,6 +1,5 @@
 """Public weights into a model that begins: mamba_ssm's pytorch_model.bin, or safetensors of mamba_ssm, transformers or our own export."""
 
-import json
 import pickle
 import zipfile
 from collections.abc import Callable, Iterator
@@ -12,13 +11,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from adam.contract.errors import ConfigError, DataError
-from adam.contract.foreign import differences, foreign_shape, our_name
+from adam.contract.foreign import WEIGHT_FILES, differences, foreign_shape, index_files, our_name
 from adam.contract.model import ModelConfig
 from adam.contract.weights import CONFIG, EMBEDDING, HEAD
 from adam.trainer.model.lm import MambaLM
-
-# In the order in which they are looked for; an index names the files of several.
-FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 
 log = structlog.get_logger()
 
@@ -69,11 +65,11 @@ def _fill(folder: Path, name: str, tensor: Tensor, wanted: dict[str, Tensor]) ->
 
 def _tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
     """All weights of a folder, by our names."""
-    file = next((folder / name for name in FILES if (folder / name).exists()), None)
+    file = next((folder / name for name in WEIGHT_FILES if (folder / name).exists()), None)
     if file is None:
-        raise DataError(f"there are no weights in {folder}", f"one of {', '.join(FILES)} must be there")
+        raise DataError(f"there are no weights in {folder}", f"one of {', '.join(WEIGHT_FILES)} must be there")
     try:
-        shards = _shards(file) if file.suffix == ".json" else [file]
+        shards = index_files(file) if file.suffix == ".json" else [file]
         for shard in shards:
             if not shard.exists():
                 raise DataError(f"{shard} is missing", f"{file.name} names it: fetch it again")
@@ -81,14 +77,6 @@ def _tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
                 yield our_name(name), tensor
     except (OSError, ValueError, SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
         raise DataError(f"the weights in {folder} can't be read: {str(error).splitlines()[0]}") from error
-
-
-def _shards(index: Path) -> list[Path]:
-    said = json.loads(index.read_bytes())
-    names = said.get("weight_map") if isinstance(said, dict) else None
-    if not isinstance(names, dict) or not names:
-        raise DataError(f"{index} names no files")
-    return [index.with_name(Path(str(name)).name) for name in sorted(set(names.values()))]
 
 
 def _of_safetensors(path: Path) -> Iterator[tuple[str, Tensor]]:
