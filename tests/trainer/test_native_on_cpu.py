@@ -96,9 +96,25 @@ def test_the_bits_do_not_hang_on_what_is_kept() -> None:
 
 @pytest.mark.parametrize("keep", [False, True])
 def test_torch_sees_through(keep: bool) -> None:
+    values, resets = SINGLE.inputs(1, 24, 8, 16), SINGLE.resets(1, 24)
+    operands = (*(values[name] for name in scan_checks.NAMES), resets, values["initial"])
+    torch.library.opcheck(torch.ops.adam.selective_scan, (*operands, keep))
+    operands = tuple(operand.detach() for operand in operands)
+    out, last, y, saved = torch.ops.adam.selective_scan(*operands, keep)
+    torch.library.opcheck(torch.ops.adam.selective_scan_backward, (out, last, *operands, y, saved))
+
+
+def test_a_compiled_model_has_no_break_in_it() -> None:
     values = SINGLE.inputs(1, 24, 8, 16)
-    operands = [values[name] for name in (*scan_checks.NAMES, "initial")]
-    torch.library.opcheck(torch.ops.adam.selective_scan, (*operands[:8], SINGLE.resets(1, 24), operands[8], keep))
+    del values["initial"]
+
+    def step(u: torch.Tensor) -> torch.Tensor:
+        return SINGLE.ops.selective_scan(**(values | {"u": u * 2}), resets=None).sin()
+
+    found, right = torch.compile(step, fullgraph=True, backend="aot_eager")(values["u"]), step(values["u"])
+    assert torch.equal(found, right)
+    for a, b in zip(*(torch.autograd.grad(y.sum(), tuple(values.values())) for y in (found, right)), strict=True):
+        assert torch.equal(a, b)
 
 
 def test_more_sequences_than_a_grid_has_rows(monkeypatch: pytest.MonkeyPatch) -> None:
