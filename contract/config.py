@@ -87,6 +87,13 @@ class Trainer(Section, frozen=True):
     eps: Annotated[float, Meta(gt=0, description="AdamW's epsilon")] = 1e-8
     clip: Annotated[float, Meta(gt=0, description="largest norm of the gradient")] = 1.0
     seed: Annotated[int, Meta(ge=0, le=2**63 - 1, description="of the weights and of the order of the data")] = 0
+    weights: Annotated[
+        str,
+        Meta(
+            description="a folder of public Mamba weights to begin with (config.json and safetensors or pytorch_model.bin, of mamba_ssm or "
+            "transformers); a relative one is seen from the run directory; empty: drawn from the seed"
+        ),
+    ] = ""
     device: Annotated[Literal["auto", "cpu", "cuda"], Meta(description="auto: a GPU where there is one")] = "auto"
     backend: Annotated[
         Literal["auto", "native", "mamba_ssm", "torch"],
@@ -97,6 +104,13 @@ class Trainer(Section, frozen=True):
     ] = "auto"
     precision: Annotated[
         Literal["auto", "fp32", "bf16"], Meta(description="auto: bf16 autocast over fp32 weights on GPUs, fp32 on CPUs")
+    ] = "auto"
+    recompute: Annotated[
+        Literal["auto", "on", "off"],
+        Meta(
+            description="whether states of selective scans are computed again in the backward (native, mamba1), to the same bits; "
+            "auto: where keeping them would take more than nine tenths of the GPU's memory"
+        ),
     ] = "auto"
     threads: Annotated[int, Meta(ge=0, description="CPU threads; 0: the cores this process may use")] = 0
     log_every: Annotated[int, Meta(ge=1, description="updates between two rows of metrics.csv")] = 1
@@ -236,6 +250,7 @@ class Alerts(Section, frozen=True):
         "hung",
         "quarantined",
         "numerics_changed",
+        "backend_failed",
         "disk_full",
         "sensors",
         "heat",

@@ -38,6 +38,8 @@ KINDS = frozenset(
         "waiting",  # a back-off
         "plan_changed",
         "numerics_changed",
+        "backend",  # the backend that was looked for computes again
+        "backend_failed",  # a faster one failed its self-check; training goes on with another
         "source_changed",
         "disk_full",
         "disk_freed",

@@ -52,6 +52,19 @@ class HubFar:
             self.fetch(FAR_MANIFEST, Path(place) / FAR_MANIFEST)
             return decode((Path(place) / FAR_MANIFEST).read_bytes(), FarManifest, f"{self.where}/{FAR_MANIFEST}")
 
+    def names(self) -> set[str]:
+        """All files of the repository, whoever put them there."""
+        info = self._hub.model_info(self._repo)
+        self._head = info.sha
+        return {sibling.rfilename for sibling in info.siblings or ()}
+
+    def entries(self, names: list[str]) -> list[FileEntry]:
+        """Sizes and digests of those that are there; small files have no digest (empty)."""
+        asked = tuple(FileEntry(name, 0, "") for name in names)
+        return [
+            FileEntry(found.path, found.size, found.lfs.sha256 if found.lfs else "") for found in self._there(asked)
+        ]
+
     def fetch(self, name: str, target: Path) -> None:
         place = target.parent / FETCHING
         fetched = self._hub.hf_hub_download(self._repo, name, revision=self._head, local_dir=place)

@@ -13,6 +13,7 @@ FIXED_BY_DATA = ("forge.",)
 FIXED_BY_TRAINING = (
     "model.",
     "trainer.seed",
+    "trainer.weights",
     "trainer.seq_len",
     "trainer.batch_size",
     "trainer.lr",

@@ -52,6 +52,7 @@ class RunPaths:
         self.steps = self.run / "steps.jsonl"
         self.staging_report = self.run / "staging.json"
         self.numerics = self.run / "numerics.json"
+        self.backend_report = self.run / "backend.json"
         self.kernel_checks = self.run / "kernels.json"
         self.status = self.run / "status.json"
         self.alerts = self.run / "alerts.json"

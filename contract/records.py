@@ -111,7 +111,17 @@ class Numerics(Record, frozen=True, kw_only=True):
 class KernelChecks(Record, frozen=True, kw_only=True):
     """Backends that have passed their self-check (`run/kernels.json`; writer: trainer, at its start)."""
 
-    passed: list[str]  # backend, GPU, driver, versions: one line each
+    passed: list[str]  # backend, GPU, driver, versions, precision, states: one line each
+    begun: dict[str, int] = {}  # such a line -> how often its self-check began and did not come back
+
+
+class BackendReport(Record, frozen=True, kw_only=True):
+    """Who computes the selective scan of an attempt (`run/backend.json`; writer: trainer, at its start)."""
+
+    attempt: int
+    name: str  # native, mamba_ssm or torch
+    failed: tuple[str, ...] = ()  # faster ones that failed their self-check: "native: the gradient of B is …"
+    recompute: bool = False  # the states of scans are not kept for the backward, but computed again
 
 
 class Staging(Record, frozen=True, kw_only=True):

@@ -186,12 +186,19 @@ def add_checkpoints(commands: Commands) -> None:
     export = actions.add(
         "export-weights",
         "export.run",
-        "write model.safetensors and config.json for mamba_ssm",
+        "write model.safetensors and config.json for mamba_ssm or transformers",
         "Every byte of the checkpoint is verified first.",
     )
     export.add_argument("name", metavar="NAME", nargs="?", default="newest", help="a checkpoint (default: newest)")
     export.add_argument("target", metavar="OUT_DIR", help="a new or empty directory")
     export.add_argument("--dtype", choices=["fp32", "bf16"], default="fp32", help="of all weights (default: fp32)")
+    export.add_argument(
+        "--for",
+        dest="form",
+        choices=["mamba_ssm", "transformers"],
+        default="mamba_ssm",
+        help="whose names and fields (default: mamba_ssm)",
+    )
 
 
 def add_data(commands: Commands) -> None:
@@ -213,6 +220,15 @@ def add_data(commands: Commands) -> None:
     restore.add_argument(
         "target", metavar="DIR", nargs="?", help="a new or empty directory (default: runs/ and the URL's last part)"
     )
+
+    weights = commands.add(
+        "fetch-weights",
+        "fetch_weights.run",
+        "fetch public Mamba weights from the Hub, for a run to begin with",
+        "It prints what to write into adam.toml. Broken off, it goes on when it is said again.",
+    )
+    weights.add_argument("repo", metavar="USER/REPO", help="such as state-spaces/mamba-130m")
+    weights.add_argument("target", metavar="DIR", help="a directory, made where missing")
 
     forge = commands.add("forge", "forge.run", "build the run's data now, in the foreground")
     flag(forge, "--rebuild", "build anew from the sources as they are now (before the first training step)")

@@ -7,15 +7,17 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from adam.contract.checkpoints import parse_name, verify
 from adam.contract.durable import fsync_dir, human_bytes, replace_file, require_room
 from adam.contract.errors import UsageError
 from adam.contract.far import WEIGHTS
-from adam.contract.model import ModelConfig
+from adam.contract.foreign import their_name, transformers_config
 from adam.contract.pins import held
 from adam.contract.weights import (
     CONFIG,
+    HEAD,
     THEIR_EPSILON,
     mamba_config,
     metadata_of,
@@ -40,12 +42,20 @@ def run(arguments: argparse.Namespace) -> int:
         head, tensors = whole_tensors(checkpoint)
         shape = shape_of(paths, checkpoint, head, tensors)
         weights = weights_of(tensors, shape)
-        write(target, weights, shape, arguments.dtype, metadata_of(checkpoint, head, shape))
+        form = mamba_config(shape)
+        if arguments.form == "transformers":
+            weights = {
+                their_name(name): whole
+                for name, whole in weights.items()
+                if not (shape.tie_embeddings and name == HEAD)
+            }
+            form = transformers_config(shape, arguments.dtype)
+        write(target, weights, form, arguments.dtype, metadata_of(checkpoint, head, shape))
     size = human_bytes(size_of(weights, arguments.dtype))
     print(
         f"{shown(target)}: {WEIGHTS} ({len(weights)} tensors, {arguments.dtype}, {size}) and {CONFIG} of {checkpoint.name}"
     )
-    if shape.norm_epsilon != THEIR_EPSILON:
+    if arguments.form == "mamba_ssm" and shape.norm_epsilon != THEIR_EPSILON:
         print(f"mamba_ssm computes norms with an epsilon of {THEIR_EPSILON}: set it to {shape.norm_epsilon} there")
     return 0
 
@@ -62,13 +72,13 @@ def free_target(named: str) -> Path:
     return target
 
 
-def write(target: Path, weights: dict[str, Whole], shape: ModelConfig, dtype: str, metadata: dict[str, str]) -> None:
-    """Both files, at once. Raises DiskError, before anything is written, where there is no room."""
+def write(target: Path, weights: dict[str, Whole], form: dict[str, Any], dtype: str, metadata: dict[str, str]) -> None:
+    """Both files, at once. form: what config.json says. Raises DiskError, before anything is written, where there is no room."""
     size = size_of(weights, dtype)
     require_room(target.parent, size + (1 << 20), "the weights")
     with appearing(target) as place, byte_bar("writing", size) as told:
         write_weights(place / WEIGHTS, weights, dtype, metadata, told)
-        replace_file(place / CONFIG, json.dumps(mamba_config(shape), indent=2).encode() + b"\n")
+        replace_file(place / CONFIG, json.dumps(form, indent=2).encode() + b"\n")
 
 
 @contextmanager

@@ -14,14 +14,15 @@ from adam.contract import schema
 from adam.contract.config import Config
 from adam.contract.config_file import config_digest, load_config
 from adam.contract.errors import BusyError, UsageError
-from adam.contract.model import resolved
+from adam.contract.model import ModelConfig, resolved
 from adam.contract.paths import RunPaths
-from adam.contract.records import Numerics, Plan, Resume
+from adam.contract.records import BackendReport, Numerics, Plan, Resume
 from adam.contract.states import Phase
 from adam.contract.steplog import StepLog
-from adam.trainer.data import Data, open_data
+from adam.trainer.data import open_data
 from adam.trainer.heart import Heart
 from adam.trainer.loop import Loop
+from adam.trainer.memory import gpu_room, settle_states
 from adam.trainer.model.lm import MambaLM
 from adam.trainer.ops.backends import make_ops
 from adam.trainer.optim import make_optimizer
@@ -29,6 +30,7 @@ from adam.trainer.owed import Owed
 from adam.trainer.restore import restore
 from adam.trainer.runtime import Runtime, fingerprint, set_up
 from adam.trainer.snapshot import Identity, Position, Snapshots
+from adam.trainer.weights import begin_with
 
 # What torch says where the host's allocator, CUDA itself (pinned memory, the context) or cuBLAS had too little.
 OUT_OF_MEMORY = ("DefaultCPUAllocator: ", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
@@ -86,9 +88,11 @@ def _read_plan(paths: RunPaths, token: int) -> Plan:
 
 
 def _train(paths: RunPaths, plan: Plan, config: Config, heart: Heart, stop_requested: Callable[[], bool]) -> bool:
-    runtime = set_up(config.trainer, plan, paths.kernel_checks)
+    runtime = set_up(config.trainer, config.model, plan, paths.kernel_checks)
     data = open_data(paths, config.trainer.seq_len)
-    model, digest = _make_model(config, data, runtime)
+    shape = resolved(config.model, data.manifest.vocab_size)
+    model = _make_model(shape, config.trainer.seed, runtime)
+    recompute = settle_states(model, config.trainer, runtime, gpu_room() if runtime.device == "cuda" else 0)
     optimizer = make_optimizer(model, config.trainer)
     identity = Identity(
         run=paths.identity,
@@ -96,17 +100,21 @@ def _train(paths: RunPaths, plan: Plan, config: Config, heart: Heart, stop_reque
         token=plan.token,
         parent=plan.resume.checkpoint if plan.resume else "",
         fingerprint=fingerprint(runtime.parts()),
-        config_digest=digest,
+        config_digest=config_digest(shape),
         data_digest=data.manifest.splits["train"].tokens.sha256,
     )
     heart.beat()
     position = Position()
+    if not plan.resume and config.trainer.weights:
+        begin_with(paths.root / config.trainer.weights, model, shape, heart.beat)
     if plan.resume:
         position = _resume(paths, plan.resume, model, optimizer, identity, heart.beat)
     owed = Owed()
     parts = runtime.parts()
     numerics = Numerics(attempt=plan.attempt, step=position.step, fingerprint=identity.fingerprint, parts=parts)
     owed.save(paths.numerics, numerics)
+    report = BackendReport(attempt=plan.attempt, name=runtime.backend, failed=runtime.failed, recompute=recompute)
+    owed.save(paths.backend_report, report)
     heart.beat(step=position.step)
     snapshots = Snapshots(paths, model, optimizer, identity, use_ram=config.checkpoint.ram == "auto")
     steps = StepLog(paths)
@@ -144,10 +152,9 @@ def _resume(
     return restore(directory, model, optimizer, identity, committed=not resume.slot, beat=beat)
 
 
-def _make_model(config: Config, data: Data, runtime: Runtime) -> tuple[MambaLM, str]:
-    """The model with its first weights, and the digest of its shape."""
-    shape = resolved(config.model, data.manifest.vocab_size)
-    torch.manual_seed(config.trainer.seed)
+def _make_model(shape: ModelConfig, seed: int, runtime: Runtime) -> MambaLM:
+    """The model with its first weights."""
+    torch.manual_seed(seed)
     # Drawn where they are to be: 2.8 billion random numbers take a CPU a minute, at each start.
     with torch.device(runtime.device):
-        return MambaLM(shape, make_ops(runtime.backend)), config_digest(shape)
+        return MambaLM(shape, make_ops(runtime.backend))

@@ -146,11 +146,8 @@ class Loop:
     def forward(self, batch: Batch) -> torch.Tensor:
         """Losses of a batch's targets in nats, (B, L) fp32."""
         tokens, targets, resets = (part.to(self.runtime.device, non_blocking=True) for part in batch)
-        with self._autocast():
+        with self.runtime.autocast():
             return self.model.loss(tokens, targets, resets)
-
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.runtime.device, dtype=torch.bfloat16, enabled=self.runtime.precision == "bf16")
 
     def _backward(self, batch: Batch) -> torch.Tensor:
         """The micro-batch's share of the update's loss (mean over all targets of the update), its gradient added up."""
@@ -230,7 +227,7 @@ class Loop:
     def _sureness(self) -> Sureness:
         """Over the first validation window: one forward more."""
         tokens, _, resets = (part.to(self.runtime.device) for part in self.data.val.batch([0]))
-        with self._autocast():
+        with self.runtime.autocast():
             return sureness(self.model(tokens, resets))
 
     def _log(self, update: Update, validated: tuple[Score, Sureness] | None) -> None:

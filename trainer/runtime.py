@@ -10,8 +10,11 @@ import torch
 
 from adam.contract.config import Trainer
 from adam.contract.errors import ConfigError
+from adam.contract.model import ModelConfig
 from adam.contract.records import Plan
 from adam.trainer.ops.backends import choose_backend
+
+SCAN_STATES = 16
 
 
 class Runtime(msgspec.Struct, frozen=True):
@@ -22,6 +25,11 @@ class Runtime(msgspec.Struct, frozen=True):
     backend: str
     threads: int
     micro_batch: int
+    failed: tuple[str, ...] = ()  # faster backends that failed their self-check
+
+    def autocast(self) -> torch.autocast:
+        """What the model computes in."""
+        return torch.autocast(self.device, dtype=torch.bfloat16, enabled=self.precision == "bf16")
 
     def parts(self) -> dict[str, str]:
         """What the bits hang on, as text."""
@@ -42,7 +50,7 @@ def fingerprint(parts: dict[str, str]) -> str:
     return hashlib.sha256(msgspec.json.encode(parts, order="sorted")).hexdigest()[:16]
 
 
-def set_up(config: Trainer, plan: Plan, kernel_checks: Path) -> Runtime:
+def set_up(config: Trainer, model: ModelConfig, plan: Plan, kernel_checks: Path) -> Runtime:
     """Choose device, precision, backend and threads, and make torch deterministic.
 
     kernel_checks: where it stands which backends have passed their self-check.
@@ -66,5 +74,10 @@ def set_up(config: Trainer, plan: Plan, kernel_checks: Path) -> Runtime:
     # What use_deterministic_algorithms(True) sets too, but that imports inductor: 1.2 s of each start.
     torch.set_deterministic_debug_mode("error")
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # would write each new tensor twice
-    backend = choose_backend(plan.backend or config.backend, device, precision, kernel_checks)
-    return Runtime(device, precision, backend, threads, micro_batch)
+    choice = choose_backend(plan.backend or config.backend, device, precision, scan_states(model), kernel_checks)
+    return Runtime(device, precision, choice.name, threads, micro_batch, choice.failed)
+
+
+def scan_states(model: ModelConfig) -> int:
+    """States a channel of the selective scan. Mamba-2 has none: what a backend is checked with is then Mamba's usual number."""
+    return model.d_state or SCAN_STATES if model.arch == "mamba1" else SCAN_STATES

@@ -16,12 +16,13 @@ from adam.contract.config_file import load_config
 from adam.contract.notify import notify
 from adam.contract.paths import RunPaths
 from adam.contract.process import start_ticks
-from adam.contract.records import Numerics, Staging, encode_line
+from adam.contract.records import BackendReport, Numerics, Staging, encode_line
 from adam.contract.retention import rules_of
 from adam.contract.states import Phase, RunState
 from adam.contract.steplog import copy_path
 from adam.contract.supervisor import Supervisor
 from adam.watchdog.act import Hands
+from adam.watchdog.backend import backend_news, shortfall
 from adam.watchdog.beat import BeatWriter
 from adam.watchdog.bundler import Bundler
 from adam.watchdog.followers import followers_of
@@ -173,6 +174,7 @@ class Watchdog:
         self._work = Watched(lambda: work_of(paths), paths.lock, paths.tokens_manifest)
         self._numerics = Watched(lambda: schema.load(paths.numerics, Numerics), paths.numerics)
         self._staging = Watched(lambda: schema.load(paths.staging_report, Staging), paths.staging_report)
+        self._backend = Watched(lambda: schema.load(paths.backend_report, BackendReport), paths.backend_report)
         self._status = StatusFile(paths)
         self._remembered = recall(paths, now)
         self._keeper.saves = self._remembered.saves
@@ -236,8 +238,19 @@ class Watchdog:
         if found:
             self._journal.tell("numerics_changed", f"losses are no longer bit for bit those of before: {found}")
         self._remembered = Remembered(
-            policy=decision.memory, numerics=numerics, saves=self._keeper.saves, staging=self._hear_staging()
+            policy=decision.memory,
+            numerics=numerics,
+            saves=self._keeper.saves,
+            staging=self._hear_staging(),
+            backend=self._hear_backend(),
         )
+
+    def _hear_backend(self) -> str:
+        """Tell of a backend that failed its self-check, and when none does any more."""
+        told, kind, text = backend_news(self._remembered.backend, self._backend.get())
+        if kind:
+            self._journal.tell(kind, text)
+        return told
 
     def _hear_staging(self) -> str:
         """Tell where snapshots are written, when that has changed."""
@@ -277,7 +290,8 @@ class Watchdog:
         nowhere = (f"{STAGING['none']}: {staging.why}",) if staging is not None and staging.tier == "none" else ()
         slow = self._keeper.busy_s(now) > self._settings.get().save_seconds
         own = ("the keeper has not answered for long: the disk may hang",) if slow else ()
-        return (*decision.notes, *(trouble for trouble in troubles if trouble), *nowhere, *own)
+        slower = shortfall(self._backend.get())
+        return (*decision.notes, *(trouble for trouble in (*troubles, slower) if trouble), *nowhere, *own)
 
     def _write_status(self, decision: Decision, now: float, state: RunState | None = None) -> None:
         plan, last = decision.memory.plan, self._remembered.numerics.last

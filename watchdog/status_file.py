@@ -25,6 +25,7 @@ class Remembered(msgspec.Struct, frozen=True, kw_only=True):
     numerics: NumericsMemory = NumericsMemory()
     saves: int = 0
     staging: str = ""  # what was told last of where snapshots are written
+    backend: str = ""  # and of a backend that failed
 
 
 def recall(paths: RunPaths, now: float) -> Remembered:

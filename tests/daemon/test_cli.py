@@ -8,7 +8,7 @@ from adam.contract.states import Exit
 from adam.daemon.cli import EXITS, handler, make_parser
 
 COMMANDS = {
-    "init", "up", "down", "status", "pause", "restore", "resume", "save", "logs", "checkpoints", "doctor", "fork", "forge",
+    "init", "up", "down", "status", "pause", "restore", "resume", "save", "logs", "checkpoints", "doctor", "fork", "fetch-weights", "forge",
     "alerts", "systemd",
 }  # fmt: skip
 

@@ -31,6 +31,7 @@ from adam.daemon import export
 from adam.trainer.attempt import run_attempt
 from adam.trainer.model.lm import MambaLM
 from adam.trainer.ops.reference import ReferenceOps
+from adam.trainer.weights import begin_with
 
 NAME = "step-00000040-a01"
 
@@ -130,6 +131,24 @@ def shape_from(config: dict) -> ModelConfig:
     )  # fmt: skip
 
 
+@pytest.mark.parametrize(("arch", "changes"), [("mamba1", {}), ("mamba2", {"tie_embeddings": False})])
+def test_what_is_exported_for_transformers_can_be_begun_with(world, arch: str, changes) -> None:
+    """That transformers takes this form, and gives the same logits, is in tests/trainer/test_weights.py."""
+    _, model = a_run(world, arch, **changes)
+    export_weights(world, "out", "--for", "transformers", "--dtype", "bf16")
+    stored = load_file(world.root / "out" / "model.safetensors")
+    assert "backbone.embeddings.weight" in stored and ("lm_head.weight" in stored) == (arch == "mamba2")
+    config = json.loads((world.root / "out" / "config.json").read_text())
+    assert (config["model_type"], config["torch_dtype"]) == ({"mamba1": "mamba", "mamba2": "mamba2"}[arch], "bfloat16")
+    shape, again = build(arch, **changes)
+    with torch.no_grad():
+        for parameter in again.parameters():
+            parameter.zero_()
+    begin_with(world.root / "out", again, shape, lambda: None)
+    for name, value in model.state_dict().items():
+        assert torch.equal(again.state_dict()[name], value.bfloat16().float())
+
+
 def test_the_fields_are_those_of_mamba_ssms_config(world) -> None:
     shape, _ = build("mamba2")
     # mamba_ssm 2.2 and later: dataclass MambaConfig.
@@ -226,7 +245,7 @@ def test_a_missing_part_is_named(world) -> None:
 
 
 def arguments(paths: RunPaths, target: Path):
-    fields = {"run": str(paths.root), "name": "newest", "target": str(target), "dtype": "fp32"}
+    fields = {"run": str(paths.root), "name": "newest", "target": str(target), "dtype": "fp32", "form": "mamba_ssm"}
     return type("Arguments", (), fields)
 
 

@@ -32,6 +32,10 @@ def test_any_shape(shape: tuple[int, int, int, int], scan: Scan) -> None:
     scan_checks.equals_the_recurrence(scan, shape, documents=True)
 
 
+def test_more_sequences_than_a_grid_has_rows() -> None:
+    scan_checks.equals_the_recurrence(SINGLE, (65_537, 1, 1, 4), documents=False)
+
+
 def test_half_precision_of_the_other_kind() -> None:
     scan_checks.equals_the_recurrence(Scan(NativeOps(), "cuda", torch.float16, 3e-3), (2, 50, 64, 16), documents=True)
 
@@ -92,6 +96,8 @@ def test_a_reset_forgets_all_at_any_decay(rate: float) -> None:
         scan_checks.long_sequences_stay_near,
         scan_checks.autocast_changes_nothing,
         scan_checks.gradients_may_lie_anyhow,
+        scan_checks.what_is_no_number_shows,
+        scan_checks.is_differentiable_once,
     ],
 )
 def test_what_every_backend_must_do(check) -> None:
@@ -135,7 +141,7 @@ def test_what_it_does_not_take() -> None:
 
 def test_the_self_check_passes_and_is_remembered(tmp_path) -> None:
     began = time.monotonic()
-    assert backends.choose_backend("auto", "cuda", "bf16", tmp_path / "kernels.json") == "native"
+    assert backends.choose_backend("auto", "cuda", "bf16", 16, tmp_path / "kernels.json") == ("native", ())
     print(f"self-check: {time.monotonic() - began:.2f} s")
     assert "native" in (tmp_path / "kernels.json").read_text()
 
@@ -146,4 +152,25 @@ def test_a_wrong_kernel_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
         "adam.trainer.ops.native_scan.run_backward",
         lambda *a: tuple(g * 1.03 if i == 3 else g for i, g in enumerate(right(*a))),
     )
-    assert "the gradient of B" in backends.self_check("native", "fp32")
+    assert "the gradient of B" in backends.self_check(NativeOps(), "fp32", 16)
+
+
+@pytest.mark.parametrize("states", [4, 12, 64])
+def test_the_self_check_of_other_models(states: int) -> None:
+    assert backends.self_check(NativeOps(), "bf16", states) == ""
+
+
+def test_the_self_check_goes_the_ways_of_large_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = set()
+    load, cut = native_launch._load, native_launch.chunks
+
+    def chunks(*given) -> Chunks:
+        gone.add("handed on" if (found := cut(*given)).count > 1 and not found.linked else "otherwise")
+        return found
+
+    monkeypatch.setattr(
+        native_launch, "_load", lambda name, macros, device: gone.add((name, macros[-1])) or load(name, macros, device)
+    )
+    monkeypatch.setattr(native_launch, "chunks", chunks)
+    assert backends.self_check(NativeOps(), "bf16", 16) == ""
+    assert gone >= {"handed on", ("scan_forward", ("OWN", 4)), ("scan_backward", ("BLOCKS", 3))}

@@ -5,6 +5,7 @@
 
 from dataclasses import dataclass
 
+import pytest
 import references
 import torch
 from torch import Tensor
@@ -131,3 +132,21 @@ def gradients_may_lie_anyhow(scan: Scan) -> None:
     strided = torch.autograd.grad((out.transpose(0, 2) * 1).sum(), tuple(values.values()))
     torch.testing.assert_close(expanded, plain)
     torch.testing.assert_close(strided, plain)
+
+
+def what_is_no_number_shows(scan: Scan) -> None:
+    """One NaN in an operand reaches all that the recurrence says, and is not rounded to a number on its way."""
+    for name in (*NAMES, "initial"):
+        values = scan.inputs(1, 20, 8, 16)
+        with torch.no_grad():
+            values[name].view(-1)[3] = torch.nan
+        for found, right in zip(scan.both_ways(values, None)[:2], scan.exactly(values, None)[:2], strict=True):
+            assert torch.equal(found.isnan(), right.isnan()), name
+
+
+def is_differentiable_once(scan: Scan) -> None:
+    values = scan.inputs(1, 5, 4, 16)
+    out, _ = scan.ops.selective_scan_from(**values, resets=None)
+    (gradient,) = torch.autograd.grad(out.square().sum(), values["u"], create_graph=True)
+    with pytest.raises(RuntimeError, match="once"):
+        gradient.sum().backward()

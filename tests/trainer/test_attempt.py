@@ -20,7 +20,7 @@ from adam.contract.durable import sha256_file, whole_lines
 from adam.contract.errors import BusyError, CheckpointError, ConfigError, DataError, DiskError, NumericError, UsageError
 from adam.contract.model import ModelConfig
 from adam.contract.paths import RunPaths
-from adam.contract.records import Resume, Staging, StepRow, decode_step
+from adam.contract.records import BackendReport, Resume, Staging, StepRow, decode_step
 from adam.contract.shared import Control, Pulse, SharedWord, read_once
 from adam.contract.slots import read_head
 from adam.contract.snapshots import Snapshot, complete_snapshots
@@ -28,6 +28,7 @@ from adam.contract.states import Phase
 from adam.trainer import heart, loop
 from adam.trainer.attempt import run_attempt
 from adam.trainer.model.lm import MambaLM
+from adam.trainer.ops.backends import Choice
 
 
 def rows(paths: RunPaths) -> list[StepRow]:
@@ -315,6 +316,16 @@ def test_an_attempt_never_writes_over_the_snapshot_that_it_began_from(tmp_path) 
     assert not run_attempt(paths.root, 2, stop_after(0))
     names = {snapshot.name for snapshot in complete_snapshots(paths)}
     assert resume.checkpoint in names and len(names) >= 2
+
+
+def test_a_backend_that_failed_is_reported(tmp_path, monkeypatch) -> None:
+    failed = ("native: the gradient of B is 0.3 off",)
+    monkeypatch.setattr("adam.trainer.runtime.choose_backend", lambda *_: Choice("torch", failed))
+    paths = make_run(tmp_path / "run", small_config(steps=2))
+    write_plan(paths)
+    run_attempt(paths.root, 1, never)
+    report = schema.load(paths.backend_report, BackendReport)
+    assert report == BackendReport(attempt=1, name="torch", failed=failed)
 
 
 def test_snapshots_lie_in_memory_where_there_is_room(tmp_path, monkeypatch) -> None:

@@ -1,36 +1,50 @@
 """Which backend computes: by name, by what the machine has, by what passes its self-check. No GPU needed."""
 
+import shutil
+from pathlib import Path
+
 import pytest
 import torch
 
 from adam.contract.errors import ConfigError
 from adam.trainer.ops import backends
-from adam.trainer.ops.backends import choose_backend, compare
+from adam.trainer.ops.backends import Choice, choose_backend
+from adam.trainer.ops.interface import Ops
+from adam.trainer.ops.native import NativeOps
+from adam.trainer.ops.native_launch import chunks
 from adam.trainer.ops.reference import ReferenceOps
+from adam.trainer.ops.self_check import compare, self_check, shapes
 
 
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch, tmp_path):
-    """A GPU machine made up: `wrong` says what each backend does wrong, `asked` which were checked."""
+    """A GPU machine made up: `wrong` says what each backend does wrong (or raises), `asked` which were checked."""
 
     class Machine:
-        wrong = {"native": "", "mamba_ssm": ""}
+        wrong = {}
         asked = []
         checks, driver = tmp_path / "kernels.json", tmp_path / "version"
 
-        def choose(self, wanted: str) -> str:
-            return choose_backend(wanted, "cuda", "bf16", self.checks, self.driver)
+        def choose(self, wanted: str, states: int = 16) -> str:
+            return self.choice(wanted, states).name
+
+        def choice(self, wanted: str, states: int = 16) -> Choice:
+            return choose_backend(wanted, "cuda", "bf16", states, self.checks, self.driver)
 
     machine = Machine()
     machine.driver.write_text("NVRM version: 580.1\nGCC 12\n")
 
-    def check(name: str, precision: str) -> str:
+    def check(ops: Ops, precision: str, states: int) -> str:
+        name = "native" if isinstance(ops, NativeOps) else "mamba_ssm"
         machine.asked.append(name)
+        if isinstance(machine.wrong[name], BaseException):
+            raise machine.wrong[name]
         return machine.wrong[name]
 
-    machine.wrong, machine.asked = dict(Machine.wrong), []
+    machine.wrong, machine.asked = {"native": "", "mamba_ssm": ""}, []
     monkeypatch.setattr(backends, "self_check", check)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "A GPU")
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
     monkeypatch.setattr(backends.importlib.util, "find_spec", lambda name: object())
     monkeypatch.setattr(backends.importlib.metadata, "version", lambda name: "2.3")
     return machine
@@ -51,6 +65,9 @@ def test_a_fallback_is_told_by_name(machine, capsys: pytest.CaptureFixture) -> N
     machine.choose("auto")
     said = capsys.readouterr().out
     assert "native" in said and "the gradient of B is 0.3 off" in said
+    machine.wrong["mamba_ssm"] = "NaN"
+    machine.checks.unlink()
+    assert machine.choice("auto") == Choice("torch", ("native: the gradient of B is 0.3 off", "mamba_ssm: NaN"))
 
 
 def test_a_pass_counts_until_the_driver_changes(machine) -> None:
@@ -60,6 +77,69 @@ def test_a_pass_counts_until_the_driver_changes(machine) -> None:
     machine.driver.write_text("NVRM version: 590.1\n")
     machine.choose("auto")
     assert machine.asked == ["native", "native"]
+
+
+def test_a_pass_counts_for_these_kernels_only(machine, monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
+    machine.choose("auto", states=16)
+    machine.choose("auto", states=24)
+    assert machine.asked == ["native", "native"]
+    changed = tmp_path / "ops"
+    shutil.copytree(Path(backends.__file__).parent, changed)
+    (changed / "native_launch.py").write_text("# how kernels are launched has changed")
+    monkeypatch.setattr(backends, "__file__", str(changed / "backends.py"))
+    machine.choose("auto", states=24)
+    assert machine.asked == ["native"] * 3
+
+
+@pytest.mark.parametrize("end", [KeyboardInterrupt("killed"), SystemExit(1)])
+def test_a_check_that_does_not_come_back_is_not_begun_for_ever(machine, end: BaseException) -> None:
+    """A kernel that hangs is killed by the watchdog, one that ends CUDA takes the process with it; both do so again."""
+    machine.wrong["native"] = end
+    for _ in range(2):
+        with pytest.raises(type(end)):
+            machine.choose("auto")
+    choice = machine.choice("auto")
+    assert choice.name == "mamba_ssm" and "did not come back 2 times" in choice.failed[0]
+    assert str(machine.checks) in choice.failed[0]
+    machine.checks.unlink()
+    machine.wrong["native"] = ""
+    assert machine.choose("auto") == "native"
+
+
+def test_a_kernel_that_ended_cuda_ends_the_attempt(machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What comes after it in the same process would fail too, and not for its own fault."""
+
+    def gone() -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered\nFor debugging consider …")
+
+    monkeypatch.setattr(torch.cuda, "synchronize", gone)
+    machine.wrong["native"] = "AcceleratorError: an illegal memory access"
+    for _ in range(2):
+        with pytest.raises(
+            RuntimeError, match=r"ended CUDA in this process .*native.*: CUDA error: an illegal memory"
+        ) as said:
+            machine.choose("auto")
+        assert len(str(said.value).splitlines()) == 1
+    assert machine.choose("auto") == "mamba_ssm"
+    assert machine.asked == ["native", "native", "mamba_ssm"]
+
+
+def test_too_little_memory_is_no_fault_of_the_backend(machine) -> None:
+    machine.wrong["native"] = torch.OutOfMemoryError("CUDA out of memory")
+    for _ in range(4):
+        with pytest.raises(torch.OutOfMemoryError):
+            machine.choose("auto")
+    machine.wrong["native"] = ""
+    assert machine.choose("auto") == "native"
+
+
+def test_a_named_backend_that_is_not_installed(machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def version(name: str) -> str:
+        raise backends.importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(backends.importlib.metadata, "version", version)
+    with pytest.raises(ConfigError, match=r"mamba_ssm.*is not installed.*adam-trainer\[cuda\]"):
+        machine.choose("mamba_ssm")
 
 
 def test_a_failure_is_not_remembered(machine) -> None:
@@ -83,9 +163,9 @@ def test_a_backend_that_was_named_is_not_replaced(machine) -> None:
 
 
 def test_without_a_gpu(tmp_path) -> None:
-    assert choose_backend("auto", "cpu", "fp32", tmp_path / "checks") == "torch"
+    assert choose_backend("auto", "cpu", "fp32", 16, tmp_path / "checks") == Choice("torch")
     with pytest.raises(ConfigError, match=r"native.*CPU"):
-        choose_backend("native", "cpu", "fp32", tmp_path / "checks")
+        choose_backend("native", "cpu", "fp32", 16, tmp_path / "checks")
 
 
 class Wrong(ReferenceOps):
@@ -100,6 +180,8 @@ class Wrong(ReferenceOps):
         out = super().selective_scan(u, delta, A, B, C, D, z, delta_bias, resets)
         if self.mistake == "gradient":
             out = out + 0.02 * (B - B.detach()).sum()
+        if self.mistake == "many" and len(u) > 4:
+            out = torch.cat((out[:4], 1.1 * out[4:6], out[6:]))
         return out * torch.nan if self.mistake == "nan" else out
 
 
@@ -110,3 +192,25 @@ def test_the_comparison_finds_each_mistake(dtype: torch.dtype) -> None:
     assert "gradient of B" in compare(Wrong("gradient"), "cpu", shape, dtype)
     assert "out is" in compare(Wrong("documents"), "cpu", shape, dtype)
     assert "out is nan" in compare(Wrong("nan"), "cpu", shape, dtype)
+    assert compare(ReferenceOps(), "cpu", shape, dtype, copies=5) == compare(Wrong("many"), "cpu", shape, dtype) == ""
+    assert "10 x 45 x 20 x 16: out is 1.0e-01" in compare(Wrong("many"), "cpu", shape, dtype, copies=5)
+
+
+def test_whatever_a_library_raises_is_told_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unfit(*_: object) -> str:
+        raise AttributeError("module 'triton' has no attribute 'language'\nand so on")
+
+    monkeypatch.setattr("adam.trainer.ops.self_check.compare", unfit)
+    said = self_check(ReferenceOps(), "fp32", 16)
+    assert said == "selective_scan, fp32, 16 states: AttributeError: module 'triton' has no attribute 'language'"
+
+
+@pytest.mark.parametrize(
+    ("states", "channels", "blocks"), [(4, 64, 16), (8, 64, 8), (16, 64, 5), (32, 32, 4), (64, 16, 4)]
+)
+def test_the_check_is_wide_enough_for_the_kernels_of_large_models(states: int, channels: int, blocks: int) -> None:
+    """channels: of a block. blocks: that a multiprocessor holds at most (`RESIDENT` in the kernels)."""
+    (batch, length, width, _), copies = shapes(states)[-1]
+    chains = batch * copies * -(-width // channels)
+    cut = chunks(chains, length, blocks * 188, 16)
+    assert chains >= blocks * 188 and cut.count > 1 and not cut.linked

@@ -62,8 +62,21 @@ def test_machine_code_is_kept_and_not_believed_blindly(tmp_path, monkeypatch: py
     assert kept_code(tmp_path / "kept", *wanted) == code
     kept_code(tmp_path / "kept", wanted[0], wanted[1], "sm_120")
     assert len(list((tmp_path / "kept").iterdir())) == 2
+    path.unlink()
+    path.mkdir()  # what can't be read, as on a failing disk
+    assert kept_code(tmp_path / "kept", *wanted) == code
 
 
 def test_a_kernel_that_does_not_compile_is_named() -> None:
-    with pytest.raises(KernelError, match=r"scan_forward.cu does not compile for sm_90 with .*'STATES': 16.*OWN"):
+    with pytest.raises(
+        KernelError, match=r"scan_forward.cu does not compile for sm_90 with .*'STATES': 16.*OWN"
+    ) as raised:
         compile_kernels((COMMON, "scan_forward.cu"), {"STATES": 16, "ELEMENT": BF16}, "sm_90")
+    assert len(str(raised.value).splitlines()) == 1
+
+
+def test_a_gpu_that_is_too_old_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nvrtc.torch.cuda, "get_device_capability", lambda _: (7, 5))
+    monkeypatch.setattr(nvrtc.torch.cuda, "get_device_name", lambda _: "Tesla T4")
+    with pytest.raises(KernelError, match=r"scan_forward.cu needs a GPU of sm_80 or later, this Tesla T4 is sm_75"):
+        nvrtc.module((COMMON, "scan_forward.cu"), (), 0)

@@ -61,6 +61,28 @@ def test_what_the_kernels_do_not_know() -> None:
             Operands.laid_out(**wrong, resets=None)
 
 
+@pytest.mark.parametrize(
+    ("name", "wrong", "said"),
+    [
+        ("B", lambda B: B[:, :3], r"B is \(2, 3, 16\) .* wants \(2, 6, 16\)"),
+        ("delta", lambda delta: delta[..., :4], r"delta is \(2, 6, 4\)"),
+        ("D", lambda D: D[:2], r"D is \(2,\) .* wants \(8,\)"),
+        ("A", lambda A: A.bfloat16(), r"A is .* torch.bfloat16 .* wants .* torch.float32"),
+        ("C", lambda C: C.float(), r"C is .* torch.float32 .* wants .* torch.bfloat16"),
+        ("z", lambda z: z.to("meta"), r"z is .* on meta, .* wants .* on cpu"),
+    ],
+)
+def test_what_does_not_go_together(name: str, wrong, said: str) -> None:
+    values = operands()
+    with pytest.raises(ValueError, match=said):
+        Operands.laid_out(**(values | {name: wrong(values[name])}), resets=None)
+
+
+def test_resets_are_flags() -> None:
+    with pytest.raises(ValueError, match=r"resets is \(2, 6\) torch.int64 .* wants \(2, 6\) torch.bool"):
+        Operands.laid_out(**operands(), resets=torch.zeros(2, 6, dtype=torch.int64))
+
+
 @pytest.mark.parametrize("length", [1, 8, 127, 128, 700, 2048, 100_003])
 @pytest.mark.parametrize("chains", [1, 40, 197, 198, 320, 640])
 @pytest.mark.parametrize("tile", [8, 16])

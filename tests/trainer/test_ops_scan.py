@@ -50,3 +50,11 @@ def test_autocast_changes_nothing() -> None:
 
 def test_gradients_that_are_not_contiguous() -> None:
     scan_checks.gradients_may_lie_anyhow(DOUBLE)
+
+
+def test_what_is_no_number_shows() -> None:
+    scan_checks.what_is_no_number_shows(SINGLE)
+
+
+def test_it_is_differentiable_once() -> None:
+    scan_checks.is_differentiable_once(SINGLE)

@@ -10,9 +10,10 @@ import pytest
 
 from adam.contract import schema
 from adam.contract.process import start_ticks
-from adam.contract.records import Numerics, Plan, Status
+from adam.contract.records import BackendReport, Numerics, Plan, Status
 from adam.contract.states import FailureClass, RunState
 from adam.watchdog.act import send_signal
+from adam.watchdog.backend import backend_news
 from adam.watchdog.child_log import ChildLog
 from adam.watchdog.journal import Journal
 from adam.watchdog.log import logger_to
@@ -122,6 +123,17 @@ def test_events_wait_for_the_disk(paths, monkeypatch):
     journal.flush()
     lines = paths.events.read_text().splitlines()
     assert len(lines) == 1000 and "number 1199" in lines[-1] and not journal.trouble and "nothing" not in lines[-1]
+
+
+def test_a_backend_that_failed_is_told_once_and_when_it_is_mended():
+    fine, failed = BackendReport(attempt=1, name="native"), ("native: the gradient of B is 0.3 off",)
+    assert backend_news("", None) == backend_news("", fine) == ("", "", "")
+    told, kind, text = backend_news("", BackendReport(attempt=2, name="torch", failed=failed))
+    assert kind == "backend_failed" and text.startswith("torch computes") and failed[0] in text
+    assert backend_news(told, BackendReport(attempt=3, name="torch", failed=failed)) == (told, "", "")
+    assert backend_news(told, None) == (told, "", "")
+    told, kind, text = backend_news(told, BackendReport(attempt=4, name="native"))
+    assert (told, kind) == ("", "backend") and text.startswith("native computes")
 
 
 def numerics(attempt: int, step: int, **parts: str) -> Numerics:

@@ -8,7 +8,7 @@ import pytest
 
 from adam.contract import schema
 from adam.contract.checkpoints import list_checkpoints, verify
-from adam.contract.records import Plan
+from adam.contract.records import BackendReport, Plan
 from adam.contract.states import RunState
 
 pytestmark = pytest.mark.timeout(90)
@@ -118,6 +118,22 @@ def test_out_of_memory_takes_a_smaller_micro_batch_and_says_that_the_numbers_dif
     assert status.breaks == ("step 0: micro_batch 8 -> 4", "step 0: micro_batch 4 -> 2")
     assert len(box.events("numerics_changed")) == 2
     box.check_losses(200)
+
+
+def test_a_slower_backend_is_an_event_and_a_note(box, await_):
+    failed = ("native: selective_scan, bf16, 16 states: KernelError: launching scan_forward: CUDA_ERROR_LAUNCH_FAILED",)
+    box.trainer["steps"] = 100_000
+    box.configure()
+    schema.save(box.paths.backend_report, BackendReport(attempt=1, name="torch", failed=failed))
+    box.up()
+    await_(lambda: box.events("backend_failed"), 20, "the event")
+    (event,) = box.events("backend_failed")
+    assert "torch computes" in event["text"] and failed[0] in event["text"]
+    await_(lambda: any(failed[0] in note for note in box.status().notes), 20, "the note")
+    schema.save(box.paths.backend_report, BackendReport(attempt=2, name="native"))
+    await_(lambda: box.events("backend"), 20, "the other event")
+    await_(lambda: not box.status().notes, 20, "no note any more")
+    assert len(box.events("backend_failed")) == 1
 
 
 def test_memory_that_never_suffices_ends_with_the_reason(box):

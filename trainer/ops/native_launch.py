@@ -14,6 +14,7 @@ STATES = (4, 8, 16, 32, 64)
 ELEMENTS = {torch.bfloat16: 0, torch.float16: 1, torch.float32: 2}
 HANDOVERS = 8  # chunks of time in which blocks hand a chain on
 SHORTEST = 128  # steps of a chunk
+GRID_ROWS = 65535  # what CUDA takes at most
 COMMON = "scan_common.cuh"
 Macros = tuple[tuple[str, int], ...]
 
@@ -39,7 +40,7 @@ class Operands:
     @classmethod
     def laid_out(cls, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, z: Tensor, bias: Tensor,
                  resets: Tensor | None) -> "Operands":  # fmt: skip
-        """Copies what does not lie as the kernels want it. Raises ValueError for types and numbers of states that they do not know."""
+        """Copies what does not lie as the kernels want it. Raises ValueError for types, shapes and places that they do not know."""
         if u.dtype not in ELEMENTS or A.shape[1] not in STATES:
             known = ", ".join(str(dtype).removeprefix("torch.") for dtype in ELEMENTS)
             raise ValueError(
@@ -48,6 +49,11 @@ class Operands:
             )
         if not u.numel():
             raise ValueError(f"there is nothing to scan: u is {tuple(u.shape)}")
+        _check(
+            u,
+            A.shape[1],
+            {"delta": delta, "A": A, "B": B, "C": C, "D": D, "z": z, "delta_bias": bias, "resets": resets},
+        )
         if not (_rows(B) and _rows(C) and B.stride(1) == C.stride(1)):
             B, C = _plain(B), _plain(C)
         z = z if _rows(z) else _plain(z)
@@ -137,8 +143,14 @@ def _backward_kernel(operands: Operands) -> Loaded:
     return three if enough and three.resident > two.resident else two
 
 
+def known_states(states: int) -> int:
+    """The number of states that the kernels take for `states`; itself where they take none."""
+    return next((known for known in STATES if known >= states), states)
+
+
 def compile_ahead(dtype: torch.dtype, states: int, device: int) -> None:
     """Compile and load all kernels for that type and number of states beside one another, where they are not there yet."""
+    states = known_states(states)
     macros = (("ELEMENT", ELEMENTS[dtype]), ("STATES", states))
     variants = {
         "scan_forward": [("OWN", 2), ("OWN", 4)] if states == 16 else [("OWN", 4)],
@@ -196,7 +208,9 @@ def run_backward(
             ),
         )  # fmt: skip
         sums = _small("scan_sums", "sum_groups", operands, ())
-        sums.launch((-(-length * states // 2 // 128), batch, 1), 128, 0, (dBC, dB, dC, batch, length, groups))
+        sums.launch(
+            (-(-length * states // 2 // 128), min(batch, GRID_ROWS), 1), 128, 0, (dBC, dB, dC, batch, length, groups)
+        )
     return du, ddelta, dA.sum(0), dB, dC, dD.sum(0), dz, dbias.sum(0), carry[cut.count].clone()
 
 
@@ -256,6 +270,23 @@ def _counters(loaded: Loaded, operands: Operands) -> Tensor:
     """Zeros: the units that were drawn, then the chunks done of each chain."""
     batch, _, channels, _ = operands.shape
     return torch.zeros(1 + loaded.chains(batch, channels), dtype=torch.int32, device=operands.u.device)
+
+
+def _check(u: Tensor, states: int, others: dict[str, Tensor | None]) -> None:
+    """Raise ValueError for what does not go with u: a kernel would read beyond it, or take its bits for other numbers."""
+    batch, length, channels = u.shape
+    shapes = {"A": (channels, states), "B": (batch, length, states), "C": (batch, length, states), "D": (channels,),
+              "delta_bias": (channels,), "resets": (batch, length)}  # fmt: skip
+    dtypes = {"A": torch.float32, "D": torch.float32, "delta_bias": torch.float32, "resets": torch.bool}
+    for name, tensor in others.items():
+        if tensor is None:
+            continue
+        wanted = shapes.get(name, u.shape), dtypes.get(name, u.dtype), u.device
+        if (tensor.shape, tensor.dtype, tensor.device) != wanted:
+            raise ValueError(
+                f"the native scan's {name} is {tuple(tensor.shape)} {tensor.dtype} on {tensor.device}, and u {tuple(u.shape)} wants "
+                f"{tuple(wanted[0])} {wanted[1]} on {wanted[2]}"
+            )
 
 
 def _rows(tensor: Tensor) -> bool:

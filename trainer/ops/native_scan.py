@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from adam.trainer.ops.native_launch import STATES, Operands, kept, run_backward, run_forward
+from adam.trainer.ops.native_launch import Operands, kept, known_states, run_backward, run_forward
 
 _OPERANDS = "Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor D, Tensor z, Tensor delta_bias, Tensor? resets, Tensor? initial"
 _library = torch.library.Library("adam", "DEF")
@@ -46,7 +46,7 @@ def scan(
     out_dtype = u.dtype
     u, delta, z, B, C = (tensor.to(dtype) for tensor in (u, delta, z, B, C))
     A, D, delta_bias = A.float(), D.float(), delta_bias.float()
-    more_states = next((known for known in STATES if known >= states), states) - states
+    more_states = known_states(states) - states
     more_channels = -channels % 4
     if more_channels:
         u, delta, z, D, delta_bias = (F.pad(tensor, (0, more_channels)) for tensor in (u, delta, z, D, delta_bias))
@@ -103,8 +103,14 @@ def _gradients(ctx: Any, dout: Tensor | None, d_last: Tensor | None, *_: None) -
     return *gradients, None, None if operands[9] is None else d_initial, None
 
 
+def _no_second_time(*_: Any) -> None:
+    raise RuntimeError("the native scan is differentiable once")
+
+
 _library.impl("selective_scan", _forward, "CUDA")
 _library.impl("selective_scan_backward", _backward, "CUDA")
 torch.library.register_fake("adam::selective_scan", _forward_shapes, lib=_library)
 torch.library.register_fake("adam::selective_scan_backward", _backward_shapes, lib=_library)
 torch.library.register_autograd("adam::selective_scan", _gradients, setup_context=_remember, lib=_library)
+# Without it torch would take second derivatives for 0, and only warn.
+torch.library.register_autograd("adam::selective_scan_backward", _no_second_time, lib=_library)

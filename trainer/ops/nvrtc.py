@@ -7,6 +7,7 @@ checked on any machine; loading and launching do. `cuda.bindings` is NVIDIA's ow
 import ctypes
 import hashlib
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -20,6 +21,7 @@ from adam.contract.durable import replace_file
 
 KERNELS = Path(__file__).parent / "kernels"
 log = structlog.get_logger()
+OLDEST = (8, 0)  # the compute capability of the first GPUs that have what the kernels use: asynchronous copies, bf16
 DIGEST_BYTES = 32  # before the machine code in a kept file
 
 
@@ -69,7 +71,7 @@ def compile_kernels(files: tuple[str, ...], macros: dict[str, int], architecture
         nvrtc.nvrtcGetProgramLog(program, log)
         said = log.decode(errors="replace").strip("\0 \n")
         if int(result[0]):
-            raise KernelError(f"{files[-1]} does not compile for {architecture} with {macros}: {said}")
+            raise KernelError(f"{files[-1]} does not compile for {architecture} with {macros}: {_first_error(said)}")
         code = b" " * _ok(nvrtc.nvrtcGetCUBINSize(program), "reading machine code")
         _ok(nvrtc.nvrtcGetCUBIN(program, code), "reading machine code")
         return Binary(code, said)
@@ -77,12 +79,18 @@ def compile_kernels(files: tuple[str, ...], macros: dict[str, int], architecture
         nvrtc.nvrtcDestroyProgram(program)
 
 
+def _first_error(said: str) -> str:
+    """The line of the compiler's log that says what is wrong, of pages."""
+    lines = said.splitlines() or ["NVRTC does not say why"]
+    return next((line.strip() for line in lines if "error" in line), lines[0])
+
+
 def kept_code(directory: Path, files: tuple[str, ...], macros: dict[str, int], architecture: str) -> bytes:
     """Machine code as `compile_kernels` makes it, from a file of `directory` where an earlier process has left it there."""
     version = _ok(_nvrtc().nvrtcVersion(), "asking for NVRTC's version")
     made_of = "\n".join((*map(str, version), *_options(macros, architecture), _source(files)))
     path = directory / f"{hashlib.sha256(made_of.encode()).hexdigest()[:32]}.cubin"
-    if path.exists():
+    with suppress(OSError):  # what is not there, or can't be read, is compiled
         whole = path.read_bytes()
         if hashlib.sha256(whole[DIGEST_BYTES:]).digest() == whole[:DIGEST_BYTES]:
             return whole[DIGEST_BYTES:]
@@ -182,8 +190,16 @@ class Module:
 
 @lru_cache(maxsize=256)
 def module(files: tuple[str, ...], macros: tuple[tuple[str, int], ...], device: int) -> Module:
-    """Compiled for and loaded into that GPU, once a process; between processes the machine code is kept where `keep_in` said."""
+    """Compiled for and loaded into that GPU, once a process; between processes the machine code is kept where `keep_in` said.
+
+    Raises KernelError, also where the GPU is older than sm_80.
+    """
     major, minor = torch.cuda.get_device_capability(device)
+    if (major, minor) < OLDEST:
+        name = torch.cuda.get_device_name(device)
+        raise KernelError(
+            f"{files[-1]} needs a GPU of sm_{OLDEST[0]}{OLDEST[1]} or later, this {name} is sm_{major}{minor}"
+        )
     wanted = (files, dict(macros), f"sm_{major}{minor}")
     return Module(kept_code(_kept_in[0], *wanted) if _kept_in else compile_kernels(*wanted).code, device)
 

@@ -30,12 +30,16 @@ __device__ __forceinline__ float exp2_fast(float x) { float y; asm("ex2.approx.f
 __device__ __forceinline__ float log2_fast(float x) { float y; asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x)); return y; }
 __device__ __forceinline__ float reciprocal(float x) { float y; asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x)); return y; }
 
+// As fminf and fmaxf, but what is not a number stays so: a weight that has gone wrong must show in the loss.
+__device__ __forceinline__ float smaller(float x, float y) { float z; asm("min.NaN.f32 %0, %1, %2;" : "=f"(z) : "f"(x), "f"(y)); return z; }
+__device__ __forceinline__ float larger(float x, float y) { float z; asm("max.NaN.f32 %0, %1, %2;" : "=f"(z) : "f"(x), "f"(y)); return z; }
+
 __device__ __forceinline__ float sigmoid(float x) { return reciprocal(1.f + exp2_fast(-x * LOG2E)); }
 
 // Softplus and its derivative. log(1 + e) loses the digits of a small e, so a polynomial takes over (relative error 1e-8): Mamba begins
 // with steps of 1e-3. Beyond 80 the exponential would leave fp32, and softplus is its argument.
 __device__ __forceinline__ float softplus(float x, float& slope) {
-  const float e = exp2_fast(fminf(x, 80.f) * LOG2E), more = 1.f + e;
+  const float e = exp2_fast(smaller(x, 80.f) * LOG2E), more = 1.f + e;
   float p = -0.09234832f;
   p = fmaf(p, e, 0.18170917f);
   p = fmaf(p, e, -0.24778119f);
@@ -43,7 +47,7 @@ __device__ __forceinline__ float softplus(float x, float& slope) {
   p = fmaf(p, e, -0.49999738f);
   p = fmaf(p, e, 1.f);
   slope = e * reciprocal(more);
-  return fmaxf(x, e < 0.25f ? p * e : log2_fast(more) * LN2);
+  return larger(x, e < 0.25f ? p * e : log2_fast(more) * LN2);
 }
 __device__ __forceinline__ float softplus(float x) {
   float slope;

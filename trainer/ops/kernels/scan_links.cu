@@ -72,7 +72,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) scan_chunks(
         entering[k] *= dt;
       }
       step[k] = next_begins[k] && real ? FOREVER : dt;
-      time += step[k];
+      time = smaller(time + step[k], FOREVER);  // finite also behind two documents
     }
 #pragma unroll
     for (int e = 0; e < W_ITEMS; e++) {

@@ -1,0 +1,65 @@
+"""Whether the states of selective scans are kept for the backward, or computed again there: memory for time, the bits are the same.
+
+What training will take is measured, not guessed: one block's forward, of one sample and of two, and what autograd keeps of it.
+"""
+
+import structlog
+import torch
+from torch import Tensor
+
+from adam.contract.config import Trainer
+from adam.trainer.model.lm import MambaLM
+from adam.trainer.model.mamba1 import Mamba1
+from adam.trainer.ops.native import NativeOps
+from adam.trainer.runtime import Runtime
+
+STATE_BYTES = 16  # of a parameter: weight, gradient and two moments in fp32
+SHARE = 0.9  # of the memory; the rest is for one block's backward, for the loss, and for what lies between allocations
+
+log = structlog.get_logger()
+
+
+def settle_states(model: MambaLM, config: Trainer, runtime: Runtime, room: int) -> bool:
+    """Have the model's scans keep their states, or not, as `trainer.recompute` says. True where they are computed again.
+
+    room: bytes that training may take in all. A backend that keeps no states in any case stays as it is.
+    """
+    ops = model.ops
+    if not isinstance(ops, NativeOps) or not isinstance(model.backbone.layers[0].mixer, Mamba1):
+        return False
+    ops.recompute = config.recompute == "on"
+    if config.recompute == "auto":
+        need = needed_bytes(model, config.seq_len, runtime)
+        ops.recompute = need > SHARE * room
+        log.info("states of scans", computed_again=ops.recompute, with_all_kept=need, room=room)
+    return ops.recompute
+
+
+def needed_bytes(model: MambaLM, length: int, runtime: Runtime) -> int:
+    """Bytes that training takes at the end of a forward, where it is most; without what the loss and snapshots take."""
+    one, two = (kept_bytes(model, samples, length, runtime) for samples in (1, 2))
+    block = 2 * one - two + runtime.micro_batch * (two - one)
+    return STATE_BYTES * sum(parameter.numel() for parameter in model.parameters()) + len(model.backbone.layers) * block
+
+
+def kept_bytes(model: MambaLM, samples: int, length: int, runtime: Runtime) -> int:
+    """Bytes that autograd keeps of the forward of one block; the weights themselves are left out."""
+    weight = model.backbone.embedding.weight
+    x = torch.zeros(samples, length, weight.shape[1], device=weight.device, requires_grad=True)
+    residual, resets = torch.zeros_like(x), torch.zeros(samples, length, dtype=torch.bool, device=weight.device)
+    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    kept: dict[int, Tensor] = {}  # by the memory that they lie in; held, so that none is given to the next
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), runtime.autocast():
+        model.backbone.layers[0](x, residual, resets)
+    return sum(tensor.untyped_storage().nbytes() for place, tensor in kept.items() if place not in weights)
+
+
+def gpu_room() -> int:
+    """Bytes of this GPU that are free, or ours already."""
+    free, _ = torch.cuda.mem_get_info()
+    return int(free) + torch.cuda.memory_reserved()
