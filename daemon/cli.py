@@ -30,6 +30,7 @@ EXITS = {
     Exit.NOT_RUNNING: "there is no such run, or it is not running",
     Exit.FAILED: "up --wait: the run failed, or lost all its processes; doctor: something is bad",
     Exit.TIMEOUT: "a process, or the place to restore from, did not answer",
+    Exit.GPU: "the trainer finds no GPU that can be trained on",
     Exit.INTERRUPTED: "interrupted by Ctrl-C",
 }
 
