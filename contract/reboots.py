@@ -1,6 +1,7 @@
 """Reboots of the machine that a run asks for: the journal, which is the request too, and how often it may be asked.
 
-The watchdog asks within the run's own bounds; who is root and does it (`adamctl systemd install --reboot`) has a journal and bounds of its own.
+The watchdog asks within the run's own bounds; who is root and does it (`adamctl systemd install --reboot`) has a journal and bounds of
+its own.
 """
 
 import math
