@@ -61,7 +61,7 @@ def news_of(before: Reading, now: Reading) -> Iterator[News]:
     if now.fault and now.fault != before.fault:
         yield News(now.fault, FAULTS[now.fault], {"fault": now.fault})
     for index in now.lost:
-        if index not in before.lost:
+        if index not in before.lost and not now.fault:
             text = f"GPU {index} does not answer any more (it has fallen off the bus): the machine needs a restart"
             yield News(f"lost {index}", text, {"fault": "lost", "gpu": index})
     for xid in now.xids:

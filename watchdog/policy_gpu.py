@@ -32,19 +32,21 @@ FALLEN = "{0} fell off the bus{1}: reboot; where that does not help, switch the 
 def trouble(seen: Observation) -> str:
     """What is wrong with all GPUs, and what to do about it; empty: one can be trained on, or nothing is known."""
     if seen.gpu_fault == "lost":
-        return FALLEN.format("every GPU", xid_words(seen, None))
+        return fallen(seen) or FALLEN.format("every GPU", "")
     if seen.gpu_fault:
         return FAULTS[seen.gpu_fault]
     if seen.sensors != "ok" or any(gpu.recovery not in RECOVERIES for gpu in seen.gpus):
         return ""
     sick = [RECOVERIES[gpu.recovery].format(gpu.index) for gpu in seen.gpus if gpu.recovery]
-    fallen = [FALLEN.format(f"GPU {index}", xid_words(seen, index)) for index in seen.lost]
-    return "; ".join(sick + fallen) or "NVML sees no GPU any more: reboot, and look after the cards"
+    sick += [fallen(seen)] if seen.lost else []
+    return "; ".join(sick) or "NVML sees no GPU any more: reboot, and look after the cards"
 
 
-def xid_words(seen: Observation, gpu: int | None) -> str:
-    codes = sorted({xid.code for xid in seen.xids if gpu is None or xid.gpu == gpu})
-    return " (Xid " + ", ".join(map(str, codes)) + ")" if codes else ""
+def fallen(seen: Observation) -> str:
+    """What is to be said of the GPUs that are lost; empty: nobody knows which."""
+    codes = sorted({xid.code for xid in seen.xids if xid.gpu in seen.lost})
+    which = ("GPU " if len(seen.lost) == 1 else "GPUs ") + ", ".join(map(str, seen.lost))
+    return FALLEN.format(which, f" (Xid {', '.join(map(str, codes))})" if codes else "") if seen.lost else ""
 
 
 def is_well(seen: Observation) -> bool:

@@ -136,7 +136,7 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True):
     gpus: tuple[Gpu, ...] = ()  # the newest readings; empty where `sensors` is not ok
     sensors: str = "none"  # ok, none (no NVIDIA driver) or unknown
     gpu_fault: str = ""  # where they say what is wrong with all GPUs: lost, mismatch, reset
-    lost: tuple[int, ...] = ()  # GPUs that do not answer, while others do
+    lost: tuple[int, ...] = ()  # GPUs that do not answer any more
     xids: tuple[Xid, ...] = ()  # the last one of each GPU
     trained_on: str = ""  # the device of the last attempt that had one: "cuda NVIDIA H200"
     reboots: tuple[RebootSeen, ...] | None = ()  # that were asked for, oldest first; None: that can't be read

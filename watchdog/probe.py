@@ -24,7 +24,7 @@ from adam.contract.process import die_with_parent
 from adam.contract.records import Gpu
 from adam.watchdog.policy_power import Orders
 from adam.watchdog.power import Power
-from adam.watchdog.probe_words import Reading
+from adam.watchdog.probe_words import Reading, Xid
 from adam.watchdog.xid import XidWatch
 
 _NONE = {pynvml.NVML_ERROR_LIBRARY_NOT_FOUND, pynvml.NVML_ERROR_DRIVER_NOT_LOADED, pynvml.NVML_ERROR_NO_PERMISSION}
@@ -121,7 +121,7 @@ def _maybe(call: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def read_all() -> Reading:
-    """Every GPU. Raises NVMLError where none of them answers."""
+    """Every GPU. Raises NVMLError where the driver is not as it should be."""
     gpus, lost = [], []
     for index in range(pynvml.nvmlDeviceGetCount()):
         try:
@@ -131,7 +131,7 @@ def read_all() -> Reading:
         except pynvml.NVMLError_ResetRequired:
             gpus.append(Gpu(index=index, recovery="reset"))
     if lost and not gpus:
-        raise pynvml.NVMLError(pynvml.NVML_ERROR_GPU_IS_LOST)
+        return Reading("unknown", why="GPU is lost", lost=tuple(lost), fault="lost")
     return Reading("ok", tuple(gpus), lost=tuple(lost))
 
 
@@ -141,11 +141,16 @@ def say(reading: Reading) -> None:
 
 
 def probe(interval: float, orders: Orders | None) -> int:
+    found: tuple[Xid, ...] = ()  # since the last reading: a GPU that falls off the bus says so, and then nothing more
     try:
         pynvml.nvmlInit()
         xids, power = XidWatch(), Power(orders) if orders is not None else None
         while True:
-            reading = msgspec.structs.replace(read_all(), xids=xids.found)
+            found = xids.found
+            reading = msgspec.structs.replace(read_all(), xids=found)
+            if reading.sensors != "ok":
+                say(reading)
+                return 0
             if power is not None:
                 words = power.attend(reading.gpus, time.monotonic())
                 reading = msgspec.structs.replace(reading, power=words, held=power.held)
@@ -157,7 +162,7 @@ def probe(interval: float, orders: Orders | None) -> int:
                 return 0
     except pynvml.NVMLError as error:
         sensors = "none" if error.value in _NONE else "unknown"
-        say(Reading(sensors, why=str(error), fault=_FAULTS.get(error.value, "")))
+        say(Reading(sensors, why=str(error), fault=_FAULTS.get(error.value, ""), xids=found))
     return 0
 
 

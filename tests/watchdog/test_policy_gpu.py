@@ -15,7 +15,7 @@ from adam.watchdog.policy_words import AskSettle, Launch, Observation, Reboot, R
 from adam.watchdog.probe_words import Xid
 
 WELL = {"sensors": "ok", "gpus": (Gpu(0, recovery=""),), "gpu_fault": "", "lost": ()}
-LOST = {"sensors": "unknown", "gpus": (), "gpu_fault": "lost", "xids": (Xid(0, 79),)}
+LOST = {"sensors": "unknown", "gpus": (), "gpu_fault": "lost", "lost": (0,), "xids": (Xid(0, 79),)}
 MISMATCH = {"sensors": "unknown", "gpus": (), "gpu_fault": "mismatch"}
 SILENT = {"sensors": "unknown", "gpus": (), "gpu_fault": ""}
 ASKING = replace(SETTINGS, reboot=RebootRules(per_day=2, uptime_s=600.0), reboot_after_s=900.0)
@@ -67,7 +67,9 @@ def wait(bench: Bench, seconds: float, step: float = 10.0) -> Bench:
         ({**WELL, "lost": (1,)}, ""),
         ({**WELL, "gpus": (Gpu(0, recovery="drain and reset"),)}, ""),
         ({**WELL, "gpus": (Gpu(0, recovery="reset"), Gpu(1, recovery=""))}, ""),
-        (LOST, "every GPU fell off the bus (Xid 79): reboot"),
+        (LOST, "GPU 0 fell off the bus (Xid 79): reboot"),
+        ({**LOST, "lost": (0, 2)}, "GPUs 0, 2 fell off the bus (Xid 79): reboot"),
+        ({"sensors": "unknown", "gpu_fault": "lost"}, "every GPU fell off the bus: reboot"),
         (MISMATCH, "the NVIDIA driver was changed under the run"),
         ({"sensors": "unknown", "gpu_fault": "reset"}, "the GPUs need a reset"),
         ({**WELL, "gpus": ()}, "NVML sees no GPU any more"),
@@ -240,7 +242,7 @@ def test_a_reboot_is_asked_for_after_the_wait_and_once():
     assert not bench.of(Reboot)
     wait(bench, 20)
     (reboot,) = bench.of(Reboot)
-    assert reboot.step == 120 and reboot.why.startswith("every GPU fell off the bus (Xid 79)")
+    assert reboot.step == 120 and reboot.why.startswith("GPU 0 fell off the bus (Xid 79)")
     assert bench.told("reboot") and bench.state == RunState.WAITING
     bench.see(reboots=(RebootSeen(0.0, 120, True),))
     wait(bench, 880)
@@ -283,7 +285,7 @@ def test_reboots_that_did_not_help_are_the_end_with_the_reason():
     bench = asking(reboots=(RebootSeen(10_000, 120, False), RebootSeen(5_000, 120, False)))
     wait(bench, 30)
     assert bench.state == RunState.FAILED and not bench.of(Reboot)
-    assert bench.decision.reason.startswith("every GPU fell off the bus (Xid 79)")
+    assert bench.decision.reason.startswith("GPU 0 fell off the bus (Xid 79)")
     assert "2 reboots within a day did not help, and no step was trained since" in bench.decision.reason
 
 

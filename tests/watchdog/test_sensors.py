@@ -104,6 +104,14 @@ def test_an_xid_is_told_at_once_and_once(nvml):
     assert told == [Xid(0, 79)]
 
 
+def test_the_last_word_of_a_gpu_that_falls_off_the_bus_is_told(nvml):
+    with probing() as read:
+        assert read().sensors == "ok"
+        nvml.say(xid=79, lost=1)
+        told = next(reading for reading in iter(read, None) if reading.sensors != "ok")
+    assert (told.fault, told.lost, told.xids) == ("lost", (0,), (Xid(0, 79),))
+
+
 def test_no_driver(tmp_path):
     assert first_line(LD_LIBRARY_PATH=str(tmp_path)).sensors == "none"
 
