@@ -85,7 +85,13 @@ int nvmlDeviceGetFieldValues(void *h, int n, field_t *fields) {
   return answer(h);
 }
 int nvmlEventSetCreate(void **set) { *set = (void *)1; return OK; }
-int nvmlDeviceRegisterEvents(void *h, unsigned long long types, void *set) { (void)types; (void)set; return answer(h); }
+static unsigned int listening = 0;
+int nvmlDeviceRegisterEvents(void *h, unsigned long long types, void *set) {
+  (void)types; (void)set;
+  int result = answer(h);
+  listening = result == OK ? listening | 1u << (long)h : listening & ~(1u << (long)h);
+  return result;
+}
 int nvmlEventSetWait_v2(void *set, event_t *event, unsigned int milliseconds) {
   static long told = 0;
   (void)set;
@@ -99,6 +105,7 @@ int nvmlEventSetWait_v2(void *set, event_t *event, unsigned int milliseconds) {
       event->data = (unsigned long long)code;
       if (code) return OK;
     }
+    if (say("lost", 0) && listening & 1u << say("lost", 0)) return LOST;
     if (waited >= milliseconds) return TIMEOUT;
     usleep(5000);
   }

@@ -104,6 +104,17 @@ def test_an_xid_is_told_at_once_and_once(nvml):
     assert told == [Xid(0, 79)]
 
 
+def test_a_gpu_that_is_lost_while_the_probe_listens_does_not_hide_the_others(nvml):
+    nvml.say(gpus=2)
+    with probing() as read:
+        assert read().lost == ()
+        nvml.say(gpus=2, lost=2)
+        told = next(reading for reading in iter(read, None) if reading.lost)
+        assert (told.sensors, told.lost, [gpu.index for gpu in told.gpus]) == ("ok", (1,), [0])
+        nvml.say(gpus=2, lost=2, xid=31)
+        assert next(reading for reading in iter(read, None) if reading.xids).xids == (Xid(0, 31),)
+
+
 def test_the_last_word_of_a_gpu_that_falls_off_the_bus_is_told(nvml):
     with probing() as read:
         assert read().sensors == "ok"
