@@ -234,6 +234,7 @@ def add_systemd(commands: Commands) -> None:
     )
     install.add_argument("--prefix", metavar="DIR", default=PREFIX, help=f"where the program goes (default: {PREFIX})")
     install.add_argument("--config", metavar="FILE", help="the run's configuration, copied into the run directory")
+    flag(install, "--reboot", "also what restarts the machine where the run asks for it (watchdog.reboot)")
     actions.add("uninstall", "systemd.uninstall", "stop the run and remove the units; what was trained stays")
 
 
