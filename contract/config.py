@@ -193,10 +193,10 @@ class Watchdog(Section, frozen=True):
         ),
     ] = False
     reboot_after_minutes: Annotated[
-        float, Meta(ge=1, description="… after training has waited for a GPU for so long")
+        float, Meta(gt=0, description="… after training has waited for a GPU for so long")
     ] = 15.0
     reboot_uptime_minutes: Annotated[
-        float, Meta(ge=15, description="… and not sooner than this after the machine was started")
+        float, Meta(gt=0, description="… and not sooner than this after the machine was started")
     ] = 60.0
     reboots_per_day: Annotated[
         int,

@@ -17,6 +17,7 @@ from adam.watchdog.policy_words import GpuWait, Observation, Reboot
 SURE_S = 6 * 3600.0
 PACE_S, LONGEST_PACE_S = 60.0, 1800.0
 UNANSWERED_S = 900.0  # after which a machine that runs on has not heard that it is to be restarted
+ASK_AGAIN_S = 3600.0  # … or has refused
 FAULTS = {
     "mismatch": "the NVIDIA driver was changed under the run (its library and its kernel module differ): load the new module, or reboot",
     "reset": "the GPUs need a reset: nvidia-smi --gpu-reset as root, or reboot",
@@ -135,7 +136,7 @@ def reboot_if_due(turn: Turn, why: str) -> None:
         return
     if any(item.this_boot and item.age_s > UNANSWERED_S for item in asked):
         turn.note("a reboot was asked for and has not come: `adamctl systemd install --reboot` installs who does it")
-    due = max(wait.since, wait.asked) + settings.reboot_after_s
+    due = max(wait.since + settings.reboot_after_s, wait.asked + ASK_AGAIN_S if wait.asked else 0.0)
     at = max(due, turn.now + wait_s(settings.reboot, [item.age_s for item in asked], turn.now))
     if turn.now < at or not is_safe(turn):
         turn.wake(at)

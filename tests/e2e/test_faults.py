@@ -17,6 +17,7 @@ from stand_ins import Machine, StandInNvml
 from adam.contract import schema
 from adam.contract.clock import boottime_ns
 from adam.contract.process import state_letter
+from adam.contract.reboots import Reboots
 from adam.contract.records import Plan, Status
 from adam.contract.states import Phase
 
@@ -297,12 +298,15 @@ GPU_WAITS = "no attempt before a GPU answers again; the reason says what to do"
 
 @pytest.mark.timeout(300)
 def test_no_gpu_to_train_on(new_run, undisturbed: RealRun, nvml: StandInNvml) -> None:
-    run = new_run(steps=STEPS, config=KEEPING.replace("telemetry_seconds = 1", "telemetry_seconds = 0.5"))
+    asking = "telemetry_seconds = 0.5\nreboot = true\nreboot_after_minutes = 0.02\nreboot_uptime_minutes = 0.1"
+    run = new_run(steps=STEPS, config=KEEPING.replace("telemetry_seconds = 1", asking))
     run.up_with("--slow", "0.1", "--gpu")
     wait_for("training", lambda: run.step() >= 5)
     rows = [gpu_lost(run, nvml), driver_changed_and_killed(run, nvml)]
     check_same(run, undisturbed)
     assert not run.events("hung") and not run.events("waiting")
+    asked = schema.load(run.paths.reboots, Reboots)
+    assert asked is not None and [item.why.split()[0] for item in asked.asked] == ["GPU", "the"]  # once each
     for row in rows:
         record(row)
 
@@ -334,6 +338,7 @@ def comes_back(run: RealRun, nvml: StandInNvml, since: float, reason: str) -> fl
     wait_for("it waits", lambda: run.state() == "waiting")
     assert run.status()["reason"].startswith(reason)
     assert event_after(run, since, "gpu")["kind"] == "gpu"
+    assert event_after(run, since, "reboot")["text"].endswith(run.status()["reason"].removesuffix("; training waits"))
     waits = now()
     wait_for("it still waits", lambda: stamp_of(run) > waits + 5)  # a restart would have come after 0.1 s
     assert run.state() == "waiting"

@@ -162,7 +162,7 @@ def test_what_flutters_is_not_tried_each_time(bench):
         bench.see(**(WELL if number % 2 else LOST)).tick(1)
         settle(bench)
         if bench.memory.stage == Stage.STARTING:
-            bench.started().see(pulse=None).tick()
+            bench.started().see(pulse=None, **LOST).tick()
             die(bench, code=NO_GPU)
     assert starts(bench) - count <= 1 + (bench.now - began) / PACE_S
 
@@ -172,6 +172,13 @@ def test_a_run_on_a_cpu_has_nothing_to_do_with_gpus():
         bench = training(replace(SETTINGS, device=device)).see(trained_on=trained_on, **LOST)
         wait(die(bench, number=9), 60, step=0.25)
         assert starts(bench) == 2 and bench.memory.gpu is None
+
+
+def test_people_may_go_on_without(bench):
+    die(bench.see(**LOST), number=9)
+    bench.settings = replace(SETTINGS, device="cpu")
+    bench.tick()
+    assert starts(bench) == 2 and bench.memory.gpu is None
 
 
 def test_configured_for_a_gpu_it_waits_for_one_from_the_first_start_on():
@@ -203,15 +210,21 @@ def test_what_is_in_memory_is_saved_before_a_wait_that_mostly_ends_by_a_reboot(b
 
 
 def test_people_stop_it_and_start_it_again(bench):
-    die(bench.see(**LOST), number=9)
+    bench.see(**SILENT)
+    for _ in range(8):
+        die(bench, code=NO_GPU)
+        wait(bench, 2 * LONGEST_PACE_S)
+        bench.started().see(pulse=None).tick()
+    die(bench, code=NO_GPU)
+    count = starts(bench)
     bench.see(desired=Desired(running=False)).tick()
     settle(bench)
     bench.tick()
     assert bench.state == RunState.STOPPED
-    bench.see(desired=Desired(running=True), **WELL).tick()
+    bench.see(desired=Desired(running=True)).tick()
     settle(bench)
     wait(bench, 5, step=0.25)
-    assert starts(bench) == 2
+    assert starts(bench) == count + 1  # who says so has a reason: no pace is left
 
 
 def test_the_next_watchdog_goes_on_waiting_and_the_next_boot_looks_anew(bench):
@@ -245,10 +258,12 @@ def test_a_reboot_is_asked_for_after_the_wait_and_once():
     assert reboot.step == 120 and reboot.why.startswith("GPU 0 fell off the bus (Xid 79)")
     assert bench.told("reboot") and bench.state == RunState.WAITING
     bench.see(reboots=(RebootSeen(0.0, 120, True),))
-    wait(bench, 880)
+    wait(bench, 3580)
     assert len(bench.of(Reboot)) == 1
     bench.see(reboots=(RebootSeen(920.0, 120, True),)).tick()
     assert any("has not come" in note for note in bench.decision.notes)
+    wait(bench, 30)
+    assert len(bench.of(Reboot)) == 2
 
 
 @pytest.mark.parametrize(
@@ -263,11 +278,12 @@ def test_a_reboot_is_asked_for_after_the_wait_and_once():
 def test_no_reboot_where_it_would_not_help_is_not_wanted_or_not_allowed(seen):
     bench = asking()
     bench.see(**seen)
-    if seen is WELL:  # NVML sees a GPU, and the trainer none
-        bench.tick()
-        bench.started().see(pulse=None).tick()
-        die(bench, code=NO_GPU)
-    wait(bench, 4000)
+    began = bench.now
+    while bench.now < began + 4000:
+        wait(bench, 4000)
+        if bench.memory.stage == Stage.STARTING:  # NVML sees a GPU, and the trainer none
+            bench.started().see(pulse=None).tick()
+            die(bench, code=NO_GPU)
     assert not bench.of(Reboot) and bench.state in (RunState.WAITING, RunState.STARTING)
 
 
@@ -305,5 +321,4 @@ def test_a_program_that_hangs_on_a_lost_gpu_and_does_not_die_is_a_reason_too():
     bench.see(child_letter="D", **LOST)
     for _ in range(3000):
         bench.tick(1)
-    assert bench.memory.stage == Stage.RUNNING and len(bench.told("gpu")) == 1
-    assert len(bench.of(Reboot)) == 3  # each after its wait; nobody has counted here
+    assert bench.memory.stage == Stage.RUNNING and len(bench.told("gpu")) == 1 and len(bench.of(Reboot)) == 1

@@ -115,12 +115,13 @@ def test_a_gpu_that_is_lost_while_the_probe_listens_does_not_hide_the_others(nvm
         assert next(reading for reading in iter(read, None) if reading.xids).xids == (Xid(0, 31),)
 
 
-def test_the_last_word_of_a_gpu_that_falls_off_the_bus_is_told(nvml):
+@pytest.mark.parametrize(("fault", "lost"), [("lost", (0,)), ("mismatch", ())])
+def test_the_last_word_of_a_gpu_is_told(nvml, fault, lost):
     with probing() as read:
         assert read().sensors == "ok"
-        nvml.say(xid=79, lost=1)
+        nvml.say(xid=79, **{fault: 1})
         told = next(reading for reading in iter(read, None) if reading.sensors != "ok")
-    assert (told.fault, told.lost, told.xids) == ("lost", (0,), (Xid(0, 79),))
+    assert (told.fault, told.lost, told.xids) == (fault, lost, (Xid(0, 79),))
 
 
 def test_no_driver(tmp_path):
