@@ -200,6 +200,26 @@ class Watchdog(Section, frozen=True):
         float,
         Meta(gt=0, description="… while fewer °C than these are left to the pause; raised again at twice as many"),
     ] = 4.0
+    reboot: Annotated[
+        bool,
+        Meta(
+            description="ask systemd for a reboot where no GPU can be trained on (needs `adamctl systemd install --reboot`)"
+        ),
+    ] = False
+    reboot_after_minutes: Annotated[
+        float, Meta(gt=0, description="… after training has waited for a GPU for so long")
+    ] = 15.0
+    reboot_uptime_minutes: Annotated[
+        float, Meta(gt=0, description="… and not sooner than this after the machine was started")
+    ] = 60.0
+    reboots_per_day: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=4,
+            description="… at most so often in 24 hours; where these brought no step of training, the run has failed",
+        ),
+    ] = 2
 
 
 class Numeric(Section, frozen=True):
@@ -255,6 +275,7 @@ class Alerts(Section, frozen=True):
         "sensors",
         "heat",
         "gpu",
+        "reboot",
         "upload_failed",
     )
     per_hour: Annotated[int, Meta(ge=1, description="alerts in any hour; the others are counted, and told in sum")] = 12

@@ -61,6 +61,10 @@ class NotRunningError(AdamError):
     exit_code = Exit.NOT_RUNNING
 
 
+class GpuError(AdamError):
+    exit_code = Exit.GPU
+
+
 class TimeoutExpired(AdamError):
     exit_code = Exit.TIMEOUT
 

@@ -46,6 +46,7 @@ KINDS = frozenset(
         "sensors",
         "heat",  # a GPU is too hot, or cool again
         "gpu",  # Xid, uncorrected memory errors, clocks held down, lost, its driver changed
+        "reboot",  # of the machine, asked of systemd
         "keeper_restarted",
         "uploaded",
         "upload_waiting",  # a trouble that passes: it is tried again by itself

@@ -57,6 +57,7 @@ class RunPaths:
         self.status = self.run / "status.json"
         self.alerts = self.run / "alerts.json"
         self.power = self.run / "power.json"
+        self.reboots = self.run / "reboots.json"
         self.beat = self.run / "beat-watchdog"
         self.supervisor_conf = self.run / "supervisord.conf"
         self.supervisor_pid = self.run / "supervisord.pid"

@@ -166,6 +166,7 @@ class Gpu(msgspec.Struct, frozen=True):
     memory_temperature_c: int | None = None
     clocks: tuple[str, ...] | None = None  # why the clocks are below their highest, in NVML's words; (): they are not
     uncorrected: int | None = None  # ECC errors that could not be corrected, since the driver was loaded
+    recovery: str | None = None  # what the driver wants done to it: reset, bus reset, reboot, drain, …; empty: nothing
 
 
 class PowerChange(msgspec.Struct, frozen=True):

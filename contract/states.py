@@ -11,6 +11,7 @@ class RunState(StrEnum):
     TRAINING = "training"
     PAUSED = "paused"
     RESTARTING = "restarting"  # between two attempts: waiting out a back-off, or settling
+    WAITING = "waiting"  # for something that no restart can bring back: a GPU
     STOPPED = "stopped"  # because somebody asked
     FINISHED = "finished"
     FAILED = "failed"  # for a reason that is written down
@@ -45,6 +46,7 @@ class FailureClass(StrEnum):
     DATA = "data"
     NUMERIC = "numeric"
     MEMORY = "memory"
+    GPU = "gpu"  # there is none to train on
     CODE = "code"
     CONFIG = "config"
     CHECKPOINT = "checkpoint"
@@ -68,6 +70,7 @@ class Exit(IntEnum):
     NOT_RUNNING = 12  # asked something of a run that is not running
     FAILED = 13  # `up --wait`: the run ended with state failed
     TIMEOUT = 14  # a process of ours, or a far place, did not answer
+    GPU = 15  # no GPU that can be trained on, where the run has been on one
     INTERRUPTED = 130  # Ctrl-C
 
 
@@ -84,5 +87,6 @@ FAILURE_OF_EXIT: dict[int, FailureClass] = {
     Exit.MEMORY: FailureClass.MEMORY,
     Exit.BUSY: FailureClass.HOST,
     Exit.SCHEMA: FailureClass.CONFIG,
+    Exit.GPU: FailureClass.GPU,
     UNFLUSHED: FailureClass.DISK,
 }

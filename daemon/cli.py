@@ -30,6 +30,7 @@ EXITS = {
     Exit.NOT_RUNNING: "there is no such run, or it is not running",
     Exit.FAILED: "up --wait: the run failed, or lost all its processes; doctor: something is bad",
     Exit.TIMEOUT: "a process, or the place to restore from, did not answer",
+    Exit.GPU: "the trainer finds no GPU that can be trained on",
     Exit.INTERRUPTED: "interrupted by Ctrl-C",
 }
 
@@ -249,6 +250,7 @@ def add_systemd(commands: Commands) -> None:
     )
     install.add_argument("--prefix", metavar="DIR", default=PREFIX, help=f"where the program goes (default: {PREFIX})")
     install.add_argument("--config", metavar="FILE", help="the run's configuration, copied into the run directory")
+    flag(install, "--reboot", "also what restarts the machine where the run asks for it (watchdog.reboot)")
     actions.add("uninstall", "systemd.uninstall", "stop the run and remove the units; what was trained stays")
 
 

@@ -3,6 +3,7 @@
 import argparse
 
 from adam.contract.states import Exit
+from adam.daemon.doctor_gpu import check_gpu_wait
 from adam.daemon.doctor_machine import check_machine
 from adam.daemon.doctor_memory import check_memory
 from adam.daemon.doctor_run import check_run
@@ -15,7 +16,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Print a line for each check. Exit.FAILED where training would not work."""
     marks = []
     paths = run_paths(arguments.run)
-    for findings in (check_run(paths), check_sinks(paths), check_power(paths), check_memory(paths), check_machine()):
+    of_the_run = (check_run(paths), check_sinks(paths), check_power(paths), check_gpu_wait(paths), check_memory(paths))
+    for findings in (*of_the_run, check_machine()):
         for finding in findings:
             print(finding.line(), flush=True)
             marks.append(finding.mark)

@@ -32,8 +32,13 @@ ASK_NVML = """
 import json, pynvml
 try:
     pynvml.nvmlInit()
-    handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
-    print(json.dumps({"driver": pynvml.nvmlSystemGetDriverVersion(), "gpus": [pynvml.nvmlDeviceGetName(h) for h in handles]}))
+    gpus, lost = [], []
+    for i in range(pynvml.nvmlDeviceGetCount()):
+        try:
+            gpus.append(pynvml.nvmlDeviceGetName(pynvml.nvmlDeviceGetHandleByIndex(i)))
+        except pynvml.NVMLError as error:
+            lost.append(f"GPU {i}: {error}")
+    print(json.dumps({"driver": pynvml.nvmlSystemGetDriverVersion(), "gpus": gpus, "lost": lost}))
 except pynvml.NVMLError as error:
     print(json.dumps({"error": str(error)}))
 """
@@ -87,6 +92,11 @@ def check_nvml(answer: dict[str, Any]) -> Finding:
     """The sensors; without them training works, and nobody sees the heat."""
     if "error" in answer:
         return warn(f"NVML does not answer: {answer['error']}", "on a machine with NVIDIA GPUs: see `nvidia-smi`")
+    if answer["lost"]:
+        return bad(
+            f"NVML of driver {answer['driver']} sees {len(answer['gpus'])} GPUs, and not {', '.join(answer['lost'])}",
+            "reboot; where that does not help, reseat the card and its power",
+        )
     return ok(f"NVML of driver {answer['driver']} sees {', '.join(answer['gpus']) or 'no GPU'}")
 
 

@@ -12,7 +12,7 @@ from adam.contract.config_file import load_config
 from adam.contract.durable import make_directories, replace_file
 from adam.contract.errors import AdamError, BusyError, UsageError
 from adam.contract.paths import RunPaths
-from adam.daemon.unit_files import RUN, UNITS, Places, check_places, directory_text, unit_text, user_text
+from adam.daemon.unit_files import REBOOTS, RUN, UNITS, Places, check_places, directory_text, unit_text, user_text
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 PARTS = ("contract", "daemon", "forge", "trainer", "watchdog", "systemd", "bin", "docs")
@@ -40,10 +40,11 @@ def install(arguments: argparse.Namespace) -> int:
     make_user(places)
     check_python(places)
     make_run(places, arguments.config)
-    for name in UNITS:
+    names = wanted(reboots=arguments.reboot)
+    for name in names:
         write(ETC / "systemd/system" / name, unit_text(shipped(name), places))
     call("systemctl", "daemon-reload")
-    print(f"installed: {program} and {', '.join(UNITS)}; the run is {places.run}, the user {places.user}")
+    print(f"installed: {program} and {', '.join(names)}; the run is {places.run}, the user {places.user}")
     config = RunPaths(places.run).config
     print(
         f"its configuration is {config}"
@@ -76,7 +77,13 @@ def uninstall(arguments: argparse.Namespace) -> int:
 
 
 def installed() -> list[str]:
-    return [name for name in UNITS if (ETC / "systemd/system" / name).exists()]
+    return [name for name in (*UNITS, *REBOOTS) if (ETC / "systemd/system" / name).exists()]
+
+
+def wanted(*, reboots: bool) -> list[str]:
+    """The units to install. What may restart the machine is there only where somebody asks, or has asked before this upgrade."""
+    there = installed()
+    return [*UNITS, *(name for name in REBOOTS if reboots or name in there)]
 
 
 def places_of(arguments: argparse.Namespace) -> Places:

@@ -9,6 +9,8 @@ from adam.contract.errors import UsageError
 
 PREFIX, RUN, USER = "/opt/adam", "/var/lib/adam", "adam"  # what the shipped units say
 UNITS = ("adam-watchdog.service", "adam-trainer.service", "adam-forge.service")
+HEARS = "adam-reboot.path"
+REBOOTS = (HEARS, "adam-reboot.service")  # only where people ask for them
 PLAIN = re.compile(r"[\w./@+-]+")  # anything else has a meaning of its own in a unit
 
 

@@ -13,13 +13,14 @@ import torch
 from adam.contract import schema
 from adam.contract.config import Config
 from adam.contract.config_file import config_digest, load_config
-from adam.contract.errors import BusyError, UsageError
+from adam.contract.errors import BusyError, DataError, GpuError, UsageError
 from adam.contract.model import ModelConfig, resolved
 from adam.contract.paths import RunPaths
 from adam.contract.records import BackendReport, Numerics, Plan, Resume
 from adam.contract.states import Phase
 from adam.contract.steplog import StepLog
 from adam.trainer.data import open_data
+from adam.trainer.gpu import is_gpu_gone
 from adam.trainer.heart import Heart
 from adam.trainer.loop import Loop
 from adam.trainer.memory import gpu_room, settle_states
@@ -54,6 +55,8 @@ def run_attempt(run: Path, token: int, stop_requested: Callable[[], bool]) -> bo
     except RuntimeError as error:
         if is_out_of_memory(error):
             raise MemoryError(str(error)) from error
+        if is_gpu_gone(error):
+            raise GpuError(str(error).splitlines()[0]) from error
         raise
 
 
@@ -87,8 +90,17 @@ def _read_plan(paths: RunPaths, token: int) -> Plan:
     return plan
 
 
+def last_device(paths: RunPaths) -> str:
+    """On which device the last attempt of this run was; empty where that is not known."""
+    try:
+        numerics = schema.load(paths.numerics, Numerics)
+    except DataError:
+        return ""  # torn by a power cut; it is written anew
+    return numerics.parts.get("device", "") if numerics is not None else ""
+
+
 def _train(paths: RunPaths, plan: Plan, config: Config, heart: Heart, stop_requested: Callable[[], bool]) -> bool:
-    runtime = set_up(config.trainer, config.model, plan, paths.kernel_checks)
+    runtime = set_up(config.trainer, config.model, plan, paths.kernel_checks, last_device(paths))
     data = open_data(paths, config.trainer.seq_len)
     shape = resolved(config.model, data.manifest.vocab_size)
     model = _make_model(shape, config.trainer.seed, runtime)

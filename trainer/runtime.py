@@ -12,6 +12,7 @@ from adam.contract.config import Trainer
 from adam.contract.errors import ConfigError
 from adam.contract.model import ModelConfig
 from adam.contract.records import Plan
+from adam.trainer.gpu import choose_device
 from adam.trainer.ops.backends import choose_backend
 
 SCAN_STATES = 16
@@ -50,19 +51,14 @@ def fingerprint(parts: dict[str, str]) -> str:
     return hashlib.sha256(msgspec.json.encode(parts, order="sorted")).hexdigest()[:16]
 
 
-def set_up(config: Trainer, model: ModelConfig, plan: Plan, kernel_checks: Path) -> Runtime:
+def set_up(config: Trainer, model: ModelConfig, plan: Plan, kernel_checks: Path, was_on: str) -> Runtime:
     """Choose device, precision, backend and threads, and make torch deterministic.
 
-    kernel_checks: where it stands which backends have passed their self-check.
+    kernel_checks: where it stands which backends have passed their self-check. was_on: the device of the run's last attempt; empty: none.
 
-    Raises ConfigError where the configuration asks for what this machine does not have.
+    Raises ConfigError where the configuration asks for what this machine does not have, GpuError where it has no GPU any more.
     """
-    cuda = torch.cuda.is_available()
-    if config.device == "cuda" and not cuda:
-        raise ConfigError(
-            "trainer.device = 'cuda', but torch sees no GPU", "run `adamctl doctor`, or set it to 'auto' or 'cpu'"
-        )
-    device = "cuda" if cuda and config.device != "cpu" else "cpu"
+    device = choose_device(config, was_on)
     precision = config.precision if config.precision != "auto" else ("bf16" if device == "cuda" else "fp32")
     threads = config.threads or len(os.sched_getaffinity(0))
     micro_batch = plan.micro_batch or config.micro_batch

@@ -21,11 +21,13 @@ from adam.watchdog.policy_words import (
     AskSettle,
     Collect,
     Launch,
+    Reboot,
     Shutdown,
     Signal,
     Sweep,
     Tell,
 )
+from adam.watchdog.reboots import RebootJournal
 
 
 class Hands:
@@ -38,8 +40,9 @@ class Hands:
         keeper: KeeperClient,
         journal: Journal,
         collect: Callable[[Collect, float], None],
+        reboots: RebootJournal,
     ) -> None:
-        self._collect = collect
+        self._collect, self._reboots = collect, reboots
         self._paths, self._supervisor, self._keeper, self._journal = paths, supervisor, keeper, journal
         self._control: SharedWord[Control] | None = None
         self._said: Control | None = None
@@ -56,6 +59,8 @@ class Hands:
                 self._keeper.commit(action, now)
             case Collect():
                 self._collect(action, now)
+            case Reboot():
+                self._reboots.ask(action.step, action.why)
             case Signal():
                 send_signal(action)
             case Sweep():

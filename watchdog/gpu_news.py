@@ -20,6 +20,21 @@ FAULTS = {
         "the driver was changed under the run: what runs goes on, what starts now finds no GPU; "
         "load the new driver, or restart the machine"
     ),
+    "reset": "no GPU can be used before it is reset (nvidia-smi --gpu-reset, as root), or the machine restarted",
+}
+# What NVIDIA's catalogue says of those that training meets; whether the GPU can go on is asked of the driver, never guessed from these.
+XIDS = {
+    31: "a program touched memory that is not there",
+    48: "a memory error that could not be corrected",
+    63: "a bad row of memory will be replaced at the next reset",
+    64: "a bad row of memory could not be marked",
+    74: "a link to another GPU (NVLink) failed",
+    79: "it has fallen off the bus",
+    94: "a memory error, kept from other programs",
+    95: "a memory error that may have reached other programs",
+    119: "its firmware (GSP) does not answer",
+    120: "its firmware (GSP) has failed",
+    154: "the driver wants something else done to it",
 }
 
 
@@ -46,19 +61,22 @@ def news_of(before: Reading, now: Reading) -> Iterator[News]:
     if now.fault and now.fault != before.fault:
         yield News(now.fault, FAULTS[now.fault], {"fault": now.fault})
     for index in now.lost:
-        if index not in before.lost:
+        if index not in before.lost and not now.fault:
             text = f"GPU {index} does not answer any more (it has fallen off the bus): the machine needs a restart"
             yield News(f"lost {index}", text, {"fault": "lost", "gpu": index})
     for xid in now.xids:
         whose = f"GPU {xid.gpu}" if xid.gpu >= 0 else "a GPU"
         yield News(
             f"xid {xid.gpu} {xid.code}",
-            f"{whose}: the driver reports Xid {xid.code}",
+            f"{whose}: the driver reports Xid {xid.code}" + (f" ({XIDS[xid.code]})" if xid.code in XIDS else ""),
             {"gpu": xid.gpu, "xid": xid.code},
         )
     for word in now.power:
         facts: dict[str, str | int] = {"gpu": word.gpu, "power": word.what, "watts": round(word.watts)}
         yield News(f"power {word.gpu} {word.what}", POWER[word.what].format(word), facts)
+    had, has = len(before.gpus) + len(before.lost), len(now.gpus) + len(now.lost)
+    if now.sensors == "ok" and has < had:
+        yield News("fewer", f"NVML sees {has} GPUs, and saw {had} before", {"fault": "fewer", "gpus": has})
     past = {gpu.index: gpu for gpu in before.gpus}
     for gpu in now.gpus:
         if gpu.index in past:
@@ -70,6 +88,9 @@ def _changes(past: Gpu, gpu: Gpu) -> Iterator[News]:
         more = gpu.uncorrected - past.uncorrected
         text = f"GPU {gpu.index}: {more} memory errors that could not be corrected (ECC), {gpu.uncorrected} in all"
         yield News(f"ecc {gpu.index}", text, {"gpu": gpu.index, "uncorrected": gpu.uncorrected})
+    if gpu.recovery and gpu.recovery != past.recovery:
+        text = f"GPU {gpu.index}: the driver wants this done: {gpu.recovery}"
+        yield News(f"recovery {gpu.index}", text, {"gpu": gpu.index, "fault": gpu.recovery})
     held, was = HELD_DOWN.intersection(gpu.clocks or ()), HELD_DOWN.intersection(past.clocks or ())
     if held == was:
         return

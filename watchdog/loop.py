@@ -16,6 +16,7 @@ from adam.contract.config_file import load_config
 from adam.contract.notify import notify
 from adam.contract.paths import RunPaths
 from adam.contract.process import start_ticks
+from adam.contract.reboots import RebootRules
 from adam.contract.records import BackendReport, Numerics, Staging, encode_line
 from adam.contract.retention import rules_of
 from adam.contract.states import Phase, RunState
@@ -36,6 +37,7 @@ from adam.watchdog.policy import decide
 from adam.watchdog.policy_power import CapRules, Orders
 from adam.watchdog.policy_words import Collect, Decision, HeatLimits, LeaseSeen, Settings, Stage
 from adam.watchdog.probe_words import Reading
+from adam.watchdog.reboots import RebootJournal
 from adam.watchdog.sensors import GpuSensors, HostSensors
 from adam.watchdog.status_file import Remembered, StatusFile, recall
 from adam.watchdog.telemetry import Telemetry, work_of
@@ -89,6 +91,11 @@ def settings_of(config: Config) -> Settings:
         rollbacks=config.numeric.rollbacks,
         healthy_steps=config.numeric.healthy_steps,
         lr_factor=config.numeric.lr_factor,
+        device=config.trainer.device,
+        reboot=RebootRules(
+            per_day=watchdog.reboots_per_day if watchdog.reboot else 0, uptime_s=60 * watchdog.reboot_uptime_minutes
+        ),
+        reboot_after_s=60 * watchdog.reboot_after_minutes,
     )
 
 
@@ -164,7 +171,8 @@ class Watchdog:
         numeric = Watched(lambda: load_config(paths.lock).numeric, paths.lock)
         losses = Losses(paths.steps, numeric.get, copy_path(paths))
         self._eyes = Eyes(paths, supervisor, self._keeper, losses, self._uploader)
-        self._hands = Hands(paths, supervisor, self._keeper, self._journal, self._collect)
+        self._reboots = RebootJournal(paths)
+        self._hands = Hands(paths, supervisor, self._keeper, self._journal, self._collect, self._reboots)
         self._bundler = Bundler(paths, stderr)
         seconds = config.watchdog.telemetry_seconds
         self._gpus = GpuSensors(seconds, self._selector, self._journal, stderr, orders_of(paths, config))
@@ -197,7 +205,8 @@ class Watchdog:
                 if not busy or now - left_at > LEAVE_S:
                     self._leave(decision, now)
                     return 0
-            tick = STEADY_S if decision.memory.stage in STEADY else TICK_S
+            steady = decision.memory.stage in STEADY or decision.state == RunState.WAITING
+            tick = STEADY_S if steady else TICK_S
             self._selector.select(min(tick, max(0.0, decision.wake_at - now)))
 
     def _turn(self, now: float) -> Decision:
@@ -214,6 +223,11 @@ class Watchdog:
             self._eyes.look(policy, self._hands.launch_error, now),
             gpus=self._gpus.gpus,
             sensors=self._gpus.state,
+            gpu_fault=self._gpus.fault,
+            lost=self._gpus.lost,
+            xids=self._gpus.xids,
+            trained_on=self._trained_on(),
+            reboots=self._reboots.seen(),
             collecting=self._bundler.busy,
         )
         decision = decide(self._settings.get(), policy, seen, now)
@@ -252,6 +266,10 @@ class Watchdog:
             self._journal.tell(kind, text)
         return told
 
+    def _trained_on(self) -> str:
+        numerics = self._numerics.get()
+        return numerics.parts.get("device", "") if numerics is not None else ""
+
     def _hear_staging(self) -> str:
         """Tell where snapshots are written, when that has changed."""
         report, told = self._staging.get(), self._remembered.staging
@@ -277,6 +295,7 @@ class Watchdog:
     def _notes(self, decision: Decision, now: float) -> tuple[str, ...]:
         troubles = (
             self._hands.trouble,
+            self._reboots.trouble,
             self._telemetry.trouble,
             self._journal.trouble,
             self._status.trouble,

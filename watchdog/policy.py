@@ -78,6 +78,7 @@ def restored(memory: Memory, now: float, *, same_boot: bool) -> Memory:
         began=now,
         hang=None,
         hot=(),
+        gpu=None,
         child_gone=None,
         stop_asked=now if memory.stop_asked is not None else None,
         listening=Listening(learnt=memory.listening.learnt, tick=now),
@@ -108,6 +109,8 @@ def describe(turn: Turn) -> tuple[RunState, str]:
             return memory.final or RunState.FAILED, memory.verdict
         case Stage.STARTING | Stage.RUNNING:
             return _describe_program(turn)
+    if memory.gpu is not None and memory.gpu.text:
+        return RunState.WAITING, memory.gpu.text
     if memory.plan is None:
         return RunState.STARTING, "looking at what there is"
     if memory.failures.in_a_row:

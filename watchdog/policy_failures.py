@@ -3,6 +3,7 @@
 config, data at the start      failed at once, with the program's last line
 numeric                        back to before it, without the data that led there (`policy_numeric`)
 memory                         fewer samples at once (`policy_memory`)
+no GPU                         waits for one, and is no failure of training (`policy_gpu`)
 code, data, …                  the same one `same_failures` times without progress: an older checkpoint once, then failed
 checkpoint                     everything is verified again, the bad one put away
 host (killed, hung), disk      tried again for ever, at growing intervals
@@ -13,6 +14,7 @@ import signal
 from adam.contract.records import ExitReport
 from adam.contract.states import FAILURE_OF_EXIT, Exit, FailureClass
 from adam.watchdog.detect import Trouble
+from adam.watchdog.policy_gpu import is_to_blame, miss
 from adam.watchdog.policy_memory import shrink
 from adam.watchdog.policy_numeric import failure_of, needs_rollback, roll_back, words
 from adam.watchdog.policy_turn import Turn
@@ -105,6 +107,9 @@ def fail(
     """Remember a failure and choose what is changed: nothing but the time, the plan, the checkpoint, or that it goes on at all."""
     memory = turn.memory
     step = turn.pulse.step if turn.pulse else (turn.plan.resume.step if turn.plan.resume else 0)
+    if trouble is None and is_to_blame(turn, kind):
+        miss(turn, text, detail, step, facts_of(report))
+        return
     past = Failures() if progressed(turn) else memory.failures
     signature = f"{turn.plan.program} {kind} {detail} step {step}"
     failures = Failures(

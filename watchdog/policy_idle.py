@@ -6,6 +6,7 @@ from adam.contract.records import Plan, Resume, SnapshotSeen
 from adam.contract.states import FailureClass, RunState
 from adam.watchdog.policy_commit import resumed
 from adam.watchdog.policy_failures import fail
+from adam.watchdog.policy_gpu import stands_still
 from adam.watchdog.policy_turn import Turn
 from adam.watchdog.policy_words import (
     AskSettle,
@@ -45,7 +46,8 @@ def idle(turn: Turn) -> None:
 def ends_here(turn: Turn, snapshot: SnapshotSeen) -> bool:
     """True where no attempt will begin from this snapshot: it must be on disk before the run ends."""
     over = not turn.wanted or bool(turn.memory.verdict) or snapshot.step >= turn.settings.steps
-    return over or not turn.seen.data_ready  # the forge's lease makes a stranger of it
+    # The forge's lease makes a stranger of it; what keeps GPUs away mostly ends by a reboot.
+    return over or not turn.seen.data_ready or stands_still(turn)
 
 
 def meet_holder(turn: Turn, lease: LeaseSeen) -> None:
@@ -151,7 +153,7 @@ def choose(turn: Turn, settled: Settled) -> None:
         )
     elif not turn.seen.data_ready:
         launch(turn, "forge", None, "the data are not ready")
-    else:
+    elif not stands_still(turn):
         launch(turn, "trainer", resume, begins(resume) + differs(turn))
 
 
@@ -234,6 +236,6 @@ def done(turn: Turn) -> None:
     memory = turn.memory
     if turn.wanted and (memory.final == RunState.STOPPED or turn.wish_stamp != memory.decided_for):
         turn.enter(Stage.IDLE, final=None, verdict="", failures=replace(Failures()), not_before=0.0, settled=None)
-        turn.set(ended_well=False, rollbacks=())
+        turn.set(ended_well=False, rollbacks=(), gpu=None)
     elif not memory.closing or (turn.seen.launch_error and turn.now - memory.asked > ASK_AGAIN_S):
         close(turn)

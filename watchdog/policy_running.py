@@ -6,6 +6,7 @@ from adam.contract.records import ExitReport
 from adam.contract.states import FailureClass
 from adam.watchdog.policy_commit import commit_if_due
 from adam.watchdog.policy_failures import fail, finish
+from adam.watchdog.policy_gpu import stand_by, went_on
 from adam.watchdog.policy_idle import adopt
 from adam.watchdog.policy_log import note_log
 from adam.watchdog.policy_numeric import end_if_numeric, needs_rollback, trouble_of
@@ -113,6 +114,7 @@ def hear(turn: Turn) -> None:
     pulse, memory = turn.pulse, turn.memory
     beaten = memory.hang is not None and memory.hang.sent > CALLED_OFF
     turn.set(listening=listen(memory.listening, pulse, turn.now, beaten=beaten))
+    went_on(turn)
     if pulse is None:
         return
     if turn.plan.program == "trainer":
@@ -195,6 +197,7 @@ def strike(turn: Turn, lease: LeaseSeen) -> None:
         turn.note(
             f"{turn.plan.program} does not die (process state {turn.seen.child_letter or '?'}): the machine may need a restart"
         )
+        stand_by(turn)
         if turn.now - turn.memory.asked > SWEEP_EVERY_S:
             turn.set(asked=turn.now)
             turn.act(Sweep(turn.plan.token))

@@ -4,10 +4,12 @@ from enum import StrEnum
 
 import msgspec
 
+from adam.contract.reboots import RebootRules
 from adam.contract.records import Desired, ExitReport, Gpu, Plan, Resume, SnapshotSeen
 from adam.contract.shared import Control, Pulse
 from adam.contract.states import FailureClass, RunState
 from adam.watchdog.detect import Trouble
+from adam.watchdog.probe_words import Xid
 from adam.watchdog.retention import Kept
 
 
@@ -54,6 +56,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     rollbacks: int = 3  # these three are keys of [numeric]
     healthy_steps: int = 50
     lr_factor: float = 1.0
+    device: str = "auto"  # trainer.device
+    reboot: RebootRules = RebootRules()
+    reboot_after_s: float = 900.0  # of waiting for a GPU
 
 
 class Changes(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,6 +106,14 @@ class Settled(msgspec.Struct, frozen=True, kw_only=True):
     snapshot: SnapshotSeen | None = None
 
 
+class RebootSeen(msgspec.Struct, frozen=True):
+    """A reboot that was asked for. `this_boot`: the machine has not been restarted since."""
+
+    age_s: float
+    step: int
+    this_boot: bool
+
+
 class Observation(msgspec.Struct, frozen=True, kw_only=True):
     """What the shell saw. `pulse` and `exit` may be of any attempt: the policy looks at their tokens."""
 
@@ -122,6 +135,11 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True):
     collecting: bool = False  # a bundle of a hang is being made
     gpus: tuple[Gpu, ...] = ()  # the newest readings; empty where `sensors` is not ok
     sensors: str = "none"  # ok, none (no NVIDIA driver) or unknown
+    gpu_fault: str = ""  # where they say what is wrong with all GPUs: lost, mismatch, reset
+    lost: tuple[int, ...] = ()  # GPUs that do not answer any more
+    xids: tuple[Xid, ...] = ()  # the last one of each GPU
+    trained_on: str = ""  # the device of the last attempt that had one: "cuda NVIDIA H200"
+    reboots: tuple[RebootSeen, ...] | None = ()  # that were asked for, oldest first; None: that can't be read
     child_letter: str = ""  # state of the program's process as in proc(5)
     highest_token: int = 0  # over lease, plan and snapshots: where the policy's own memory was lost
     highest_attempt: int = 0
@@ -151,6 +169,18 @@ class Hot(msgspec.Struct, frozen=True):
     gpu: int
     text: str  # "GPU 0 at 95 °C"
     unseen: float | None = None
+
+
+class GpuWait(msgspec.Struct, frozen=True):
+    """Training can't go on for want of a GPU: since when, and what was tried on this boot."""
+
+    since: float
+    tries: int = 0  # attempts that have ended for it
+    tried: float = 0.0  # when the last one did
+    well: bool = False  # the sensors saw nothing wrong then
+    last: str = ""  # what it said
+    text: str = ""  # for people, while no attempt may begin; empty: one may
+    asked: float = 0.0  # when a reboot was asked for
 
 
 class Hang(msgspec.Struct, frozen=True):
@@ -226,6 +256,7 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
     pauses: tuple[str, ...] = ()
     paused: bool = False
     hot: tuple[Hot, ...] = ()
+    gpu: GpuWait | None = None
 
 
 class Launch(msgspec.Struct, frozen=True):
@@ -273,6 +304,13 @@ class Sweep(msgspec.Struct, frozen=True):
     token: int
 
 
+class Reboot(msgspec.Struct, frozen=True):
+    """Ask for a reboot of the machine. The run has come to `step`."""
+
+    step: int
+    why: str
+
+
 class Tell(msgspec.Struct, frozen=True):
     """An event for `events.jsonl`."""
 
@@ -285,7 +323,7 @@ class Shutdown(msgspec.Struct, frozen=True):
     """Ask supervisord to end."""
 
 
-Action = Launch | AskSettle | AskCommit | Collect | Signal | Sweep | Tell | Shutdown
+Action = Launch | AskSettle | AskCommit | Collect | Reboot | Signal | Sweep | Tell | Shutdown
 
 
 class Decision(msgspec.Struct, frozen=True):

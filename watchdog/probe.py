@@ -24,11 +24,26 @@ from adam.contract.process import die_with_parent
 from adam.contract.records import Gpu
 from adam.watchdog.policy_power import Orders
 from adam.watchdog.power import Power
-from adam.watchdog.probe_words import Reading
+from adam.watchdog.probe_words import Reading, Xid
 from adam.watchdog.xid import XidWatch
 
 _NONE = {pynvml.NVML_ERROR_LIBRARY_NOT_FOUND, pynvml.NVML_ERROR_DRIVER_NOT_LOADED, pynvml.NVML_ERROR_NO_PERMISSION}
-_FAULTS = {pynvml.NVML_ERROR_GPU_IS_LOST: "lost", pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH: "mismatch"}
+_FAULTS = {
+    pynvml.NVML_ERROR_GPU_IS_LOST: "lost",
+    pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH: "mismatch",
+    pynvml.NVML_ERROR_RESET_REQUIRED: "reset",
+}
+# What the driver wants done (since 565; https://docs.nvidia.com/deploy/a100-gpu-mem-error-mgmt, "recovery action").
+_RECOVERY = {
+    pynvml.NVML_GPU_RECOVERY_ACTION_NONE: "",
+    pynvml.NVML_GPU_RECOVERY_ACTION_GPU_RESET: "reset",
+    pynvml.NVML_GPU_RECOVERY_ACTION_NODE_REBOOT: "reboot",
+    pynvml.NVML_GPU_RECOVERY_ACTION_DRAIN_P2P: "drain of peer traffic",
+    pynvml.NVML_GPU_RECOVERY_ACTION_DRAIN_AND_RESET: "drain and reset",
+    pynvml.NVML_GPU_RECOVERY_ACTION_RECOVER_IMEX_DOMAIN: "recovery of its IMEX domain",
+    pynvml.NVML_GPU_RECOVERY_ACTION_BUS_RESET: "bus reset",
+    pynvml.NVML_GPU_RECOVERY_ACTION_SYSTEM_REBOOT: "reboot",
+}
 # Why clocks are held down, in NVML's words.
 _CLOCKS = {
     pynvml.nvmlClocksEventReasonGpuIdle: "idle",
@@ -47,7 +62,7 @@ SLICE_S = 0.5  # of a wait, where the end has to be seen soon
 
 def read_gpu(index: int) -> Gpu:
     """One GPU; what it does not support is None. Raises NVMLError where it is lost."""
-    handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+    handle = _handle(index)
     memory = _maybe(pynvml.nvmlDeviceGetMemoryInfo, handle)
     use = _maybe(pynvml.nvmlDeviceGetUtilizationRates, handle)
     power = _maybe(pynvml.nvmlDeviceGetPowerUsage, handle)
@@ -64,6 +79,7 @@ def read_gpu(index: int) -> Gpu:
         memory_used_bytes=memory.used if memory is not None else None,
         memory_total_bytes=memory.total if memory is not None else None,
         memory_temperature_c=_maybe(_memory_temperature, handle),
+        recovery=_RECOVERY.get(_maybe(_field, handle, pynvml.NVML_FI_DEV_GET_GPU_RECOVERY_ACTION)),
         clocks=tuple(word for bit, word in _CLOCKS.items() if clocks & bit) if clocks is not None else None,
         uncorrected=_maybe(
             pynvml.nvmlDeviceGetTotalEccErrors,
@@ -74,10 +90,21 @@ def read_gpu(index: int) -> Gpu:
     )
 
 
+def _handle(index: int) -> Any:
+    try:
+        return pynvml.nvmlDeviceGetHandleByIndex(index)
+    except pynvml.NVMLError_Unknown:
+        # What newer drivers say of a GPU that was there and has fallen off the bus.
+        raise pynvml.NVMLError(pynvml.NVML_ERROR_GPU_IS_LOST) from None
+
+
 def _memory_temperature(handle: Any) -> int | None:
-    value = pynvml.nvmlDeviceGetFieldValues(handle, [pynvml.NVML_FI_DEV_MEMORY_TEMP])[0]
-    # 0 stands for a chip without such a sensor, on some drivers.
-    return value.value.uiVal or None if value.nvmlReturn == pynvml.NVML_SUCCESS else None
+    return _field(handle, pynvml.NVML_FI_DEV_MEMORY_TEMP) or None  # 0: no such sensor, on some drivers
+
+
+def _field(handle: Any, field: int) -> int | None:
+    value = pynvml.nvmlDeviceGetFieldValues(handle, [field])[0]
+    return int(value.value.uiVal) if value.nvmlReturn == pynvml.NVML_SUCCESS else None
 
 
 def _maybe(call: Callable[..., Any], *arguments: Any) -> Any:
@@ -94,15 +121,17 @@ def _maybe(call: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def read_all() -> Reading:
-    """Every GPU. Raises NVMLError where none of them answers."""
+    """Every GPU. Raises NVMLError where the driver is not as it should be."""
     gpus, lost = [], []
     for index in range(pynvml.nvmlDeviceGetCount()):
         try:
             gpus.append(read_gpu(index))
         except pynvml.NVMLError_GpuIsLost:
             lost.append(index)
+        except pynvml.NVMLError_ResetRequired:
+            gpus.append(Gpu(index=index, recovery="reset"))
     if lost and not gpus:
-        raise pynvml.NVMLError(pynvml.NVML_ERROR_GPU_IS_LOST)
+        return Reading("unknown", why="GPU is lost", lost=tuple(lost), fault="lost")
     return Reading("ok", tuple(gpus), lost=tuple(lost))
 
 
@@ -112,11 +141,16 @@ def say(reading: Reading) -> None:
 
 
 def probe(interval: float, orders: Orders | None) -> int:
+    found: tuple[Xid, ...] = ()  # since the last reading: a GPU that falls off the bus says so, and then nothing more
     try:
         pynvml.nvmlInit()
         xids, power = XidWatch(), Power(orders) if orders is not None else None
         while True:
-            reading = msgspec.structs.replace(read_all(), xids=xids.found)
+            found = xids.found
+            reading = msgspec.structs.replace(read_all(), xids=found)
+            if reading.sensors != "ok":
+                say(reading)
+                return 0
             if power is not None:
                 words = power.attend(reading.gpus, time.monotonic())
                 reading = msgspec.structs.replace(reading, power=words, held=power.held)
@@ -128,7 +162,7 @@ def probe(interval: float, orders: Orders | None) -> int:
                 return 0
     except pynvml.NVMLError as error:
         sensors = "none" if error.value in _NONE else "unknown"
-        say(Reading(sensors, why=str(error), fault=_FAULTS.get(error.value, "")))
+        say(Reading(sensors, why=str(error), fault=_FAULTS.get(error.value, ""), xids=found))
     return 0
 
 

@@ -34,7 +34,8 @@ class Held(msgspec.Struct, frozen=True):
 class Reading(msgspec.Struct, frozen=True, omit_defaults=True):
     """One look at all GPUs; `sensors` is ok, none (no NVIDIA driver) or unknown.
 
-    `lost` are GPUs that do not answer any more while others do; `fault` is lost (all are), mismatch (the driver was changed) or empty.
+    `lost` are GPUs that do not answer any more; `fault` is lost (none does), mismatch (the driver was changed), reset (NVML
+    itself wants one) or empty.
     """
 
     sensors: str

@@ -13,7 +13,7 @@ from adam.watchdog.child import LineChild
 from adam.watchdog.gpu_news import Told, news_of, ration
 from adam.watchdog.journal import Journal
 from adam.watchdog.policy_power import Orders
-from adam.watchdog.probe_words import Held, Reading
+from adam.watchdog.probe_words import Held, Reading, Xid
 
 STALE_TIMES = 3.0  # intervals without a reading after which the probe is taken to hang
 STALE_LEAST_S = 15.0
@@ -45,6 +45,8 @@ class GpuSensors:
         self._journal = journal
         self._quiet_s, self._tick = 0.0, 0.0
         self.state, self.gpus = "unknown", tuple[Gpu, ...]()
+        self.fault, self.lost = "", tuple[int, ...]()  # as in Reading
+        self._xids: dict[int, Xid] = {}
         self._told = ("", "")
         self._last = Reading("unknown")
         self._rationed: dict[str, Told] = {}
@@ -58,6 +60,11 @@ class GpuSensors:
     def cells(self) -> dict[str, str]:
         """Cells of a row of `metrics.csv`."""
         return gpu_cells(self.gpus)
+
+    @property
+    def xids(self) -> tuple[Xid, ...]:
+        """The last error of each GPU that had one."""
+        return tuple(self._xids.values())
 
     def attend(self, now: float) -> None:
         """Hear the probe; end one that hangs; start one where it is time."""
@@ -97,18 +104,19 @@ class GpuSensors:
         if reading.sensors == "none":
             self._none_until = now + NONE_AGAIN_S
         self._become(reading)
+        self._xids |= {xid.gpu: xid for xid in reading.xids}
         self._held = reading.held if reading.sensors == "ok" else self._held
         self._rationed, news = ration(self._rationed, news_of(self._last, reading), now)
         for item in news:
             self._journal.tell("gpu", item.text, **item.facts)
         # What was known of the chips outlives a probe that died, or that did not answer for a while.
-        self._last = reading if reading.gpus else msgspec.structs.replace(self._last, fault=reading.fault)
+        self._last = reading if reading.sensors == "ok" else msgspec.structs.replace(self._last, fault=reading.fault)
 
     def _unknown(self, why: str) -> None:
         self._become(Reading("unknown", why=why))
 
     def _become(self, reading: Reading) -> None:
-        self.state, self.gpus = reading.sensors, reading.gpus
+        self.state, self.gpus, self.fault, self.lost = reading.sensors, reading.gpus, reading.fault, reading.lost
         if (reading.sensors, reading.fault) != self._told:
             self._told = reading.sensors, reading.fault
             why = f" ({reading.why})" if reading.why else ""

@@ -17,6 +17,9 @@ class XidWatch:
 
     def __init__(self) -> None:
         self.found: tuple[Xid, ...] = ()
+        self._listen()
+
+    def _listen(self) -> None:
         self._set: Any = None
         self._indices: dict[int, int] = {}
         for index in range(pynvml.nvmlDeviceGetCount()):
@@ -39,10 +42,13 @@ class XidWatch:
         if not self._indices:
             time.sleep(seconds)
             return
-        found = self._next(seconds)
-        while found is not None and len(self.found) < MOST_AT_ONCE:
-            self.found += (found,)
-            found = self._next(0.0)
+        try:
+            found = self._next(seconds)
+            while found is not None and len(self.found) < MOST_AT_ONCE:
+                self.found += (found,)
+                found = self._next(0.0)
+        except pynvml.NVMLError_GpuIsLost:
+            self._listen()  # to the others: one GPU that is lost ends the waiting for all; the next reading tells which
         # A driver that says "none in time" before its time must not have us spin either.
         least = SHORTEST_WAIT_S if self.found else seconds
         time.sleep(max(0.0, least - (time.monotonic() - began)))

@@ -42,10 +42,11 @@ def test_every_trouble_says_what_to_do(world) -> None:
     gpu = {"version": "2", "cuda": "13", "seen": True, "gpus": ["B200"], "built_for": ["sm_90"], "arches": ["sm_100"]}
     findings = [
         *check_torch({"error": "no module"}), *check_torch(cpu), *check_torch(gpu), check_nvml({"error": "no driver"}),
+        check_nvml({"driver": "580", "gpus": ["H200"], "lost": ["GPU 1: GPU is lost"]}),
         check_shm(world.root / "missing"), check_clock(0.0),
     ]  # fmt: skip
     troubled = [finding for finding in findings if finding.mark != Mark.OK]
-    assert len(troubled) == 6
+    assert len(troubled) == 7
     assert all(finding.todo for finding in troubled)
     assert next(check_torch({"error": "x"})).mark == Mark.BAD
 

@@ -24,17 +24,17 @@ def test_systemd_accepts_them(tmp_path) -> None:
         place.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy("/bin/true", place)
     copies = []
-    for path in sorted(UNITS.glob("*.service")):
+    for path in sorted([*UNITS.glob("*.service"), *UNITS.glob("*.path")]):
         copies.append(tmp_path / path.name)
         copies[-1].write_text(path.read_text().replace("/opt/adam", str(tmp_path)))
     command = ["systemd-analyze", "verify", "--man=no", *map(str, copies)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert len(copies) == 3
+    assert len(copies) == 5
     assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed here")
-@pytest.mark.parametrize("name", ["adam-watchdog", "adam-trainer", "adam-forge"])
+@pytest.mark.parametrize("name", ["adam-watchdog", "adam-trainer", "adam-forge", "adam-reboot"])
 def test_a_unit_is_closed_to_what_it_does_not_need(name) -> None:
     """`systemd-analyze security`: 0 is a locked box, 10 an open door."""
     command = [
@@ -68,3 +68,17 @@ def test_nobody_outlives_a_unit_and_memory_kills_one_process() -> None:
     assert unit("adam-trainer")["Service"]["NotifyAccess"] == "all"
     assert unit("adam-watchdog")["Service"]["WatchdogSec"] == "30"
     assert unit("adam-forge")["Service"]["Type"] == "oneshot"
+
+
+def test_a_restart_of_the_machine_is_asked_for_by_a_change_and_never_by_what_lies_there() -> None:
+    """A request from before a restart must not bring the next one."""
+    path = configparser.ConfigParser(strict=False, interpolation=None)
+    path.optionxform = str  # type: ignore[assignment,method-assign]
+    path.read(UNITS / "adam-reboot.path")
+    assert (
+        set(path["Path"]) == {"PathChanged", "Unit"} and path["Path"]["PathChanged"] == "/var/lib/adam/run/reboots.json"
+    )
+    assert (
+        "User" not in unit("adam-reboot")["Service"] and "Install" not in unit("adam-reboot") and "Install" not in path
+    )
+    assert unit("adam-watchdog")["Unit"]["Wants"] == path["Unit"]["PartOf"].replace("watchdog.service", "reboot.path")

@@ -10,7 +10,7 @@ import pytest
 
 from adam.contract.errors import UsageError
 from adam.daemon import systemd
-from adam.daemon.unit_files import UNITS, Places, check_places, directory_text, unit_text, user_text
+from adam.daemon.unit_files import REBOOTS, UNITS, Places, check_places, directory_text, unit_text, user_text
 
 HERE = Places(Path("/srv/adam"), Path("/data/run"), "ml")
 
@@ -23,6 +23,13 @@ def test_a_unit_names_the_places_of_this_machine_and_no_other(name) -> None:
     as_shipped = Places(Path("/opt/adam"), Path("/var/lib/adam"), "adam")
     assert unit_text(systemd.shipped(name), as_shipped) == systemd.shipped(name)
     assert "\nStateDirectory=adam\n" in systemd.shipped(name)
+
+
+@pytest.mark.parametrize("name", REBOOTS)
+def test_the_units_of_a_restart_name_them_too(name) -> None:
+    text = unit_text(systemd.shipped(name), HERE)
+    assert "/opt/adam" not in text and "/var/lib/adam" not in text and "/data/run" in text
+    assert text.count("/var/log/adam-reboot/") == systemd.shipped(name).count("/var/log/adam-reboot/")
 
 
 def test_the_user_and_the_directory() -> None:
@@ -42,7 +49,9 @@ def test_a_place_that_a_unit_would_read_otherwise_is_refused(place) -> None:
 
 
 def arguments(**changes) -> argparse.Namespace:
-    return argparse.Namespace(**{"run": None, "prefix": "/opt/adam", "user": "adam", "config": None, **changes})
+    return argparse.Namespace(
+        **{"run": None, "prefix": "/opt/adam", "user": "adam", "config": None, "reboot": False, **changes}
+    )
 
 
 @pytest.fixture
@@ -74,6 +83,22 @@ def test_install_copies_the_program_and_starts_nothing(machine, tmp_path, capsys
     assert not list((tmp_path / "etc/systemd/system").iterdir()) and (run / "adam.toml").exists()
     stopped = [command[-1] for command in machine if "disable" in command]
     assert stopped[0] == "adam-trainer.service" and set(stopped) == set(UNITS)
+
+
+def test_what_restarts_the_machine_is_installed_where_it_is_asked_for_and_stays_through_an_upgrade(
+    machine, tmp_path
+) -> None:
+    (tmp_path / "run").mkdir()
+    given = {"prefix": str(tmp_path / "opt"), "run": str(tmp_path / "run"), "user": Path("/").owner()}
+    units = tmp_path / "etc/systemd/system"
+    assert systemd.install(arguments(**given, reboot=True)) == 0
+    assert {path.name for path in units.iterdir()} == {*UNITS, *REBOOTS}
+    (units / REBOOTS[1]).write_text("of an older Adam")
+    assert systemd.install(arguments(**given)) == 0
+    assert f"--run {tmp_path / 'run'} " in (units / REBOOTS[1]).read_text()
+    assert systemd.uninstall(arguments(**given)) == 0
+    assert not list(units.iterdir())
+    assert {command[-1] for command in machine if "disable" in command} == {*UNITS, *REBOOTS}
 
 
 def test_a_python_that_the_user_cannot_reach_is_told_before_the_units_are_written(machine, tmp_path) -> None:

@@ -17,7 +17,8 @@ from stand_ins import Machine, StandInNvml
 from adam.contract import schema
 from adam.contract.clock import boottime_ns
 from adam.contract.process import state_letter
-from adam.contract.records import Plan
+from adam.contract.reboots import Reboots
+from adam.contract.records import Plan, Status
 from adam.contract.states import Phase
 
 STEPS = 200
@@ -290,3 +291,64 @@ def broken(run: RealRun, nvml: StandInNvml, fault: str, seen: str, **says: int) 
     nvml.say()
     event_after(run, event["boottime"] + 0.001, "sensors")
     return Row(fault, seen, event["boottime"] - at, f"told once; {UNTOUCHED}", None)
+
+
+GPU_WAITS = "no attempt before a GPU answers again; the reason says what to do"
+
+
+@pytest.mark.timeout(300)
+def test_no_gpu_to_train_on(new_run, undisturbed: RealRun, nvml: StandInNvml) -> None:
+    asking = "telemetry_seconds = 0.5\nreboot = true\nreboot_after_minutes = 0.02\nreboot_uptime_minutes = 0.1"
+    run = new_run(steps=STEPS, config=KEEPING.replace("telemetry_seconds = 1", asking))
+    run.up_with("--slow", "0.1", "--gpu")
+    wait_for("training", lambda: run.step() >= 5)
+    rows = [gpu_lost(run, nvml), driver_changed_and_killed(run, nvml)]
+    check_same(run, undisturbed)
+    assert not run.events("hung") and not run.events("waiting")
+    asked = schema.load(run.paths.reboots, Reboots)
+    assert asked is not None and [item.why.split()[0] for item in asked.asked] == ["GPU", "the"]  # once each
+    for row in rows:
+        record(row)
+
+
+def gpu_lost(run: RealRun, nvml: StandInNvml) -> Row:
+    at = now()
+    nvml.say(lost=1, xid=79)
+    event = event_after(run, at, "crashed")
+    back = comes_back(run, nvml, at, "GPU 0 fell off the bus (Xid 79): reboot")
+    fault = "the GPU that is trained on falls off the bus"
+    return Row(fault, words(event), event["boottime"] - at, GPU_WAITS, back)
+
+
+def driver_changed_and_killed(run: RealRun, nvml: StandInNvml) -> Row:
+    nvml.say(mismatch=1)
+    changed = now()
+    event_after(run, changed, "sensors")
+    goes_on(run)
+    at = now()
+    os.kill(run.trainer_pid(), signal.SIGKILL)
+    event = event_after(run, at, "crashed")
+    back = comes_back(run, nvml, at, "the NVIDIA driver was changed under the run")
+    fault = "the driver was changed under the run, and then the trainer is killed"
+    return Row(fault, words(event), event["boottime"] - at, GPU_WAITS, back)
+
+
+def comes_back(run: RealRun, nvml: StandInNvml, since: float, reason: str) -> float:
+    """Training waits for `reason`, and goes on when the GPU answers again: seconds from there to the next step."""
+    wait_for("it waits", lambda: run.state() == "waiting")
+    assert run.status()["reason"].startswith(reason)
+    assert event_after(run, since, "gpu")["kind"] == "gpu"
+    assert event_after(run, since, "reboot")["text"].endswith(run.status()["reason"].removesuffix("; training waits"))
+    waits = now()
+    wait_for("it still waits", lambda: stamp_of(run) > waits + 5)  # a restart would have come after 0.1 s
+    assert run.state() == "waiting"
+    assert not [event for event in run.events("started") if event["boottime"] >= since]
+    nvml.say()
+    well = now()
+    return run.first_row_of(next_trainer(run, well)["facts"]["attempt"]) - well
+
+
+def stamp_of(run: RealRun) -> float:
+    """When the watchdog wrote its status last, in seconds of CLOCK_BOOTTIME."""
+    status = schema.load(run.paths.status, Status)
+    return status.stamp.boottime if status is not None else 0.0

@@ -1,9 +1,10 @@
 """The real trainer, to which something happens.
 
-    python faulty_trainer.py [--poison POSITION] [--do STEP:KIND]… [--slow SECONDS] --run DIR
+    python faulty_trainer.py [--poison POSITION] [--do STEP:KIND]… [--slow SECONDS] [--gpu] --run DIR
 
 --poison: the loss of whatever batch holds the data at POSITION is not a number. --do: KIND (see HARM) happens once, behind STEP; when it
-did is in run/fault-STEP (seconds of CLOCK_BOOTTIME). --slow: each update takes so much longer.
+did is in run/fault-STEP (seconds of CLOCK_BOOTTIME). --slow: each update takes so much longer. --gpu: it takes itself
+to be on a GPU, which is there as long as the stand-in NVML says so; one that falls off the bus makes the next launch fail.
 """
 
 import argparse
@@ -119,15 +120,46 @@ def harm(run: Path, kinds: dict[int, str], slow_s: float) -> None:
     Loop._update = harmed  # type: ignore[method-assign, assignment]
 
 
+def gpu_of_the_stand_in() -> None:
+    """What CUDA would make of the GPU that NVML speaks of. The numbers come from the CPU."""
+    import pynvml
+
+    from adam.trainer import runtime
+    from adam.trainer.loop import Loop
+
+    choose, parts, update = runtime.choose_device, runtime.Runtime.parts, Loop._update
+
+    def answers() -> int:
+        """0, or NVML's error."""
+        try:
+            pynvml.nvmlInit()
+            pynvml.nvmlDeviceGetTemperature(pynvml.nvmlDeviceGetHandleByIndex(0), pynvml.NVML_TEMPERATURE_GPU)
+        except pynvml.NVMLError as error:
+            return int(error.value)
+        return 0
+
+    def on_the_gpu(self: Loop, position: object) -> object:
+        if answers() == pynvml.NVML_ERROR_GPU_IS_LOST:
+            raise RuntimeError("CUDA error: unspecified launch failure")
+        return update(self, position)  # type: ignore[arg-type]
+
+    runtime.choose_device = lambda config, was_on: choose(config, was_on) if answers() else "cpu"
+    runtime.Runtime.parts = lambda self: parts(self) | {"device": "cuda Stand-in"}  # type: ignore[method-assign]
+    Loop._update = on_the_gpu  # type: ignore[method-assign, assignment]
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--poison", type=int)
     parser.add_argument("--do", action="append", default=[])
     parser.add_argument("--slow", type=float, default=0.0)
+    parser.add_argument("--gpu", action="store_true")
     arguments, sys.argv[1:] = parser.parse_known_args()
     prepare()  # before torch is imported
     if arguments.poison is not None:
         poison(arguments.poison)
+    if arguments.gpu:
+        gpu_of_the_stand_in()
     if arguments.do or arguments.slow:
         kinds = {int(step): kind for step, _, kind in (item.partition(":") for item in arguments.do)}
         harm(Path(sys.argv[sys.argv.index("--run") + 1]), kinds, arguments.slow)

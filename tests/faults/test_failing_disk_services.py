@@ -124,7 +124,7 @@ class Writers:
         self.journal = Journal(paths.events, logger_to(io.StringIO()))
         self.telemetry = Telemetry(paths)
         self.status = StatusFile(paths)
-        self.hands = Hands(paths, StandInSupervisor(), None, self.journal, None)  # type: ignore[arg-type]
+        self.hands = Hands(paths, StandInSupervisor(), None, self.journal, None, None)  # type: ignore[arg-type]
         self.turns = 0
 
     def turn(self) -> bool:

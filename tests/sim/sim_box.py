@@ -31,6 +31,7 @@ class Box:
     watchdog_s: float = 1.8
     up_s: float = 3.0  # until systemd has started everything anew
     boot_s: float = 90.0
+    import_s: float = 3.0  # until a trainer finds that there is no GPU
     weights_s: float = 110.0  # 5.4 GB to the Hub
     state_s: float = 660.0  # 33 GB
     read_s: float = 10 * MINUTE  # the forge: sources to shards,
@@ -78,6 +79,7 @@ MIX: dict[str, float] = {
     "data_gone": 0.5,
     "heat": 2,
     "blind": 2,
+    "gpu_gone": 1,
     "hub_away": 3,
     "hub_stalls": 1,
     "hub_busy": 1,
@@ -98,6 +100,7 @@ class World:
     faults_a_day: float = 1.0
     box: Box = field(default_factory=Box)
     mix: dict[str, float] = field(default_factory=lambda: dict(MIX))
+    reboots_per_day: int = 0  # that the run may ask for; 0: people are left to do it
 
     @property
     def steps(self) -> int:

@@ -13,9 +13,12 @@ from sim_upload import MOST_AN_HOUR
 from adam.contract.records import Resume
 from adam.contract.states import RunState
 from adam.watchdog.pace import SHORTEST_S, checkpoint_interval_s
-from adam.watchdog.policy_words import AskSettle, Decision, Launch, Shutdown, Stage, Tell
+from adam.watchdog.policy_gpu import SURE_S
+from adam.watchdog.policy_words import AskSettle, Decision, Launch, Reboot, Shutdown, Stage, Tell
 from adam.watchdog.upload_policy import refused
 
+TRIES_AN_HOUR = 8  # of a boot, at training without a GPU, where the sensors do not say so
+SENSORS_S = 60.0  # … and after which they must have been heard where they do
 ATTEMPTS_AN_HOUR = 30  # with the back-off at its cap there are twelve, and some before it is
 STANDSTILL_S = HOUR  # of a machine that could train, or forge
 STOPPING_S = 600.0
@@ -37,6 +40,7 @@ class Checks:
     def __init__(self, machine: Machine) -> None:
         self.machine, self.ledger = machine, Ledger()
         self.starts: deque[float] = deque()
+        self.in_vain: deque[float] = deque(maxlen=100)  # … without a GPU
         self.restarts: Counter[str] = Counter()
         self.finals: Counter[str] = Counter()
         self.again: Counter[str] = Counter()  # steps, by why they are done again
@@ -119,6 +123,8 @@ class Checks:
                     self._crashed(decision, str(action.facts["failure"]))
                 case AskSettle() if machine.program is not None:
                     self.fail("the keeper is to settle beside a living program")
+                case Reboot(_, why):
+                    self._reboots(why)
                 case Shutdown() if decision.state == RunState.FINISHED:
                     self._closed()
         self._stops()
@@ -137,6 +143,7 @@ class Checks:
     def _started(self, resume: Resume | None, program: str, decision: Decision) -> None:
         self._begins_well(resume)
         if program == "trainer":
+            self._needs_a_gpu()
             self._loses_little(resume.step if resume is not None else 0, decision)
         self.best_at_start = self.best
         self.starts.append(self.machine.t)
@@ -144,6 +151,36 @@ class Checks:
             self.starts.popleft()
         if len(self.starts) > ATTEMPTS_AN_HOUR:
             self.fail(f"a crash loop: {len(self.starts)} attempts within an hour")
+
+    def _needs_a_gpu(self) -> None:
+        """Without one hardly anything is tried: nothing in six hours where the sensors say so, little where they do not."""
+        machine, card = self.machine, self.machine.card
+        if not card.gone(machine.t):
+            return
+        gone_s, past = machine.t - card.gone_from, [at for at in self.in_vain if at >= card.gone_from]
+        self.in_vain.append(machine.t)
+        if (
+            card.fault(machine.t)
+            and gone_s > SENSORS_S
+            and machine.t - max([*past, card.gone_from]) < SURE_S - SENSORS_S
+        ):
+            self.fail(
+                f"an attempt in vain: the sensors have said for {gone_s:.0f} s that there is no GPU ({card.says})"
+            )
+        if sum(at > max(machine.t - HOUR, machine.booted_at) for at in self.in_vain) > TRIES_AN_HOUR:
+            self.fail(f"more than {TRIES_AN_HOUR} attempts in vain within an hour: there is no GPU")
+
+    def _reboots(self, why: str) -> None:
+        """Bounded, never early, and with everything on disk."""
+        machine, rules = self.machine, self.machine.watchdog.settings.reboot
+        lately = [at for at, *_ in machine.reboots if at > machine.t - DAY + 1]
+        if len(lately) > rules.per_day or machine.now < rules.uptime_s:
+            self.fail(f"a reboot beyond the bounds: {len(lately)} in a day, {machine.now:.0f} s after the last boot")
+        if not machine.card.gone(machine.t):
+            self.fail(f"a reboot for nothing: {why}")
+        saved = max((item.step for item in machine.disk.stored), default=0)
+        if machine.program is None and machine.disk.memory and machine.disk.memory[0].step > saved:
+            self.fail(f"a reboot while step {machine.disk.memory[0].step} is in memory only")
 
     def _begins_well(self, resume: Resume | None) -> None:
         """From a snapshot in memory or from a verified checkpoint, and from no weights that are known to be spoilt."""

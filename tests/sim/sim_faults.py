@@ -1,5 +1,6 @@
 """What befalls a machine: each fault is a function of the machine and of chance; people are a fault too, and the ones who mend."""
 
+import math
 import random
 import signal
 from collections.abc import Callable
@@ -203,6 +204,27 @@ class Faults:
     def blind(self, machine: Machine) -> None:
         """The sensors say nothing; sometimes while the GPU is hot."""
         machine.heat.blind_until = self.span(20 * MINUTE)
+
+    def gpu_gone(self, machine: Machine) -> None:
+        """It falls off the bus, and who trains on it dies or stands still; or the driver is changed, and who starts finds none."""
+        says = self.chance.choice(["lost", "lost", "mismatch", ""])
+        for_ever = self.chance.random() < 0.7  # before the next boot
+        machine.card.lose(machine.t, math.inf if for_ever else self.span(3 * HOUR), says)
+        if machine.trainer is None or machine.trainer.letter == "D":
+            pass
+        elif says == "mismatch":
+            self.later(HOUR, self.kill)
+        elif self.chance.random() < 0.3:
+            self.uninterruptible(machine)
+        else:
+            machine.end_program(code=Exit.CODE)
+        if for_ever:
+            self.later(8 * HOUR, self.boot_for_gpu)
+
+    def boot_for_gpu(self, machine: Machine) -> None:
+        """Somebody has read the reason."""
+        if machine.card.gone(machine.t):
+            machine.lose_power()
 
     # ── the Hub ──
 

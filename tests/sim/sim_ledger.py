@@ -18,6 +18,7 @@ APART = (
     "disk refuses",
     "supervisord is mute",
     "too hot",
+    "no GPU",
     "paused by people",
     "stopped by people",
     "failed, awaiting people",
@@ -61,8 +62,9 @@ def _machine(machine: Machine) -> str:
     waits = machine.t < disk.full_until and machine.trainer is not None and machine.trainer.phase == Phase.PAUSED
     if (refuses and program is None) or reads or waits:
         return "disk refuses"
-    if machine.heat.hot and not machine.trains:
-        return "too hot"
+    unfit = "no GPU" if machine.card.gone(machine.t) and machine.data_ready else "too hot" if machine.heat.hot else ""
+    if unfit and not machine.trains:
+        return unfit
     return FORGING if not machine.data_ready and machine.trainer is None else ""
 
 

@@ -8,7 +8,8 @@ import math
 import signal
 
 from msgspec.structs import replace
-from sim_box import World
+from sim_box import HOUR, MINUTE, World
+from sim_gpu import Card
 from sim_heat import Heat
 from sim_keeper import Disk
 from sim_numeric import BATCH, Poison, Spoil, trouble_of
@@ -18,6 +19,7 @@ from sim_upload import Hub
 from sim_watchdog import Watchdog
 
 from adam.contract.clock import Stamp
+from adam.contract.reboots import RebootRules
 from adam.contract.records import Desired, ExitReport, Plan, Resume
 from adam.contract.shared import Pulse
 from adam.contract.states import Exit, Phase
@@ -36,7 +38,8 @@ class Machine:
         self.world, self.box = world, world.box
         self.t, self.booted_at, self.boots, self.wall_shift = 100.0, 0.0, 0, 1.8e9
         self.off_until = 0.0  # it boots
-        self.disk, self.hub, self.heat = Disk(), Hub(), Heat(self.t)
+        self.disk, self.hub, self.heat, self.card = Disk(), Hub(), Heat(self.t), Card()
+        self.reboots: list[tuple[float, int, int]] = []  # that were asked for: when, on which boot, at which step
         self.data_ready, self.forged = False, 0.0
         self.desired = Desired(stamp=self.stamp)
         self.plan_file: Plan | None = None
@@ -57,8 +60,20 @@ class Machine:
         self.trouble: Trouble | None = None  # as the log of steps shows it
         self.died_at = 0  # the step that the last trainer had come to
         self.memory_lost = self.gone_back = False  # since the last start: by the machine, by the policy
+        self.reboot_at = math.inf
         self.refused_steps = 0  # that were lost with the memory, as a full disk had not taken them
-        self.watchdog = Watchdog(self, Settings(steps=world.steps, seed=seed, batch_size=BATCH, micro_batch=BATCH))
+        rules = RebootRules(per_day=world.reboots_per_day, uptime_s=HOUR)
+        self.watchdog = Watchdog(
+            self,
+            Settings(
+                steps=world.steps,
+                seed=seed,
+                batch_size=BATCH,
+                micro_batch=BATCH,
+                reboot=rules,
+                reboot_after_s=15 * MINUTE,
+            ),
+        )
 
     # ── clocks ──
 
@@ -83,7 +98,8 @@ class Machine:
         """When something of the machine is due by itself, or a look is."""
         self.program_at = math.inf if self.program is None else self.program.next_at()
         launched = math.inf if self.launching is None else self.launching[1]
-        return min(self.freed_at, self.heat.next_at(), self.watchdog.next_at(), launched, self.program_at)
+        own = min(self.freed_at, self.reboot_at, self.heat.next_at(), self.card.next_at(self.t))
+        return min(own, self.watchdog.next_at(), launched, self.program_at)
 
     def move(self) -> None:
         """Do what is due at `t`."""
@@ -97,6 +113,8 @@ class Machine:
             self.free()
         if self.t < self.bad_until:
             self.kill_program()
+        if self.t >= self.reboot_at:
+            self.lose_power()
         self.heat.move(self.t, works=self.trains)
 
     def pulse(self) -> Pulse | None:
@@ -130,6 +148,8 @@ class Machine:
         self.watchdog.keeper.token, self.launcher_dumb = plan.token, False
         self.trainer = None if plan.program == "forge" else self._trainer(plan)
         self.program = self.trainer or self._forge(plan)
+        if self.trainer is not None and self.card.gone(self.t):
+            self.trainer.find_no_gpu()
 
     def _forge(self, plan: Plan) -> Forge:
         return Forge(plan, self.t, self.box, self.end_program, 0.0 if self.data_ready else self.forged)
@@ -280,7 +300,8 @@ class Machine:
         self.kill_everybody()
         self.lose_memory()
         self.disk.slow_until = min(self.disk.slow_until, self.t)
-        self.off_until = self.t + self.box.boot_s
+        self.off_until, self.reboot_at = self.t + self.box.boot_s, math.inf
+        self.card.boots(self.off_until)
         if self.watchdog.up_at is not None:
             self.watchdog.end(self.box.boot_s, boots=True)
 

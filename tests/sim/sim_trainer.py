@@ -136,8 +136,12 @@ class Trainer(Program):
     def _begin(self) -> None:
         self._enter(Phase.LOADING, self._load_s, self._train if self._readable else self._bad)
 
+    def find_no_gpu(self) -> None:
+        """It ends before it has read anything."""
+        self._load_s, self._readable, self._code = self.box.import_s, False, Exit.GPU
+
     def _bad(self) -> None:
-        self._end(Exit.CHECKPOINT)
+        self._end(Exit.GPU if self._code == Exit.GPU else Exit.CHECKPOINT)
 
     def _train(self) -> None:
         self._enter(Phase.TRAINING)

@@ -21,6 +21,8 @@ from adam.watchdog.policy_words import (
     Launch,
     Memory,
     Observation,
+    Reboot,
+    RebootSeen,
     Settings,
     Shutdown,
     Signal,
@@ -97,6 +99,9 @@ class Watchdog:
             machine.lease = replace(machine.lease, held=False)
         starting = self.memory.stage == Stage.STARTING and machine.launching is None and program is None
         gpus, sensors = machine.heat.seen(machine.t)
+        card = machine.card
+        if card.fault(machine.t) or card.is_silent(machine.t):
+            gpus, sensors = (), "unknown"
         return Observation(
             desired=machine.desired,
             data_ready=machine.data_ready,
@@ -116,6 +121,13 @@ class Watchdog:
             collecting=machine.t < self.collected_at,
             gpus=gpus,
             sensors=sensors,
+            gpu_fault=card.fault(machine.t),
+            lost=(0,) if card.fault(machine.t) == "lost" else (),
+            xids=card.xids(machine.t),
+            trained_on="cuda H200",
+            reboots=tuple(
+                RebootSeen(machine.t - at, step, boot == machine.boots) for at, boot, step in machine.reboots
+            ),
             child_letter=program.letter if program is not None else "",
             highest_token=self.highest[0],
             highest_attempt=self.highest[1],
@@ -158,6 +170,9 @@ class Watchdog:
                 machine.sweep(token)
             case Shutdown():
                 self._shut_down()
+            case Reboot(step):
+                machine.reboots.append((machine.t, machine.boots, step))
+                machine.reboot_at = machine.t + 1.0
             case Tell():
                 pass
 

@@ -13,6 +13,7 @@ from adam.contract.states import Phase
 from adam.watchdog import (
     policy,
     policy_failures,
+    policy_gpu,
     policy_idle,
     policy_numeric,
     policy_pulse,
@@ -66,6 +67,8 @@ def only(days: float, faults_a_day: float, **mix: float) -> World:
 SLOW_READS = only(10.0, 8.0, slow_reads=1, memory_lost=1)
 BAD_NUMBERS = only(10.0, 4.0, poison=1)
 HOT = only(5.0, 2.0, heat=1, blind=1)
+GONE = only(8.0, 3.0, gpu_gone=2, kill=1, blind=1, watchdog=1)
+REBOOTING = World(8.0, 3.0, mix=GONE.mix, reboots_per_day=2)
 FAR = only(20.0, 2.0, hub_away=3, hub_refuses=1, watchdog=1)
 
 
@@ -81,7 +84,7 @@ def red(*worlds: World) -> str:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("world", [ROUGH, SLOW_READS, BAD_NUMBERS, HOT, FAR])
+@pytest.mark.parametrize("world", [ROUGH, SLOW_READS, BAD_NUMBERS, HOT, FAR, GONE, REBOOTING])
 def test_nothing_is_found_where_nothing_is_planted(world):
     assert red(world) == ""
 
@@ -195,3 +198,36 @@ def test_finds_a_stop_that_is_forgotten_when_the_watchdog_dies(monkeypatch):
         Turn, "wanted", property(lambda turn: turn.seen.desired.running or turn.memory.stop_asked is None)
     )
     assert "a stop is forgotten" in red(only(10.0, 6.0, down=1))
+
+
+def test_finds_that_a_lost_gpu_is_tried_all_the_time(monkeypatch):
+    monkeypatch.setattr(policy_gpu, "next_try", lambda turn, wait: 0.0)
+    assert "in vain" in red(GONE)
+
+
+def test_finds_a_pace_that_never_slows_down(monkeypatch):
+    monkeypatch.setattr(policy_gpu, "LONGEST_PACE_S", 60.0)
+    assert "attempts in vain within an hour" in red(GONE)
+
+
+def test_finds_that_a_gpu_which_is_back_is_not_seen(monkeypatch):
+    monkeypatch.setattr(policy_gpu, "is_well", lambda seen: False)
+    monkeypatch.setattr(policy_gpu, "PACE_S", 2e4)
+    monkeypatch.setattr(policy_gpu, "LONGEST_PACE_S", 2e4)
+    assert "no step for" in red(GONE)
+
+
+def test_finds_reboots_beyond_their_bounds(monkeypatch):
+    monkeypatch.setattr(policy_gpu, "wait_s", lambda rules, ages, uptime_s: 0.0)
+    assert "a reboot beyond the bounds" in red(REBOOTING)
+
+
+def test_finds_a_reboot_that_does_not_wait_for_the_disk(monkeypatch):
+    monkeypatch.setattr(policy_idle, "ends_here", lambda turn, snapshot: False)
+    monkeypatch.setattr(policy_gpu, "is_safe", lambda turn: True)
+    assert "is in memory only" in red(REBOOTING)
+
+
+def test_reboots_that_do_not_help_are_an_end():
+    world = World(8.0, 6.0, mix=only(8.0, 6.0, gpu_gone=1).mix, reboots_per_day=1)
+    assert simulate(world, 0).finals["failed"]

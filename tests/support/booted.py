@@ -17,6 +17,7 @@ from real_run import wait_for
 CHECKOUT = Path(__file__).resolve().parent.parent.parent
 PACKAGES = "systemd,systemd-sysv,dbus,python3-minimal,libexpat1"
 NAMESPACES = ("-m", "-u", "-i", "-n", "-p", "-C")
+RESTARTED = 133  # exit code of systemd-nspawn --keep-unit
 POWER_OFF = signal.SIGRTMIN + 4  # systemd(1)
 
 
@@ -38,11 +39,12 @@ def make_root(root: Path) -> None:
 class Booted:
     """One machine, off at first."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *bound: Path) -> None:
+        """`bound`: what of the host is seen in it, read-only, beside the checkout and Python."""
         self.root = root
         self._process: subprocess.Popen[bytes] | None = None
         python = Path(sys.executable).resolve().parent.parent
-        self._bound = [CHECKOUT] + ([] if python == Path("/usr") else [python])
+        self._bound = [CHECKOUT, *bound] + ([] if python == Path("/usr") else [python])
         for path in self._bound:
             inside = root / path.relative_to("/")
             inside.mkdir(parents=True, exist_ok=True)
@@ -95,6 +97,17 @@ class Booted:
         """Everything ends at once, and what was in memory is gone."""
         os.kill(self.leader(), signal.SIGKILL)
         self._gone()
+
+    def restarts(self, seconds: float) -> bool:
+        """True where it is restarted from within, in so many seconds; it is off then."""
+        assert self._process is not None
+        try:
+            code = self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return False
+        self._process = None
+        assert code == RESTARTED, f"systemd-nspawn has ended with {code}"
+        return True
 
     def _gone(self) -> None:
         assert self._process is not None

@@ -1,5 +1,6 @@
 /* A stand-in for libnvidia-ml.so.1, told what to say by the file that NVML_SAYS names, which is read at each call: words with numbers,
-   as in "temp 95 margin 3". hang 1: calls never return. mismatch 1: the driver was changed. lost N: GPU N-1 fell off the bus.
+   as in "temp 95 margin 3". hang 1: calls never return. mismatch 1: the driver was changed. lost N: GPU N-1 fell off the bus; unknown N: likewise, in
+   newer drivers' words. reset 1: NVML wants a reset; recovery N: the driver wants N done (nvmlDeviceGpuRecoveryAction_t).
    xid N: Xid N is reported once, when the number has changed. noperm 1: limits can't be set; die 1: the process dies when it has set one. Each limit that is set is a line
    "GPU MILLIWATTS" of the file that NVML_LIMITS names, and outlives the process, as in a driver. -DOLD_DRIVER leaves out what older libraries do not have. */
 #include <signal.h>
@@ -7,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-enum { OK = 0, NOT_SUPPORTED = 3, NO_PERMISSION = 4, TIMEOUT = 10, LOST = 15, MISMATCH = 18 };
+enum { OK = 0, NOT_SUPPORTED = 3, NO_PERMISSION = 4, TIMEOUT = 10, LOST = 15, RESET = 16, MISMATCH = 18, UNKNOWN = 999 };
 typedef struct { unsigned long long total, free, used; } memory_t;
 typedef struct { unsigned int gpu, memory; } use_t;
 typedef struct { unsigned int version; int margin; } margin_t;
@@ -28,6 +29,7 @@ static long say(const char *word, long otherwise) {
 static int answer(void *h) {
   while (say("hang", 0)) pause();
   if (say("mismatch", 0)) return MISMATCH;
+  if (h && say("reset", 0)) return RESET;
   return h && say("lost", 0) == (long)h ? LOST : OK;
 }
 static int tell(void *h, const char *word, long otherwise, unsigned int *out) {
@@ -39,7 +41,7 @@ static int tell(void *h, const char *word, long otherwise, unsigned int *out) {
 int nvmlInit_v2(void) { return say("mismatch", 0) ? MISMATCH : OK; }
 int nvmlInitWithFlags(unsigned int f) { (void)f; return nvmlInit_v2(); }
 int nvmlDeviceGetCount_v2(unsigned int *n) { *n = (unsigned int)say("gpus", 1); return answer(NULL); }
-int nvmlDeviceGetHandleByIndex_v2(unsigned int i, void **h) { *h = (void *)(long)(i + 1); return answer(*h); }
+int nvmlDeviceGetHandleByIndex_v2(unsigned int i, void **h) { *h = (void *)(long)(i + 1); return say("unknown", 0) == i + 1 ? UNKNOWN : answer(*h); }
 int nvmlDeviceGetName(void *h, char *s, unsigned int n) { strncpy(s, "Stand-in", n); return answer(h); }
 int nvmlDeviceGetTemperature(void *h, int w, unsigned int *t) { (void)w; return tell(h, "temp", 61, t); }
 int nvmlDeviceGetPowerUsage(void *h, unsigned int *p) { return tell(h, "power", 350500, p); }
@@ -78,11 +80,18 @@ int nvmlDeviceGetTotalEccErrors(void *h, int type, int counter, unsigned long lo
   return answer(h);
 }
 int nvmlDeviceGetFieldValues(void *h, int n, field_t *fields) {
-  for (int i = 0; i < n; i++) fields[i].result = tell(h, "memory_temp", 72, &fields[i].value.u);
+  for (int i = 0; i < n; i++)
+    fields[i].result = fields[i].field == 230 ? tell(h, "recovery", 0, &fields[i].value.u) : tell(h, "memory_temp", 72, &fields[i].value.u);
   return answer(h);
 }
 int nvmlEventSetCreate(void **set) { *set = (void *)1; return OK; }
-int nvmlDeviceRegisterEvents(void *h, unsigned long long types, void *set) { (void)types; (void)set; return answer(h); }
+static unsigned int listening = 0;
+int nvmlDeviceRegisterEvents(void *h, unsigned long long types, void *set) {
+  (void)types; (void)set;
+  int result = answer(h);
+  listening = result == OK ? listening | 1u << (long)h : listening & ~(1u << (long)h);
+  return result;
+}
 int nvmlEventSetWait_v2(void *set, event_t *event, unsigned int milliseconds) {
   static long told = 0;
   (void)set;
@@ -96,6 +105,7 @@ int nvmlEventSetWait_v2(void *set, event_t *event, unsigned int milliseconds) {
       event->data = (unsigned long long)code;
       if (code) return OK;
     }
+    if (say("lost", 0) && listening & 1u << say("lost", 0)) return LOST;
     if (waited >= milliseconds) return TIMEOUT;
     usleep(5000);
   }

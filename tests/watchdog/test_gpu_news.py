@@ -25,6 +25,11 @@ def reading(**fields) -> Reading:
         (Reading("ok", (Gpu(0),), lost=(1,)), "GPU 1 does not answer any more"),
         (Reading("unknown", fault="lost"), "no GPU answers any more"),
         (Reading("unknown", fault="mismatch"), "the driver was changed under the run"),
+        (Reading("unknown", fault="reset"), "no GPU can be used before it is reset"),
+        (Reading("ok", (Gpu(0),)), "NVML sees 1 GPUs, and saw 2 before"),
+        (Reading("ok"), "NVML sees 0 GPUs, and saw 2 before"),
+        (reading(recovery="reboot"), "GPU 0: the driver wants this done: reboot"),
+        (Reading("ok", QUIET.gpus, xids=(Xid(0, 79),)), "GPU 0: the driver reports Xid 79 (it has fallen off the bus)"),
     ],
 )
 def test_what_is_new_is_told(now, words):

@@ -8,7 +8,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from msgspec.structs import replace
 
 from adam.contract.clock import Stamp
-from adam.contract.records import Desired, ExitReport
+from adam.contract.records import Desired, ExitReport, Gpu
 from adam.contract.shared import Pulse
 from adam.contract.states import FAILURE_OF_EXIT, Phase
 from adam.watchdog.detect import NOT_FINITE, SPIKE, STAGNATION, Trouble
@@ -169,6 +169,12 @@ class World(RuleBasedStateMachine):
             self.seen, desired=Desired(running=running, pauses=pauses, stamp=Stamp(self.now, "boot", self.now))
         )
 
+    @rule(fault=st.sampled_from(["", "lost", "mismatch"]), sensors=st.sampled_from(["ok", "unknown"]))
+    def the_gpu_changes(self, fault: str, sensors: str) -> None:
+        sensors = "unknown" if fault else sensors
+        gpus = (Gpu(0),) if sensors == "ok" else ()
+        self.seen = replace(self.seen, trained_on="cuda H200", gpu_fault=fault, sensors=sensors, gpus=gpus)
+
     @rule()
     def the_watchdog_dies(self) -> None:
         from adam.watchdog.policy import restored
@@ -181,7 +187,9 @@ class World(RuleBasedStateMachine):
 
     @rule()
     def there_is_a_way_out(self) -> None:
-        """Left alone, every stage reaches a running program or a final state; asked to stop, it always stops."""
+        """Left alone with a GPU, every stage reaches a running program or a final state; asked to stop, it always stops."""
+        if self.seen.desired.running:
+            self.the_gpu_changes("", "ok")
         memory, seen, now, running = self.memory, self.seen, self.now, self.running
         stopping = not seen.desired.running
         for _ in range(int(ENOUGH_S / 0.5)):

@@ -50,6 +50,7 @@ def test_reads_a_gpu(nvml):
         memory_temperature_c=72,
         clocks=("sw_power_cap",),
         uncorrected=0,
+        recovery="",
     )
     assert first_line() == Reading("ok", (gpu,))
     assert gpu_cells((gpu,)) == {
@@ -68,7 +69,8 @@ def test_what_an_old_driver_or_a_small_chip_does_not_tell_is_not_known(nvml, nvm
     nvml.say(power=-9999)
     (gpu,) = first_line(LD_LIBRARY_PATH=str(nvml_folders["old"])).gpus
     assert (gpu.temperature_c, gpu.utilisation) == (61, 97)
-    assert (gpu.margin_c, gpu.memory_temperature_c, gpu.clocks, gpu.uncorrected, gpu.power_w) == (None,) * 5
+    unknown = (gpu.margin_c, gpu.memory_temperature_c, gpu.clocks, gpu.uncorrected, gpu.power_w, gpu.recovery)
+    assert unknown == (None,) * 6
 
 
 @pytest.mark.parametrize(("fault", "why"), [("lost", "lost"), ("mismatch", "mismatch")])
@@ -78,8 +80,18 @@ def test_a_broken_driver_is_unknown_and_not_absent(nvml, fault, why):
     assert (reading.sensors, reading.fault) == ("unknown", fault) and why in reading.why.lower()
 
 
-def test_one_of_two_gpus_is_lost_and_the_other_still_read(nvml):
-    nvml.say(gpus=2, lost=2)
+def test_a_gpu_that_wants_something_done_is_read_all_the_same(nvml):
+    for number, word in ((1, "reset"), (2, "reboot"), (4, "drain and reset"), (99, None)):
+        nvml.say(recovery=number)
+        assert [gpu.recovery for gpu in first_line().gpus] == [word]
+    nvml.say(reset=1)
+    reading = first_line()
+    assert (reading.sensors, [gpu.recovery for gpu in reading.gpus]) == ("ok", ["reset"])
+
+
+@pytest.mark.parametrize("words", ["lost", "unknown"])
+def test_one_of_two_gpus_is_lost_and_the_other_still_read(nvml, words):
+    nvml.say(gpus=2, **{words: 2})
     reading = first_line()
     assert (reading.sensors, [gpu.index for gpu in reading.gpus], reading.lost) == ("ok", [0], (1,))
 
@@ -90,6 +102,26 @@ def test_an_xid_is_told_at_once_and_once(nvml):
         nvml.say(xid=79)
         told = [xid for _ in range(20) for xid in read().xids]
     assert told == [Xid(0, 79)]
+
+
+def test_a_gpu_that_is_lost_while_the_probe_listens_does_not_hide_the_others(nvml):
+    nvml.say(gpus=2)
+    with probing() as read:
+        assert read().lost == ()
+        nvml.say(gpus=2, lost=2)
+        told = next(reading for reading in iter(read, None) if reading.lost)
+        assert (told.sensors, told.lost, [gpu.index for gpu in told.gpus]) == ("ok", (1,), [0])
+        nvml.say(gpus=2, lost=2, xid=31)
+        assert next(reading for reading in iter(read, None) if reading.xids).xids == (Xid(0, 31),)
+
+
+@pytest.mark.parametrize(("fault", "lost"), [("lost", (0,)), ("mismatch", ())])
+def test_the_last_word_of_a_gpu_is_told(nvml, fault, lost):
+    with probing() as read:
+        assert read().sensors == "ok"
+        nvml.say(xid=79, **{fault: 1})
+        told = next(reading for reading in iter(read, None) if reading.sensors != "ok")
+    assert (told.fault, told.lost, told.xids) == (fault, lost, (Xid(0, 79),))
 
 
 def test_no_driver(tmp_path):
@@ -167,7 +199,7 @@ def test_what_the_driver_reports_becomes_events(clock, await_, nvml, paths):
     assert sorted(told("gpu")) == [
         "GPU 0: 3 memory errors that could not be corrected (ECC), 3 in all",
         "GPU 0: clocks are held down (hw_thermal_slowdown)",
-        "GPU 0: the driver reports Xid 79",
+        "GPU 0: the driver reports Xid 79 (it has fallen off the bus)",
     ]
     nvml.say(xid=79, ecc=3, lost=1)
     clock.until(await_, lambda sensors: sensors.state == "unknown")
