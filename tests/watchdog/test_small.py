@@ -83,7 +83,7 @@ def test_a_disk_that_does_not_answer_holds_no_loop_up(paths, monkeypatch):
     assert not synced
     answers.set()
     file.settle(20)
-    assert str(paths.status) in synced and synced[-1] == str(paths.run)
+    assert str(paths.status) in synced and synced[-1] == str(paths.run), synced
     write(file, Remembered(), 12.0)
     file.settle(20)
     synced.clear()
