@@ -88,6 +88,7 @@ def test_a_trainer_that_dies_or_stands_still(new_run, undisturbed: RealRun) -> N
         event = event_after(run, at, "crashed", "hung")
         started = next_trainer(run, at)
         back = run.first_row_of(started["facts"]["attempt"])
+        assert started["facts"]["attempt"] == len(rows) + 3, "each fault ends an attempt; the forge was the first"
         assert "in memory" in started["text"] and started["facts"]["step"] >= step - 5, started
         rows.append(
             Row(fault, words(event), event["boottime"] - at, ENDED if "hang" in seen else FROM_MEMORY, back - at)
