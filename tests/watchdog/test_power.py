@@ -2,6 +2,7 @@
 
 import os
 import selectors
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -139,13 +140,38 @@ def test_what_somebody_else_has_set_is_left_alone(paths, nvml, probing) -> None:
     assert nvml.limits() == [665, 450] and changes(paths) == {}
 
 
-def test_without_permission_one_word_and_on_without(paths, nvml, probing) -> None:
-    nvml.say(**HOT, noperm=1)
+@pytest.mark.parametrize(("error", "why"), [(4, "ermission"), (999, "nknown")], ids=["permission", "any other"])
+def test_a_refusal_is_one_word_and_on_without(paths, nvml, probing, error, why) -> None:
+    """And the sensors go on speaking: who can't slow a hot GPU down must see that it is hot."""
+    nvml.say(**HOT, unset=error)
     with probing() as read:
         word = told(read, "refused")
-        assert word.gpu == 0 and "ermission" in word.why
-        assert not any(read().power for _ in range(5))
+        assert word.gpu == 0 and why in word.why
+        for _ in range(5):
+            reading = read()
+            assert reading.sensors == "ok" and reading.gpus and not reading.power and not reading.held
     assert nvml.limits() == []
+
+
+def test_a_chip_whose_least_is_no_whole_watt_is_held_at_it_and_given_back(paths, nvml, probing) -> None:
+    nvml.say(**HOT, least=680_400)
+    with probing() as read:
+        while read().gpus[0].power_limit_w != 680.4:
+            pass
+        nvml.say(**COOL, least=680_400)
+        told(read, "restored")
+    assert nvml.limits()[-1] == 700 and changes(paths) == {}
+
+
+def test_a_refusal_that_passes_is_no_reason_to_leave_it_lowered_at_the_end(paths, nvml, probing) -> None:
+    nvml.say(**HOT)
+    with probing(msgspec.structs.replace(RULES, floor_w=200.0)) as read:
+        told(read, "lowered")
+        nvml.say(**HOT, unset=999)
+        told(read, "refused")
+        nvml.say(**HOT)
+        read()
+    assert nvml.limits()[-1] == 700 and changes(paths) == {}
 
 
 def test_what_cannot_be_written_down_is_not_done(paths, nvml, probing) -> None:
@@ -156,6 +182,17 @@ def test_what_cannot_be_written_down_is_not_done(paths, nvml, probing) -> None:
         assert (word.watts, word.of) == (700.0, 700.0) and "No such file" in word.why
         assert told(read, "unwritten") == word, "and tried again"
     assert nvml.limits() == []
+
+
+def test_what_cannot_be_written_down_is_given_back_all_the_same(paths, nvml, probing) -> None:
+    """The note of the lowering says all that a restoring one would."""
+    paths.power = paths.root / "disk" / "power.json"
+    paths.power.parent.mkdir()
+    nvml.say(**HOT)
+    with probing(msgspec.structs.replace(RULES, every_s=60.0)) as read:
+        told(read, "lowered")
+        shutil.rmtree(paths.power.parent)
+    assert nvml.limits() == [665, 700]
 
 
 def test_a_note_that_is_none_blinds_nobody(paths, nvml, probing) -> None:
