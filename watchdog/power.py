@@ -91,7 +91,7 @@ class Power:
             if limit == original:
                 self._forget(uuid)  # restored; a kill came before this note
             return None
-        if wanted != original:  # what was found needs no note but the one that is there: a full disk must not keep it back
+        if wanted != original:  # the note that is there says that too: a full disk must not keep it back
             try:
                 self._note({**self._changed, uuid: PowerChange(change.gpu, original, (limit, wanted))})
             except OSError as error:
