@@ -253,15 +253,9 @@ def test_heat_and_sensors(new_run, undisturbed: RealRun, nvml: StandInNvml) -> N
     wait_for("training", lambda: run.step() >= 5)
     rows = [hot_and_cool(run, nvml)]
     rows += [
-        broken(
-            run,
-            nvml,
-            "the driver was changed under the run (NVML does not fit)",
-            "sensors unknown: mismatch",
-            mismatch=1,
-        ),
-        broken(run, nvml, "a GPU fell off the bus", "sensors unknown: lost", lost=1),
-        broken(run, nvml, "NVML hangs", "sensors unknown: silent", hang=1),
+        broken(run, nvml, "the driver was changed under the run (NVML does not fit)", "mismatch", mismatch=1),
+        broken(run, nvml, "a GPU fell off the bus", "lost", lost=1),
+        broken(run, nvml, "NVML hangs", "silent", hang=1),
     ]
     check_same(run, undisturbed)
     assert not run.events("crashed") and not run.events("hung")
@@ -282,12 +276,14 @@ def hot_and_cool(run: RealRun, nvml: StandInNvml) -> Row:
     return Row("a GPU has 95 °C", "heat", after, "paused until it is cool again", now() - cool)
 
 
-def broken(run: RealRun, nvml: StandInNvml, fault: str, seen: str, **says: int) -> Row:
+def broken(run: RealRun, nvml: StandInNvml, fault: str, how: str, **says: int) -> Row:
     at = now()
     nvml.say(**says)
     event = event_after(run, at, "sensors")
     assert event["facts"]["sensors"] == "unknown"
+    told = wait_for("the words", lambda: how == "silent" or run.events("gpu")[-1:])
+    assert how == "silent" or told[0]["facts"]["fault"] == how
     goes_on(run)
     nvml.say()
     event_after(run, event["boottime"] + 0.001, "sensors")
-    return Row(fault, seen, event["boottime"] - at, f"told once; {UNTOUCHED}", None)
+    return Row(fault, f"sensors unknown: {how}", event["boottime"] - at, f"told once; {UNTOUCHED}", None)
