@@ -3,6 +3,7 @@
 import os
 import selectors
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -240,6 +241,23 @@ def test_the_watchdog_tells_of_it_and_ends_the_probe_with_patience(paths, nvml, 
     (event,) = (item for item in map(json.decode, paths.events.read_text().splitlines()) if item["kind"] == "gpu")
     assert event["text"] == "GPU 0 gets hot: its power limit is lowered to 665 W of 700 W"
     assert event["facts"] == {"gpu": 0, "power": "lowered", "watts": 665}
+
+
+def test_a_probe_that_has_just_died_keeps_no_gpu_lowered_at_the_end(paths, nvml, await_) -> None:
+    nvml.say(**HOT)
+    journal = Journal(paths.events, logger_to(sys.stderr))
+    orders = Orders(str(paths.power), msgspec.structs.replace(RULES, every_s=60.0))
+    sensors = GpuSensors(0.5, selectors.DefaultSelector(), journal, 2, orders)
+
+    def attended() -> GpuSensors:
+        sensors.attend(100.0)
+        return sensors
+
+    await_(lambda: attended().note, 20)
+    os.kill(sensors.pid, signal.SIGKILL)
+    await_(lambda: not attended().pid, 20)
+    sensors.end(100.1)
+    assert nvml.limits()[-1] == 700 and changes(paths) == {}
 
 
 def test_a_whole_run_caps_before_it_pauses_and_leaves_the_gpu_as_it_was(box, nvml, await_) -> None:
