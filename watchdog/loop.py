@@ -82,7 +82,6 @@ def settings_of(config: Config) -> Settings:
             resume_memory=watchdog.resume_memory_celsius,
             blind_s=watchdog.blind_seconds,
         ),
-        gpu=config.trainer.device != "cpu",
         batch_size=config.trainer.batch_size,
         micro_batch=config.trainer.micro_batch,
         rollbacks=config.numeric.rollbacks,
@@ -212,7 +211,6 @@ class Watchdog:
             self._eyes.look(policy, self._hands.launch_error, now),
             gpus=self._gpus.gpus,
             sensors=self._gpus.state,
-            fault=self._gpus.fault,
             collecting=self._bundler.busy,
         )
         decision = decide(self._settings.get(), policy, seen, now)

@@ -71,8 +71,6 @@ def finish(turn: Turn, report: ExitReport | None) -> None:
         fail(turn, FailureClass.HOST, "lost", f"{program} ended without a report: its launcher was killed too")
     elif report.code != Exit.OK:
         kind, detail, text = classify(report)
-        if turn.gpu_fault and kind in (FailureClass.CODE, FailureClass.CONFIG):
-            kind = FailureClass.HOST  # whatever it says of it: the same program trains when the GPUs are there again
         fail(turn, kind, detail, f"{program}: {text}", report)
     elif program == "trainer":
         turn.set(ended_well=True)

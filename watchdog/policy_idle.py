@@ -4,7 +4,6 @@ from msgspec.structs import replace
 
 from adam.contract.records import Plan, Resume, SnapshotSeen
 from adam.contract.states import FailureClass, RunState
-from adam.watchdog.gpu_news import FAULTS
 from adam.watchdog.policy_commit import resumed
 from adam.watchdog.policy_failures import fail
 from adam.watchdog.policy_turn import Turn
@@ -152,8 +151,6 @@ def choose(turn: Turn, settled: Settled) -> None:
         )
     elif not turn.seen.data_ready:
         launch(turn, "forge", None, "the data are not ready")
-    elif turn.gpu_fault:
-        turn.note(f"waiting for the GPUs: {FAULTS[turn.gpu_fault]}; trainer.device = 'cpu' trains without them")
     else:
         launch(turn, "trainer", resume, begins(resume) + differs(turn))
 

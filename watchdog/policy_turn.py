@@ -50,11 +50,6 @@ class Turn:
         return self.seen.desired.running
 
     @property
-    def gpu_fault(self) -> str:
-        """What no restart mends, where the run is to train on GPUs; empty: nothing is known of such."""
-        return self.seen.fault if self.settings.gpu else ""
-
-    @property
     def changes(self) -> Changes:
         """What the next plan has besides the configuration."""
         return self.seen.changes if self.memory.changes is None else self.memory.changes

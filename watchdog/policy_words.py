@@ -49,7 +49,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     write_bytes_per_day: float = 2e12
     heat: HeatLimits = HeatLimits()
     seed: int = 0  # of the jitter
-    gpu: bool = False  # the trainer is to have one, where there is one
     batch_size: int = 1
     micro_batch: int = 1
     rollbacks: int = 3  # these three are keys of [numeric]
@@ -123,7 +122,6 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True):
     collecting: bool = False  # a bundle of a hang is being made
     gpus: tuple[Gpu, ...] = ()  # the newest readings; empty where `sensors` is not ok
     sensors: str = "none"  # ok, none (no NVIDIA driver) or unknown
-    fault: str = ""  # of the GPUs, that no restart of a process mends: a key of `gpu_news.FAULTS`
     child_letter: str = ""  # state of the program's process as in proc(5)
     highest_token: int = 0  # over lease, plan and snapshots: where the policy's own memory was lost
     highest_attempt: int = 0

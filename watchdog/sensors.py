@@ -80,11 +80,6 @@ class GpuSensors:
             self._child.start_at = max(self._child.start_at, self._none_until)
 
     @property
-    def fault(self) -> str:
-        """What the driver says that no restart of a process mends; empty: nothing. See `Reading`."""
-        return self._told[1]
-
-    @property
     def note(self) -> str:
         """Which GPUs are held down; empty: none is."""
         return "; ".join(

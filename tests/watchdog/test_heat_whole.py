@@ -91,16 +91,3 @@ def test_an_xid_is_an_event_beside_training(hot_box, nvml, await_):
     await_(lambda: box.events("gpu"), 10)
     assert facts(box, "gpu", "xid") == [79]
     assert box.await_state(RunState.FINISHED).attempt == 1
-
-
-def test_a_gpu_that_is_gone_is_waited_for_and_the_run_goes_on_with_it(box, nvml, await_):
-    box.watchdog["telemetry_seconds"] = 0.5
-    box.configure("60:exit=3@1", step_ms=25)
-    box.up()
-    box.await_step(10)
-    nvml.say(lost=1)
-    await_(lambda: any("waiting for the GPUs" in note for note in box.status().notes), 20)
-    assert box.state() == RunState.RESTARTING and box.status().attempt == 1
-    nvml.say()
-    assert box.await_state(RunState.FINISHED).attempt == 2
-    box.check_losses(200)
