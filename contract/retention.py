@@ -44,9 +44,11 @@ def in_order(checkpoints: Iterable[AnyDated]) -> list[AnyDated]:
 
 
 def why_kept(
-    checkpoints: Iterable[Dated], rules: Rules, pins: Mapping[str, Sequence[str]]
+    checkpoints: Iterable[Dated], rules: Rules, pins: Mapping[str, Sequence[str]], sound: int = 0
 ) -> dict[str, tuple[str, ...]]:
-    """Checkpoint -> what keeps it: newest, milestone, hourly, pinned; empty where nothing does.
+    """Checkpoint -> what keeps it: newest, milestone, hourly, sound, pinned; empty where nothing does.
+
+    Sound is the newest one up to the step `sound`, where the chip was last known to compute right: what is behind it may be gone back from.
 
     A milestone is the first checkpoint at or behind a multiple of so many steps: one that a busy disk delayed counts too. Hours lie fixed
     on the wall clock, so what goes in between changes no answer; one whose time is not known may be the first of its hours.
@@ -61,12 +63,14 @@ def why_kept(
         if seconds > 0
         else set()
     )
+    to_go_back_to = [item.name for item in ordered if 0 < item.step <= sound][-1:]
     found = {}
     for item in ordered:
         reasons = {
             "newest": item.name in newest,
             "milestone": item.name in milestones,
             "hourly": item.name in hourly,
+            "sound": item.name in to_go_back_to,
             "pinned": bool(pins.get(item.name)),
         }
         found[item.name] = tuple(reason for reason, holds in reasons.items() if holds)

@@ -13,7 +13,10 @@ from typing import Generic, TypeVar
 
 import msgspec
 
+from adam.contract import schema
 from adam.contract.errors import SchemaError
+from adam.contract.paths import RunPaths
+from adam.contract.records import Plan
 
 MAGIC = b"ADAM"
 SCHEMA = 1
@@ -115,3 +118,12 @@ def read_once(path: Path, kind: type[T]) -> T | None:
         return word.read()
     finally:
         word.close()
+
+
+def sound_step(paths: RunPaths) -> int:
+    """Up to which step all is known to come of a chip that computed right: by the trainer's pulse, or the plan that it has not taken up yet.
+
+    Raises DataError, SchemaError where these can't be read.
+    """
+    pulse, plan = read_once(paths.pulse("0"), Pulse), schema.load(paths.plan, Plan)
+    return max(pulse.sound if pulse is not None else 0, plan.sound if plan is not None else 0)

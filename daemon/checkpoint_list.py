@@ -12,6 +12,7 @@ from adam.contract.errors import CheckpointError, SchemaError
 from adam.contract.paths import RunPaths
 from adam.contract.pins import read_pins
 from adam.contract.retention import rules_of, why_kept
+from adam.contract.shared import sound_step
 from adam.contract.snapshots import Snapshot, complete_snapshots
 
 REASON = "REASON.txt"
@@ -79,7 +80,7 @@ def on_disk(paths: RunPaths) -> list[Entry]:
     pins, rules = read_pins(paths), rules_of(load_config(paths.lock).checkpoint)
     entries = [entry_of(path, check_sizes) for path in list_checkpoints(paths.checkpoints)]
     entries = [entry for entry in entries if Path(entry.path).exists()]  # the keeper may have deleted one meanwhile
-    kept = why_kept(entries, rules, pins)
+    kept = why_kept(entries, rules, pins, sound_step(paths))
     return [
         msgspec.structs.replace(entry, pinned_by=pins.get(entry.name, ()), kept=kept[entry.name]) for entry in entries
     ]

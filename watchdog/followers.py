@@ -50,8 +50,7 @@ class Follower:
         self._tick = now
         lived = self._child.pid
         for line in self._child.lines(now):
-            self._words, self._quiet_s, self._hung = msgspec.json.decode(line, type=FollowerWords), 0.0, False
-            self.note = self._named(self._words.trouble)
+            self._hear(line)
         if lived and not self._child.pid:
             self._ended(now)
         if self._child.pid and self._quiet_s > self._silent_s:
@@ -60,6 +59,14 @@ class Follower:
             self.note = self._named(f"it did not answer for {self._silent_s:g} s, and is started again")
         if self._child.start_if_due(now):
             self._words, self._quiet_s = FollowerWords(), 0.0
+
+    def _hear(self, line: bytes) -> None:
+        try:
+            words = msgspec.json.decode(line, type=FollowerWords)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return  # printed by some library that it uses
+        self._words, self._quiet_s, self._hung = words, 0.0, False
+        self.note = self._named(words.trouble)
 
     def _ended(self, now: float) -> None:
         if self._words.missing:

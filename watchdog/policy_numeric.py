@@ -70,7 +70,7 @@ def roll_back(turn: Turn, found: Trouble) -> None:
     memory, settings = turn.memory, turn.settings
     if memory.trouble is None:  # it had ended before anybody looked
         _tell(turn, found)
-    tried = memory.rollbacks if is_same(turn, found) else ()
+    tried, others = gone_back_for(turn, found)
     beyond = limit(turn, found, len(tried))
     steps = [kept.step for kept in turn.seen.checkpoints if kept.step <= beyond]
     # The update before is left out too, where it is done again: it may be the one that spoilt the weights.
@@ -84,7 +84,7 @@ def roll_back(turn: Turn, found: Trouble) -> None:
         kind=found.kind,
     )
     turn.set(
-        rollbacks=(*tried, entry),
+        rollbacks=(*others, *tried, entry),
         beyond=beyond,
         quarantine_reason=f"training went wrong after it: {found.text}",
         from_start=not steps,
@@ -92,7 +92,7 @@ def roll_back(turn: Turn, found: Trouble) -> None:
         settled=None,
     )
     if len(tried) + 1 >= settings.rollbacks:
-        turn.set(verdict=report_of(turn))
+        turn.set(verdict=report_of((*tried, entry)))
         return
     changes = turn.changes
     lr_factor = changes.lr_factor * settings.lr_factor
@@ -106,12 +106,16 @@ def roll_back(turn: Turn, found: Trouble) -> None:
     turn.tell("plan_changed", text, beyond=beyond, skip_from=begin, skip_to=found.end_sample, lr_factor=lr_factor)
 
 
-def is_same(turn: Turn, found: Trouble) -> bool:
-    """True where training has not gone on well for long since the last trouble; a chip that computes wrong does so at any place."""
-    past = turn.memory.rollbacks
-    if past and found.kind == CORRUPTION:
-        return past[-1].kind == CORRUPTION
-    return bool(past) and found.step <= past[-1].found + SAME_PLACE * turn.settings.healthy_steps
+def gone_back_for(turn: Turn, found: Trouble) -> tuple[tuple[Rollback, ...], tuple[Rollback, ...]]:
+    """(The rollbacks for the same trouble, those for trouble of the other nature): numbers, and a chip that computes wrong.
+
+    Numbers are the same trouble where training has not gone on well for long since; a chip computes wrong at any place.
+    """
+    past, chip = turn.memory.rollbacks, found.kind == CORRUPTION
+    same = tuple(item for item in past if (item.kind == CORRUPTION) == chip)
+    others = tuple(item for item in past if (item.kind == CORRUPTION) != chip)
+    again = chip or (same and found.step <= same[-1].found + SAME_PLACE * turn.settings.healthy_steps)
+    return (same if again else ()), others
 
 
 def limit(turn: Turn, found: Trouble, tried: int) -> int:
@@ -126,9 +130,8 @@ def limit(turn: Turn, found: Trouble, tried: int) -> int:
     return last_good
 
 
-def report_of(turn: Turn) -> str:
+def report_of(past: tuple[Rollback, ...]) -> str:
     """What went wrong each time, and what was done about it."""
-    past = turn.memory.rollbacks
     if past[-1].kind == CORRUPTION:
         return f"the chip computed wrong {len(past)} times: " + "; ".join(item.text for item in past)
     tried = [

@@ -235,7 +235,7 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
     changes: Changes | None = None  # None: what the last plan had
     trouble: Trouble | None = None  # for which the present attempt is being ended
     trouble_due: float = 0.0  # when it is killed, or killed again
-    rollbacks: tuple[Rollback, ...] = ()  # at the same place, since it last went well for long
+    rollbacks: tuple[Rollback, ...] = ()  # for numbers at one place since they last went well, and for the chip
     full_verify: bool = False
     commit_all: bool = False  # the next settling leaves nothing in memory only
     ended_well: bool = False  # the last trainer ended by itself with exit 0

@@ -17,21 +17,15 @@ from adam.contract.records import Gpu, PowerChange, PowerFile
 from adam.watchdog.policy_power import Cap, CapRules, Orders, room_of, wanted_limit
 from adam.watchdog.probe_words import Held, PowerWord
 
-REFUSALS = (
-    pynvml.NVMLError_NoPermission,
-    pynvml.NVMLError_NotSupported,
-    pynvml.NVMLError_FunctionNotFound,
-    pynvml.NVMLError_InvalidArgument,
-)
-
 
 class Power:
-    """The limits of all GPUs. Every call may raise NVMLError where the driver is gone."""
+    """The limits of all GPUs. No call raises NVMLError: what can't be slowed down must still be seen to be hot."""
 
     def __init__(self, orders: Orders) -> None:
         self._path, self._rules = Path(orders.file), orders.rules
         self._changed = read_changes(self._path)
         self._since: dict[str, float] = {}
+        self._limits: dict[str, int] = {}  # as last seen or set
         self._left_alone: set[str] = set()
 
     @property
@@ -48,24 +42,29 @@ class Power:
     @property
     def held(self) -> tuple[Held, ...]:
         """The GPUs whose limit is lower than it was found."""
+        limits = {uuid: self._limits.get(uuid, change.ours[-1]) for uuid, change in self._changed.items()}
         return tuple(
-            Held(change.gpu, change.ours[-1] / 1000, change.original / 1000) for change in self._changed.values()
+            Held(change.gpu, limits[uuid] / 1000, change.original / 1000)
+            for uuid, change in self._changed.items()
+            if limits[uuid] < change.original
         )
 
     def restore(self) -> None:
-        """All limits as they were found."""
+        """All limits as they were found, also where the driver has refused something before."""
         self._rules = CapRules()
+        self._left_alone.clear()
         for change in list(self._changed.values()):
-            with suppress(pynvml.NVMLError):  # of a GPU that is gone; the others are still restored
-                self._attend_one(Gpu(index=change.gpu), 0.0)
+            self._attend_one(Gpu(index=change.gpu), 0.0)
 
     def _attend_one(self, gpu: Gpu, now: float) -> PowerWord | None:
-        handle = pynvml.nvmlDeviceGetHandleByIndex(gpu.index)
-        uuid = _uuid(handle, gpu.index)
-        if uuid in self._left_alone:
-            return None
+        uuid = f"index {gpu.index}"
         try:
+            handle = pynvml.nvmlDeviceGetHandleByIndex(gpu.index)
+            uuid = _uuid(handle, uuid)
+            if uuid in self._left_alone:
+                return None
             limit = pynvml.nvmlDeviceGetPowerManagementLimit(handle)
+            self._limits[uuid] = limit
             known = self._changed.get(uuid)
             if known is not None and limit not in (*known.ours, known.original):
                 self._left_alone.add(uuid)
@@ -77,9 +76,10 @@ class Power:
             original = known.original if known is not None else limit
             cap = Cap(original / 1000, limit / 1000, least / 1000, self._since.get(uuid))
             wanted = wanted_limit(self._rules, cap, room_of(self._rules.heat, gpu), now)
-            # Whole watts: what is read back is then what was set.
-            return self._change(handle, uuid, PowerChange(gpu.index, original, (limit, 1000 * round(wanted))), now)
-        except REFUSALS as error:
+            # Whole watts: what is read back is then what was set. The chip's least may be none.
+            wanted_mw = min(original, max(least, 1000 * round(wanted)))
+            return self._change(handle, uuid, PowerChange(gpu.index, original, (limit, wanted_mw)), now)
+        except pynvml.NVMLError as error:
             self._left_alone.add(uuid)
             return PowerWord(gpu.index, "refused", why=str(error))
 
@@ -91,11 +91,13 @@ class Power:
             if limit == original:
                 self._forget(uuid)  # restored; a kill came before this note
             return None
-        try:
-            self._note({**self._changed, uuid: PowerChange(change.gpu, original, (limit, wanted))})
-        except OSError as error:
-            return PowerWord(change.gpu, "unwritten", limit / 1000, original / 1000, error.strerror or str(error))
+        if wanted != original:  # the note that is there says that too: a full disk must not keep it back
+            try:
+                self._note({**self._changed, uuid: PowerChange(change.gpu, original, (limit, wanted))})
+            except OSError as error:
+                return PowerWord(change.gpu, "unwritten", limit / 1000, original / 1000, error.strerror or str(error))
         pynvml.nvmlDeviceSetPowerManagementLimit(handle, wanted)
+        self._limits[uuid] = wanted
         self._since[uuid] = now
         if wanted == original:
             self._forget(uuid)
@@ -114,11 +116,11 @@ class Power:
         self._changed = changed
 
 
-def _uuid(handle: Any, index: int) -> str:
+def _uuid(handle: Any, otherwise: str) -> str:
     try:
         return str(pynvml.nvmlDeviceGetUUID(handle))
-    except REFUSALS:
-        return f"index {index}"
+    except pynvml.NVMLError:
+        return otherwise
 
 
 def read_changes(path: Path) -> dict[str, PowerChange]:

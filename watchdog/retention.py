@@ -17,8 +17,10 @@ class Kept(msgspec.Struct, frozen=True):
     made: float | None = None  # when, by the wall clock; None: not known
 
 
-def superfluous(checkpoints: Iterable[Kept], rules: Rules, pins: Mapping[str, Sequence[str]]) -> list[str]:
-    """Names to delete, oldest first: what no rule and no pin keeps, of those before the newest verified one.
+def superfluous(
+    checkpoints: Iterable[Kept], rules: Rules, pins: Mapping[str, Sequence[str]], sound: int = 0
+) -> list[str]:
+    """Names to delete, oldest first: what no rule and no pin keeps, of those before the newest verified one. `sound`: see `why_kept`.
 
     Where none is known to be verified, nothing goes.
     """
@@ -26,5 +28,5 @@ def superfluous(checkpoints: Iterable[Kept], rules: Rules, pins: Mapping[str, Se
     verified = [place for place, item in enumerate(ordered) if item.verified]
     if not verified:
         return []
-    reasons = why_kept(ordered, rules, pins)
+    reasons = why_kept(ordered, rules, pins, sound)
     return [item.name for item in ordered[: verified[-1]] if not reasons[item.name]]

@@ -1,5 +1,6 @@
 """What the machine says of itself: the GPUs through the probe process, the host through psutil. Nothing here can block."""
 
+import math
 import selectors
 from pathlib import Path
 
@@ -19,7 +20,7 @@ STALE_TIMES = 3.0  # intervals without a reading after which the probe is taken 
 STALE_LEAST_S = 15.0
 NONE_AGAIN_S = 3600.0
 LONGEST_TICK_S = 1.0
-RESTORE_S = 2.0
+RESTORE_S = 5.0
 
 
 def pause_s(deaths: int) -> float:
@@ -94,8 +95,10 @@ class GpuSensors:
         )
 
     def end(self, now: float) -> None:
-        """A probe that may have lowered a limit restores it first."""
+        """A probe that may have lowered a limit restores it first; where it has just died, another one does."""
         if self._caps:
+            if self._held:
+                self._child.start_if_due(math.inf)
             self._child.finish(now, RESTORE_S)
         else:
             self._child.end(now)

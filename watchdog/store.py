@@ -14,6 +14,7 @@ from adam.contract.paths import RunPaths
 from adam.contract.pins import read_pins
 from adam.contract.records import CheckpointSeen
 from adam.contract.retention import Rules
+from adam.contract.shared import sound_step
 from adam.watchdog.retention import Kept, superfluous
 
 TEMPORARY, TRASH = ".tmp-", ".trash-"
@@ -131,7 +132,8 @@ class Store:
         rules = msgspec.structs.replace(self._rules, keep_last=keep_last) if keep_last else self._rules
         self.trouble = ""
         try:
-            for name in superfluous(self.listing(), rules, read_pins(self.paths)):
+            sound = 0 if keep_last else sound_step(self.paths)
+            for name in superfluous(self.listing(), rules, read_pins(self.paths), sound):
                 self._discard_unless_wanted(name)
             self._prune_quarantine(rules.keep_last)
         except (DataError, SchemaError) as error:

@@ -13,6 +13,7 @@ from adam.contract.config import Checkpoint
 from adam.contract.config_file import load_config, write_lock
 from adam.contract.paths import RunPaths
 from adam.contract.pins import change_pins, read_pins, with_pin
+from adam.contract.shared import Pulse, SharedWord
 from adam.contract.states import Exit
 
 FIRST, SECOND = "step-00000040-a01", "step-00000080-a01"
@@ -53,6 +54,12 @@ def test_why_each_is_kept(world, paths) -> None:
     keep(paths, keep_last=1, milestone_every=40, keep_every_hours=1e6)
     assert listed(world)[FIRST]["kept"] == ["milestone", "hourly"]
     assert listed(world)[SECOND]["kept"] == ["newest", "milestone"]
+
+
+def test_one_from_before_the_chip_was_last_seen_to_compute_right_is_kept(world, paths) -> None:
+    keep(paths, keep_last=1)
+    SharedWord(paths.pulse("0"), Pulse, write=True).write(Pulse(sound=60))
+    assert listed(world)[FIRST]["kept"] == ["sound"]
 
 
 def test_snapshots_in_memory_are_a_tier_of_their_own(world, paths) -> None:

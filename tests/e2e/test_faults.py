@@ -89,6 +89,7 @@ def test_a_trainer_that_dies_or_stands_still(new_run, undisturbed: RealRun) -> N
         event = event_after(run, at, "crashed", "hung")
         started = next_trainer(run, at)
         back = run.first_row_of(started["facts"]["attempt"])
+        assert started["facts"]["attempt"] == len(rows) + 3, "each fault ends an attempt; the forge was the first"
         assert "in memory" in started["text"] and started["facts"]["step"] >= step - 5, started
         rows.append(
             Row(fault, words(event), event["boottime"] - at, ENDED if "hang" in seen else FROM_MEMORY, back - at)
@@ -253,15 +254,9 @@ def test_heat_and_sensors(new_run, undisturbed: RealRun, nvml: StandInNvml) -> N
     wait_for("training", lambda: run.step() >= 5)
     rows = [hot_and_cool(run, nvml)]
     rows += [
-        broken(
-            run,
-            nvml,
-            "the driver was changed under the run (NVML does not fit)",
-            "sensors unknown: mismatch",
-            mismatch=1,
-        ),
-        broken(run, nvml, "a GPU fell off the bus", "sensors unknown: lost", lost=1),
-        broken(run, nvml, "NVML hangs", "sensors unknown: silent", hang=1),
+        broken(run, nvml, "the driver was changed under the run (NVML does not fit)", "mismatch", mismatch=1),
+        broken(run, nvml, "a GPU fell off the bus", "lost", lost=1),
+        broken(run, nvml, "NVML hangs", "silent", hang=1),
     ]
     check_same(run, undisturbed)
     assert not run.events("crashed") and not run.events("hung")
@@ -282,15 +277,17 @@ def hot_and_cool(run: RealRun, nvml: StandInNvml) -> Row:
     return Row("a GPU has 95 °C", "heat", after, "paused until it is cool again", now() - cool)
 
 
-def broken(run: RealRun, nvml: StandInNvml, fault: str, seen: str, **says: int) -> Row:
+def broken(run: RealRun, nvml: StandInNvml, fault: str, how: str, **says: int) -> Row:
     at = now()
     nvml.say(**says)
     event = event_after(run, at, "sensors")
     assert event["facts"]["sensors"] == "unknown"
+    told = wait_for("the words", lambda: how == "silent" or run.events("gpu")[-1:])
+    assert how == "silent" or told[0]["facts"]["fault"] == how
     goes_on(run)
     nvml.say()
     event_after(run, event["boottime"] + 0.001, "sensors")
-    return Row(fault, seen, event["boottime"] - at, f"told once; {UNTOUCHED}", None)
+    return Row(fault, f"sensors unknown: {how}", event["boottime"] - at, f"told once; {UNTOUCHED}", None)
 
 
 GPU_WAITS = "no attempt before a GPU answers again; the reason says what to do"

@@ -23,8 +23,6 @@ from adam.trainer.__main__ import main
 from adam.trainer.host import prepare
 from adam.trainer.order import DataOrder
 
-FOR_EVER_S = 10**6
-
 
 def raise_it(error: Exception) -> None:
     raise error
@@ -40,6 +38,13 @@ def deadlock(_loop: object) -> None:
     lock = threading.Lock()
     lock.acquire()
     lock.acquire()
+
+
+def keep_the_interpreter(_loop: object) -> None:
+    """A C call that does not come back and keeps the interpreter's lock. No signal breaks it off, as one breaks off a sleep."""
+    mutex, libc = ctypes.create_string_buffer(64), ctypes.PyDLL(None)  # zeros: an ordinary mutex that is free
+    libc.pthread_mutex_lock(mutex)
+    libc.pthread_mutex_lock(mutex)
 
 
 def spoil(loop: object) -> None:
@@ -75,7 +80,7 @@ HARM: dict[str, Callable[[object], object]] = {
     "exception": lambda _: raise_it(RuntimeError("a fault of the code")),
     "memory": lambda _: raise_it(MemoryError()),
     "gpu-memory": out_of_gpu_memory,
-    "gil": lambda _: ctypes.PyDLL(None).sleep(FOR_EVER_S),  # a C call that keeps the interpreter's lock
+    "gil": keep_the_interpreter,
     "deadlock": deadlock,
     "stop": lambda _: os.kill(os.getpid(), signal.SIGSTOP),
     "spoil": spoil,

@@ -11,7 +11,7 @@ from sim_program import Forge
 from sim_upload import MOST_AN_HOUR
 
 from adam.contract.records import Resume
-from adam.contract.states import RunState
+from adam.contract.states import FailureClass, RunState
 from adam.watchdog.pace import SHORTEST_S, checkpoint_interval_s
 from adam.watchdog.policy_gpu import SURE_S
 from adam.watchdog.policy_words import AskSettle, Decision, Launch, Reboot, Shutdown, Stage, Tell
@@ -263,8 +263,21 @@ class Checks:
             self.fail(f"the run is {decision.state}, and a program runs")
         if self.final is None:
             self.finals[decision.state.value] += 1
+            if decision.state == RunState.FAILED and not self._is_hopeless(decision):
+                self.fail(f"the run is given up ({decision.reason}), though trying again helps")
         self.final = decision.state
         self.check_size()
+
+    def _is_hopeless(self, decision: Decision) -> bool:
+        """True where something was planted that comes back until people mend it, or the program itself said that it is so."""
+        match decision.memory.failures.kind:
+            case FailureClass.CONFIG | FailureClass.DATA:
+                return True
+            case FailureClass.CODE:
+                return self.machine.bug_at < math.inf
+            case FailureClass.NUMERIC:
+                return any(poison.sample < 0 for poison in self.machine.poisons)
+        return False
 
     def _closed(self) -> None:
         """A finished run ends when its last checkpoint has arrived, or when people or the Hub will not have it."""

@@ -9,7 +9,7 @@ from sim_box import World
 from sim_checks import Broken
 from simulation import Summary, simulate
 
-from adam.contract.states import Phase
+from adam.contract.states import FailureClass, Phase
 from adam.watchdog import (
     policy,
     policy_failures,
@@ -97,6 +97,12 @@ def test_finds_a_back_off_that_never_resets(monkeypatch):
 def test_finds_a_back_off_that_never_grows(monkeypatch):
     monkeypatch.setattr(Turn, "backoff_s", lambda turn, failures: 0.5)
     assert "a crash loop" in red()
+
+
+def test_finds_that_what_passes_is_given_up(monkeypatch):
+    patient = policy_failures.DETERMINISTIC
+    monkeypatch.setattr(policy_failures, "DETERMINISTIC", {*patient, FailureClass.HOST})
+    assert "is given up" in red(only(10.0, 2.0, bad_host=1))
 
 
 @pytest.mark.parametrize("phase", [Phase.PAUSED, Phase.LEARNING])

@@ -1,14 +1,14 @@
 /* A stand-in for libnvidia-ml.so.1, told what to say by the file that NVML_SAYS names, which is read at each call: words with numbers,
    as in "temp 95 margin 3". hang 1: calls never return. mismatch 1: the driver was changed. lost N: GPU N-1 fell off the bus; unknown N: likewise, in
    newer drivers' words. reset 1: NVML wants a reset; recovery N: the driver wants N done (nvmlDeviceGpuRecoveryAction_t).
-   xid N: Xid N is reported once, when the number has changed. noperm 1: limits can't be set; die 1: the process dies when it has set one. Each limit that is set is a line
-   "GPU MILLIWATTS" of the file that NVML_LIMITS names, and outlives the process, as in a driver. -DOLD_DRIVER leaves out what older libraries do not have. */
+   xid N: Xid N is reported once, when the number has changed. unset N: limits can't be set, with error N; least N: nor below N milliwatts; die 1: the process dies when it has
+   set one. Each limit that is set is a line "GPU MILLIWATTS" of the file that NVML_LIMITS names, and outlives the process, as in a driver. -DOLD_DRIVER leaves out what older libraries do not have. */
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-enum { OK = 0, NOT_SUPPORTED = 3, NO_PERMISSION = 4, TIMEOUT = 10, LOST = 15, RESET = 16, MISMATCH = 18, UNKNOWN = 999 };
+enum { OK = 0, INVALID = 2, NOT_SUPPORTED = 3, NO_PERMISSION = 4, TIMEOUT = 10, LOST = 15, RESET = 16, MISMATCH = 18, UNKNOWN = 999 };
 typedef struct { unsigned long long total, free, used; } memory_t;
 typedef struct { unsigned int gpu, memory; } use_t;
 typedef struct { unsigned int version; int margin; } margin_t;
@@ -48,7 +48,7 @@ int nvmlDeviceGetPowerUsage(void *h, unsigned int *p) { return tell(h, "power", 
 int nvmlDeviceGetUtilizationRates(void *h, use_t *u) { u->gpu = 97; u->memory = 5; return answer(h); }
 int nvmlDeviceGetMemoryInfo(void *h, memory_t *m) { m->total = 80; m->used = 33; m->free = 47; return answer(h); }
 int nvmlDeviceGetUUID(void *h, char *s, unsigned int n) { snprintf(s, n, "GPU-%ld", (long)h - 1); return answer(h); }
-int nvmlDeviceGetPowerManagementLimitConstraints(void *h, unsigned int *l, unsigned int *m) { *l = 200000; *m = 700000; return answer(h); }
+int nvmlDeviceGetPowerManagementLimitConstraints(void *h, unsigned int *l, unsigned int *m) { *l = (unsigned int)say("least", 200000); *m = 700000; return answer(h); }
 int nvmlDeviceGetPowerManagementLimit(void *h, unsigned int *limit) {
   const char *path = getenv("NVML_LIMITS");
   FILE *file = path ? fopen(path, "r") : NULL;
@@ -60,8 +60,9 @@ int nvmlDeviceGetPowerManagementLimit(void *h, unsigned int *limit) {
   return answer(h);
 }
 int nvmlDeviceSetPowerManagementLimit(void *h, unsigned int limit) {
+  if (say("unset", 0)) return (int)say("unset", 0);
+  if (limit < say("least", 200000)) return INVALID;
   FILE *file = fopen(getenv("NVML_LIMITS"), "a");
-  if (say("noperm", 0)) { fclose(file); return NO_PERMISSION; }
   fprintf(file, "%ld %u\n", (long)h - 1, limit);
   fclose(file);
   if (say("die", 0)) kill(getpid(), 9);

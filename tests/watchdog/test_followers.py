@@ -58,6 +58,12 @@ def test_what_it_says_is_the_note(make, await_) -> None:
     attend_until(await_, nameless, lambda: nameless.note == "no room")
 
 
+@pytest.mark.parametrize("noise", ["* Trackio warning: a disk of the network", "{", '{"trouble":1}', "[]", "\xff"])
+def test_what_a_library_prints_is_no_word_and_hurts_nobody(make, await_, noise) -> None:
+    follower = make(f'{noise}\n{{"trouble":"no room"}}', "wait")
+    attend_until(await_, follower, lambda: follower.note == "it: no room")
+
+
 def test_one_that_died_is_started_again_a_little_later(make, await_) -> None:
     follower = make("{}", "wait")
     follower.attend(100.0)

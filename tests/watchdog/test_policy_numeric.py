@@ -315,3 +315,27 @@ def test_a_chip_that_computes_wrong_again_and_again_ends_the_run(bench):
             goes_on(bench, *kept(100))
             bench.started().pulse(100).tick()
     assert bench.memory.verdict.startswith("the chip computed wrong 3 times: step 500 was computed twice")
+
+
+@pytest.mark.parametrize(
+    ("kinds", "verdict"),
+    [
+        ([CORRUPTION, NOT_FINITE, CORRUPTION, NOT_FINITE, CORRUPTION], "the chip computed wrong 3 times: "),
+        ([NOT_FINITE, CORRUPTION, NOT_FINITE, CORRUPTION, NOT_FINITE], "numeric trouble 3 times at the same place: "),
+    ],
+)
+def test_one_trouble_is_not_forgotten_for_another_nor_counted_with_it(bench, kinds, verdict):
+    bench.run_to_training(*kept(100), step=100)
+    bench.see(checkpoints=kept(100))
+    for number, kind in enumerate(kinds):
+        if kind == CORRUPTION:
+            corrupted(bench, 160, 240)
+        else:
+            bench.pulse(239).see(trouble=trouble(bench, 240, kind)).ended(7).tick()
+            bench.tick()
+            bench.tick(6)
+        if number < len(kinds) - 1:
+            assert not bench.memory.verdict
+            goes_on(bench, *kept(100))
+            bench.started().pulse(100).tick()
+    assert bench.memory.verdict.startswith(verdict)

@@ -2,6 +2,8 @@
 
 import os
 import selectors
+import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -139,13 +141,38 @@ def test_what_somebody_else_has_set_is_left_alone(paths, nvml, probing) -> None:
     assert nvml.limits() == [665, 450] and changes(paths) == {}
 
 
-def test_without_permission_one_word_and_on_without(paths, nvml, probing) -> None:
-    nvml.say(**HOT, noperm=1)
+@pytest.mark.parametrize(("error", "why"), [(4, "ermission"), (999, "nknown")], ids=["permission", "any other"])
+def test_a_refusal_is_one_word_and_on_without(paths, nvml, probing, error, why) -> None:
+    """And the sensors go on speaking: who can't slow a hot GPU down must see that it is hot."""
+    nvml.say(**HOT, unset=error)
     with probing() as read:
         word = told(read, "refused")
-        assert word.gpu == 0 and "ermission" in word.why
-        assert not any(read().power for _ in range(5))
+        assert word.gpu == 0 and why in word.why
+        for _ in range(5):
+            reading = read()
+            assert reading.sensors == "ok" and reading.gpus and not reading.power and not reading.held
     assert nvml.limits() == []
+
+
+def test_a_chip_whose_least_is_no_whole_watt_is_held_at_it_and_given_back(paths, nvml, probing) -> None:
+    nvml.say(**HOT, least=680_400)
+    with probing() as read:
+        while read().gpus[0].power_limit_w != 680.4:
+            pass
+        nvml.say(**COOL, least=680_400)
+        told(read, "restored")
+    assert nvml.limits()[-1] == 700 and changes(paths) == {}
+
+
+def test_a_refusal_that_passes_is_no_reason_to_leave_it_lowered_at_the_end(paths, nvml, probing) -> None:
+    nvml.say(**HOT)
+    with probing(msgspec.structs.replace(RULES, floor_w=200.0)) as read:
+        told(read, "lowered")
+        nvml.say(**HOT, unset=999)
+        told(read, "refused")
+        nvml.say(**HOT)
+        read()
+    assert nvml.limits()[-1] == 700 and changes(paths) == {}
 
 
 def test_what_cannot_be_written_down_is_not_done(paths, nvml, probing) -> None:
@@ -156,6 +183,17 @@ def test_what_cannot_be_written_down_is_not_done(paths, nvml, probing) -> None:
         assert (word.watts, word.of) == (700.0, 700.0) and "No such file" in word.why
         assert told(read, "unwritten") == word, "and tried again"
     assert nvml.limits() == []
+
+
+def test_what_cannot_be_written_down_is_given_back_all_the_same(paths, nvml, probing) -> None:
+    """The note of the lowering says all that a restoring one would."""
+    paths.power = paths.root / "disk" / "power.json"
+    paths.power.parent.mkdir()
+    nvml.say(**HOT)
+    with probing(msgspec.structs.replace(RULES, every_s=60.0)) as read:
+        told(read, "lowered")
+        shutil.rmtree(paths.power.parent)
+    assert nvml.limits() == [665, 700]
 
 
 def test_a_note_that_is_none_blinds_nobody(paths, nvml, probing) -> None:
@@ -203,6 +241,23 @@ def test_the_watchdog_tells_of_it_and_ends_the_probe_with_patience(paths, nvml, 
     (event,) = (item for item in map(json.decode, paths.events.read_text().splitlines()) if item["kind"] == "gpu")
     assert event["text"] == "GPU 0 gets hot: its power limit is lowered to 665 W of 700 W"
     assert event["facts"] == {"gpu": 0, "power": "lowered", "watts": 665}
+
+
+def test_a_probe_that_has_just_died_keeps_no_gpu_lowered_at_the_end(paths, nvml, await_) -> None:
+    nvml.say(**HOT)
+    journal = Journal(paths.events, logger_to(sys.stderr))
+    orders = Orders(str(paths.power), msgspec.structs.replace(RULES, every_s=60.0))
+    sensors = GpuSensors(0.5, selectors.DefaultSelector(), journal, 2, orders)
+
+    def attended() -> GpuSensors:
+        sensors.attend(100.0)
+        return sensors
+
+    await_(lambda: attended().note, 20)
+    os.kill(sensors.pid, signal.SIGKILL)
+    await_(lambda: not attended().pid, 20)
+    sensors.end(100.1)
+    assert nvml.limits()[-1] == 700 and changes(paths) == {}
 
 
 def test_a_whole_run_caps_before_it_pauses_and_leaves_the_gpu_as_it_was(box, nvml, await_) -> None:

@@ -57,6 +57,13 @@ def test_one_whose_time_can_not_be_read_is_kept_where_hours_count():
     assert superfluous(items, Rules(1), {}) == ["a", "b", "c"]
 
 
+def test_the_newest_from_before_a_chip_was_last_seen_to_compute_right_stays():
+    assert superfluous(kept(10, 20, 30, 40, 50), Rules(2), {}, sound=25) == ["step-10", "step-30"]
+    assert superfluous(kept(10, 20, 30, 40, 50), Rules(2), {}, sound=20) == ["step-10", "step-30"]
+    assert superfluous(kept(10, 20, 30), Rules(1), {}, sound=9) == ["step-10", "step-20"]
+    assert why_kept(kept(10, 20), Rules(1), {}, sound=10) == {"step-10": ("sound",), "step-20": ("newest",)}
+
+
 def test_reasons_in_words():
     items = at(0.0, 0.1, 5.0, 5.1)
     reasons = why_kept(items, Rules(1, 3, 4.0), {"step-1": ("human",)})

@@ -8,10 +8,13 @@ import time
 import msgspec
 import pytest
 
+from adam.contract import schema
 from adam.contract.checkpoints import MANIFEST, FileEntry, Manifest, checkpoint_name, read_manifest, seal
 from adam.contract.clock import stamp
 from adam.contract.durable import sha256_file
 from adam.contract.pins import change_pins, held, with_pin, without_pin
+from adam.contract.records import Plan
+from adam.contract.shared import Pulse, SharedWord
 from adam.watchdog.keeper import Keeper
 from adam.watchdog.keeper_words import Answer, Prune, Settle
 from adam.watchdog.store import Store
@@ -88,6 +91,17 @@ def test_pins_that_can_not_be_read_stop_every_deletion_and_nothing_else(paths, s
     paths.pins.unlink()
     answer = Keeper(store).answer(Prune())
     assert steps_of(answer) == [40, 50] and not answer.note
+
+
+def test_one_from_before_the_chip_was_last_seen_to_compute_right_stays(paths, store):
+    """An hour may lie behind that, and the newest three are half an hour old: a wrong chip is gone back from to before."""
+    SharedWord(paths.pulse("0"), Pulse, write=True).write(Pulse(sound=25))
+    assert steps_of(Keeper(store).answer(Prune())) == [20, 40, 50]
+    paths.pulse("0").unlink()  # the next attempt has not begun: what is known stands in its plan
+    schema.save(paths.plan, Plan(program="trainer", attempt=2, token=2, sound=20))
+    assert steps_of(Keeper(store).answer(Prune())) == [20, 40, 50]
+    store.prune(keep_last=1)  # where room is needed
+    assert [kept.step for kept in store.listing()] == [50]
 
 
 def test_where_room_is_needed_fewer_are_kept_but_no_pinned_one_goes(paths, store):

@@ -139,6 +139,15 @@ class Failing(DiskCalls):
         return super().perform(name, path, *arguments)
 
 
+def test_zeros_that_a_power_cut_left_and_all_behind_them_are_made_again(paths) -> None:
+    """A row behind the zeros is no sign that the one which they were has been written."""
+    whole = OLD_FILE.splitlines(keepends=True)
+    paths.metrics.write_text("".join([*whole[:3], "\0" * 30 + "\n", *whole[4:]]))
+    log(paths.steps, *((1, step) for step in range(1, 6)))
+    assert Telemetry(paths).join({}, 1.0, WORK) == 3
+    assert [row.key for row in Rows(paths.metrics).read(10)] == [(1, step) for step in range(1, 6)]
+
+
 def test_a_disk_without_room_is_not_filled_further(paths, monkeypatch) -> None:
     paths.metrics.write_text(OLD_FILE)
     log(paths.steps, (1, 6))
