@@ -87,6 +87,10 @@ def test_a_disk_that_does_not_answer_holds_no_loop_up(paths, monkeypatch):
     write(file, Remembered(), 12.0)
     file.settle(20)
     synced.clear()
+    idle = [thread for thread in threading.enumerate() if thread.name == "syncer"]
+    for thread in idle:
+        thread.join(20)
+    assert not any(thread.is_alive() for thread in idle), "there is nothing to do"
     file.write(RunState.TRAINING, "saving", 1, Remembered(), 12.5, notes=())
     assert schema.load(paths.status, Status).reason == "saving"
     file.settle(20)
