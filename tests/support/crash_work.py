@@ -27,7 +27,7 @@ from adam.watchdog.store import Store
 
 SIZE = 3000  # bytes of a snapshot's tensor
 REASON = "REASON.txt"
-CALLS_OF_A_SAVE = 26  # that the keeper makes, pruning included, and one more
+CALLS_OF_A_SAVE = 27  # that the keeper makes, pruning included, and one more
 
 
 @dataclass(frozen=True)
