@@ -135,19 +135,9 @@ class Store:
             sound = 0 if keep_last else sound_step(self.paths)
             for name in superfluous(self.listing(), rules, read_pins(self.paths), sound):
                 self._discard_unless_wanted(name)
-            self._prune_quarantine(rules.keep_last)
         except (DataError, SchemaError) as error:
             self.trouble = f"no checkpoint is deleted: {error}"
         self._remove_leftovers()
-
-    def _prune_quarantine(self, most: int) -> None:
-        """Keep so many of those that were put away last: each is as large as a good one. All, while no good one is known."""
-        if not self.paths.quarantine.is_dir() or not any(kept.verified for kept in self.listing()):
-            return
-        places = sorted(self.paths.quarantine.iterdir(), key=lambda place: place.stat().st_mtime_ns)
-        for place in places[:-most]:
-            place.rename(self.paths.checkpoints / f"{TRASH}{self.paths.quarantine.name}-{place.name}")
-            self._pruned.append(f"{place.parent.name}/{place.name}")
 
     def take_pruned(self) -> tuple[str, ...]:
         """The names deleted since the last call, oldest first."""

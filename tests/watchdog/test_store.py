@@ -60,20 +60,6 @@ def test_pinned_and_held_ones_are_not_deleted(paths, store):
     assert Keeper(store).answer(Prune()).pruned == (name(10), name(20))
 
 
-def test_quarantine_does_not_fill_the_disk(paths, store):
-    """What was put away first goes first, once there is a good checkpoint; until then all of it is left to people."""
-    for step in (50, 30, 40):
-        store.quarantine(name(step), f"bad {step}")
-    doubtful = Store(paths, keep_last=2)
-    assert Keeper(doubtful).answer(Prune()).in_quarantine == 3, "nothing that is left is known to be right"
-    answer = Keeper(store).answer(Prune())
-    assert answer.pruned == (f"quarantine/{name(50)}",) and answer.in_quarantine == 2
-    assert {place.name for place in paths.quarantine.iterdir()} == {name(30), name(40)}
-    assert steps_of(answer) == [10, 20] and not list(paths.checkpoints.glob(".trash-*"))
-    store.prune(keep_last=1)  # as where there is no room
-    assert [place.name for place in paths.quarantine.iterdir()] == [name(40)]
-
-
 def test_a_pin_that_comes_while_others_are_deleted_counts(paths, store, monkeypatch):
     reads = iter([{}, {}, {name(20): ("human",)}, {}])
     monkeypatch.setattr("adam.watchdog.store.read_pins", lambda _: next(reads))
