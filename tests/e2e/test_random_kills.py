@@ -239,7 +239,10 @@ def torment(run: RealRun, havoc: Havoc, kills: int, steps: int) -> None:
     order = [kind for kind, _ in havoc.kinds] if kills < 2 * len(havoc.kinds) else []
     for number in range(kills):
         target = number * steps // kills + havoc.chance.randrange(STEPS_A_KILL // 2)
-        wait_for(f"step {target}", lambda least=target: havoc.logged() >= least, 120)
+        try:
+            wait_for(f"step {target}", lambda least=target: havoc.logged() >= least, 120)
+        except AssertionError as error:
+            raise AssertionError(f"{error} behind {dict(havoc.counts)}\n{run.logs()}") from None
         if number < len(order):
             havoc.one(order[number])
         else:
