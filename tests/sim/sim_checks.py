@@ -270,6 +270,8 @@ class Checks:
 
     def _is_hopeless(self, decision: Decision) -> bool:
         """True where something was planted that comes back until people mend it, or the program itself said that it is so."""
+        if decision.memory.gpu is not None:  # reboots were asked for, and no GPU came of them
+            return self.machine.card.gone(self.machine.t)
         match decision.memory.failures.kind:
             case FailureClass.CONFIG | FailureClass.DATA:
                 return True

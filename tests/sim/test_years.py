@@ -121,8 +121,8 @@ def test_finds_a_slow_read_that_counts_as_a_hang(monkeypatch):
     monkeypatch.setattr(
         policy_running,
         "listen",
-        lambda past, pulse, now: replace(
-            real(past, pulse, now), unborn_s=past.unborn_s + min(now - past.tick, policy_pulse.LONGEST_TICK_S)
+        lambda past, pulse, now, **more: replace(
+            real(past, pulse, now, **more), unborn_s=past.unborn_s + min(now - past.tick, policy_pulse.LONGEST_TICK_S)
         ),
     )
     assert "a false hang" in red(SLOW_READS)
