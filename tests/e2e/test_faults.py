@@ -121,7 +121,11 @@ def test_a_wrong_command_line_is_the_end_until_people_have_mended_it(new_run, un
 
 
 @pytest.mark.parametrize(
-    ("kind", "fault"), [("memory", "MemoryError"), ("gpu-memory", "CUDA out of memory")], ids=["host", "gpu"]
+    ("kind", "fault"),
+    [
+        pytest.param("memory", "MemoryError", id="host"),
+        pytest.param("gpu-memory", "CUDA out of memory", id="gpu", marks=pytest.mark.campaign),  # the same way, 34 s
+    ],
 )
 def test_out_of_memory(new_run, kind: str, fault: str) -> None:
     """The reference goes on from the same checkpoint, with the smaller micro-batch from there."""

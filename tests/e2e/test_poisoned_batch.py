@@ -49,6 +49,7 @@ def test_a_poisoned_batch_is_left_out_and_the_run_finishes(new_run) -> None:
     record(Row("a batch gives NaN", "numeric: loss nan", None, done, None, losses))
 
 
+@pytest.mark.campaign  # 25 s; test_whole_numeric.py has it with the fake trainer
 @pytest.mark.timeout(300)
 def test_a_spike_of_the_loss_is_gone_back_from(new_run) -> None:
     run = new_run(steps=STEPS, config=EDITED)

@@ -293,6 +293,7 @@ def test_a_full_disk_is_waited_out(box, await_):
 
 
 @pytest.mark.e2e
+@pytest.mark.campaign  # 40 s; test_faults.py has it with the real trainer
 def test_a_frozen_watchdog_is_replaced(box, await_):
     box.trainer["steps"] = 100_000
     box.configure(step_ms=20)
