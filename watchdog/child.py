@@ -9,6 +9,22 @@ import sys
 from collections.abc import Callable
 
 TERM_S = 1.0
+LONGEST_LOOK_S = 1.0
+
+
+class Quiet:
+    """How long nothing was heard. Between two looks a second counts at most: a machine that slept has heard nothing."""
+
+    def __init__(self) -> None:
+        self.seconds, self._looked = 0.0, 0.0
+
+    def look(self, now: float) -> None:
+        self.seconds += min(max(0.0, now - self._looked), LONGEST_LOOK_S)
+        self._looked = now
+
+    def heard(self) -> None:
+        """A word, or it begins anew."""
+        self.seconds = 0.0
 
 
 class LineChild:

@@ -10,13 +10,12 @@ import msgspec
 from adam.contract.config import Config
 from adam.contract.paths import RunPaths
 from adam.watchdog.alert_send import webhook_of
-from adam.watchdog.child import LineChild
+from adam.watchdog.child import LineChild, Quiet
 from adam.watchdog.follower import BEAT_S, FollowerWords
 
 LAST_WORDS_S = 5.0  # for all of them together
 SILENT_S = 6 * BEAT_S
 MISSING_AGAIN_S = 600.0
-LONGEST_TICK_S = 1.0
 
 
 def pause_s(deaths: int) -> float:
@@ -36,7 +35,7 @@ class Follower:
     ) -> None:
         self._child = LineChild(arguments, selector, pause_s, stderr)
         self._name, self._silent_s = name, silent_s
-        self._quiet_s, self._tick = 0.0, 0.0
+        self._quiet = Quiet()
         self._words, self._hung = FollowerWords(), False
         self.note = ""
 
@@ -46,26 +45,28 @@ class Follower:
 
     def attend(self, now: float) -> None:
         """Hear it; end it where it hangs; start it where it is time."""
-        self._quiet_s += min(max(0.0, now - self._tick), LONGEST_TICK_S)
-        self._tick = now
+        self._quiet.look(now)
         lived = self._child.pid
         for line in self._child.lines(now):
             self._hear(line)
         if lived and not self._child.pid:
             self._ended(now)
-        if self._child.pid and self._quiet_s > self._silent_s:
-            self._hung, self._quiet_s = True, 0.0
+        if self._child.pid and self._quiet.seconds > self._silent_s:
+            self._hung = True
+            self._quiet.heard()
             self._child.kill()
             self.note = self._named(f"it did not answer for {self._silent_s:g} s, and is started again")
         if self._child.start_if_due(now):
-            self._words, self._quiet_s = FollowerWords(), 0.0
+            self._words = FollowerWords()
+            self._quiet.heard()
 
     def _hear(self, line: bytes) -> None:
         try:
             words = msgspec.json.decode(line, type=FollowerWords)
         except (msgspec.DecodeError, UnicodeDecodeError):
             return  # printed by some library that it uses
-        self._words, self._quiet_s, self._hung = words, 0.0, False
+        self._words, self._hung = words, False
+        self._quiet.heard()
         self.note = self._named(words.trouble)
 
     def _ended(self, now: float) -> None:

@@ -10,7 +10,7 @@ import psutil
 from adam.contract.durable import free_bytes
 from adam.contract.metrics import gpu_cells
 from adam.contract.records import Gpu
-from adam.watchdog.child import LineChild
+from adam.watchdog.child import LineChild, Quiet
 from adam.watchdog.gpu_news import Told, news_of, ration
 from adam.watchdog.journal import Journal
 from adam.watchdog.policy_power import Orders
@@ -19,7 +19,6 @@ from adam.watchdog.probe_words import Held, Reading, Xid
 STALE_TIMES = 3.0  # intervals without a reading after which the probe is taken to hang
 STALE_LEAST_S = 15.0
 NONE_AGAIN_S = 3600.0
-LONGEST_TICK_S = 1.0
 RESTORE_S = 5.0
 
 
@@ -44,7 +43,7 @@ class GpuSensors:
         self._caps = power is not None and power.rules.floor_w > 0
         self._stale_s = max(STALE_LEAST_S, STALE_TIMES * interval)
         self._journal = journal
-        self._quiet_s, self._tick = 0.0, 0.0
+        self._quiet = Quiet()
         self.state, self.gpus = "unknown", tuple[Gpu, ...]()
         self.fault, self.lost = "", tuple[int, ...]()  # as in Reading
         self._xids: dict[int, Xid] = {}
@@ -69,20 +68,19 @@ class GpuSensors:
 
     def attend(self, now: float) -> None:
         """Hear the probe; end one that hangs; start one where it is time."""
-        self._quiet_s += min(max(0.0, now - self._tick), LONGEST_TICK_S)
-        self._tick = now
+        self._quiet.look(now)
         pid = self._child.pid
         for line in self._child.lines(now):
-            self._quiet_s = 0.0
+            self._quiet.heard()
             self._hear(msgspec.json.decode(line, type=Reading), now)
         if pid and not self._child.pid and self.state == "ok":
             self._unknown("the probe died")
-        if self._child.pid and self._quiet_s > self._stale_s:
-            self._quiet_s = 0.0
+        if self._child.pid and self._quiet.seconds > self._stale_s:
+            self._quiet.heard()
             self._child.kill()
             self._unknown("NVML does not answer")
         if self._child.start_if_due(now):
-            self._quiet_s = 0.0
+            self._quiet.heard()
         if self.state == "none":
             self._child.start_at = max(self._child.start_at, self._none_until)
 

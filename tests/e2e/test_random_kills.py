@@ -18,11 +18,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from real_run import CONFIG, RealRun, wait_for
+from real_run import CONFIG, RealRun, newest_logged, wait_for
 
 from adam.contract import schema
 from adam.contract.checkpoints import list_checkpoints, verify
-from adam.contract.durable import last_line, log_lines
+from adam.contract.durable import log_lines
 from adam.contract.process import state_letter
 from adam.contract.records import Plan, decode_step
 from adam.contract.shared import Pulse, read_once
@@ -69,8 +69,7 @@ class Havoc:
         return read_once(self.run.paths.pulse("0"), Pulse) or Pulse()
 
     def logged(self) -> int:
-        line = last_line(self.run.paths.steps) if self.run.paths.steps.exists() else None
-        return decode_step(line, self.run.paths.steps).step if line else 0
+        return newest_logged(self.run.paths)
 
     def until(self, what: str, condition: Callable[[], Any]) -> Any:
         """As `wait_for`, without a pause between two looks: a phase may last a millisecond."""

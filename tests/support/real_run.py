@@ -16,7 +16,7 @@ from typing import Any
 from adam.contract import schema
 from adam.contract.checkpoints import list_checkpoints, rank_file
 from adam.contract.clock import stamp
-from adam.contract.durable import log_lines
+from adam.contract.durable import last_line, log_lines
 from adam.contract.lease import read_lease
 from adam.contract.paths import RunPaths
 from adam.contract.process import processes_with
@@ -70,6 +70,12 @@ def wait_for(what: str, condition: Callable[[], Any], timeout: float = 60.0) -> 
             return answer
         time.sleep(POLL_S)
     raise AssertionError(f"not within {timeout:g} s: {what}")
+
+
+def newest_logged(paths: RunPaths) -> int:
+    """The step of the newest row of the trainer's log; 0 where there is none."""
+    line = last_line(paths.steps)
+    return decode_step(line, paths.steps).step if line else 0
 
 
 class RealRun:

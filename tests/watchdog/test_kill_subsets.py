@@ -19,13 +19,11 @@ from typing import Any
 import fake_trainer
 import psutil
 import pytest
-from real_run import wait_for
+from real_run import newest_logged, wait_for
 
 from adam.contract.checkpoints import list_checkpoints, verify
 from adam.contract.config import Upload
-from adam.contract.durable import last_line
 from adam.contract.process import processes_with, start_ticks
-from adam.contract.records import decode_step
 
 FAKE = Path(fake_trainer.__file__)
 PARTS = ("supervisord", "watchdog", "keeper", "uploader", "trainer")
@@ -100,8 +98,7 @@ class Reaper:
         self.longest_s = 0.0
 
     def step(self) -> int:
-        line = last_line(self.box.paths.steps) if self.box.paths.steps.exists() else None
-        return decode_step(line, self.box.paths.steps).step if line else 0
+        return newest_logged(self.box.paths)
 
     def pids(self) -> dict[str, int]:
         """All five alive; waits for it."""
