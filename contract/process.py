@@ -3,9 +3,13 @@
 import ctypes
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 PR_SET_PDEATHSIG = 1
+PR_SET_NAME = 15
+PR_SET_CHILD_SUBREAPER = 36
 PR_SET_PTRACER = int.from_bytes(b"Yama")
 PR_SET_PTRACER_ANY = ctypes.c_ulong(-1)
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -24,6 +28,21 @@ def die_with_parent(parent: int | None = None) -> None:
 def let_be_traced() -> None:
     """Let processes of the same user look into this one (py-spy on a hang), where Yama would let only its ancestors."""
     _libc.prctl(PR_SET_PTRACER, PR_SET_PTRACER_ANY, 0, 0, 0)  # fails where there is no Yama, which then forbids nothing
+
+
+def name_process(name: str) -> None:
+    """What `ps` and `top` call this process, and the kernel where it ends it: at most 15 bytes."""
+    _libc.prctl(PR_SET_NAME, name.encode(), 0, 0, 0)
+
+
+@contextmanager
+def taking_orphans_in() -> Iterator[None]:
+    """Meanwhile this process becomes the parent of descendants whose own parent ends."""
+    _libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    try:
+        yield
+    finally:
+        _libc.prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
 
 
 def start_ticks(pid: int) -> int | None:

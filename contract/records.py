@@ -44,7 +44,10 @@ class Plan(Record, frozen=True, kw_only=True):
 
 
 class Lease(Record, frozen=True, kw_only=True):
-    """Who holds the run (writer: the launcher that holds the flock on this file)."""
+    """Who holds the run (writer: the launcher that holds the flock on this file).
+
+    A launcher whose attempt is over and which waits for the next plan gives its place up: `launcher_pid` is 0, `waiting_pid` its own.
+    """
 
     run: str = ""  # the run directory's identity; empty: of an Adam that did not write it
     program: str
@@ -54,6 +57,8 @@ class Lease(Record, frozen=True, kw_only=True):
     launcher_ticks: int
     child_pid: int = 0
     child_ticks: int = 0
+    waiting_pid: int = 0
+    waiting_ticks: int = 0
     stamp: Stamp
 
 

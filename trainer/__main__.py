@@ -2,17 +2,20 @@
 
 import argparse
 import faulthandler
+import functools
 import gc
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from adam.contract.errors import UsageError, run_main
 from adam.contract.output import last_words, never_fail
-from adam.contract.process import die_with_parent, let_be_traced
+from adam.contract.process import die_with_parent, let_be_traced, name_process
 from adam.contract.states import Exit
 from adam.trainer.host import prepare
+from adam.trainer.template import await_birth
 
 
 def main() -> int:
@@ -20,22 +23,40 @@ def main() -> int:
         prog="adam.trainer", description="One attempt at training. `adamctl up` starts it."
     )
     parser.add_argument("--run", type=Path, required=True, help="the run directory")
+    parser.add_argument("--template", type=int, metavar="SOCKET", help="wait there to be copied (the launcher's)")
     arguments = parser.parse_args()
+    prepare()
+    if arguments.template is not None:
+        load()
+        if not await_birth(arguments.template):
+            return int(Exit.OK)
+    return attempt(arguments.run)
+
+
+@functools.cache
+def load() -> Callable[[Path, int, Callable[[], bool]], bool]:
+    """`run_attempt`, and torch with it, which takes seconds: looking for garbage, of which an import makes none, took a sixth of them."""
+    gc.disable()
+    from adam.trainer.attempt import run_attempt
+
+    gc.freeze()
+    gc.enable()
+    return run_attempt
+
+
+def attempt(run: Path) -> int:
+    """One attempt, from its lease to its exit code."""
     if "ADAM_TOKEN" not in os.environ:
         raise UsageError("the trainer needs the lease that a launcher gives it", "start the run with `adamctl up`")
     die_with_parent()
     let_be_traced()
+    name_process("adam-trainer")
     faulthandler.enable()
     faulthandler.register(signal.SIGUSR1, all_threads=True)  # into the log, until the attempt has a file for stacks
-    prepare()
     stop = StopFlag()
-    gc.disable()  # nothing that an import makes is garbage: to look through it again and again took a sixth of the time
-    from adam.trainer.attempt import run_attempt  # imports torch: seconds
-
-    gc.freeze()
-    gc.enable()
+    run_attempt = load()
     try:
-        return int(Exit.OK if run_attempt(arguments.run, int(os.environ["ADAM_TOKEN"]), stop.asked) else Exit.STOPPED)
+        return int(Exit.OK if run_attempt(run, int(os.environ["ADAM_TOKEN"]), stop.asked) else Exit.STOPPED)
     except MemoryError as error:
         last_words(f"adam.trainer: out of memory: {str(error).splitlines()[0] if str(error) else 'host'}")
         return int(Exit.MEMORY)

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from adam.contract import schema
 from adam.contract.clock import stamp
 from adam.contract.errors import AdamError, NotRunningError
+from adam.contract.lease import launcher_waits
 from adam.contract.paths import RunPaths
 from adam.contract.process import alive, processes_with
 from adam.contract.shared import Control, SharedWord
@@ -85,7 +86,8 @@ class Hands:
     def _launch(self, action: Launch) -> None:
         try:
             schema.save_reserved(self._paths.plan, replace(action.plan, stamp=stamp()))
-            self._supervisor.start(action.plan.program)
+            if not launcher_waits(self._paths, action.plan.program):  # it takes the plan up by itself
+                self._supervisor.start(action.plan.program)
             self.launch_error = ""
         except AdamError as error:
             self.launch_error = str(error)

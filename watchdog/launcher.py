@@ -4,7 +4,8 @@
 
 supervisord alone reports -1 for every signal and knows neither core, nor memory, nor the last words. COMMAND replaces the
 program's own command line (tests; torchrun). This process stays single-threaded and small; it exits 0 when the program has
-ended, however that was, and with a code of its own only where nothing was started.
+ended, however that was, and with a code of its own only where nothing was started. Where a trainer that had run for a while was
+ended by a signal, it stays, with a template of the next one at hand (`template.py`), and carries out the next plan too.
 """
 
 import argparse
@@ -15,31 +16,35 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
 import msgspec
 
 from adam.contract import schema
-from adam.contract.clock import Stamp, boottime_ns, stamp
-from adam.contract.errors import DISK_ERRNOS, UsageError, run_main
+from adam.contract.birth import Birth
+from adam.contract.clock import stamp
+from adam.contract.errors import UsageError, run_main
 from adam.contract.lease import take_lease, write_lease
 from adam.contract.notify import notify
-from adam.contract.output import LAST_WORDS, memory_for_last_words, never_fail, read_last_words
+from adam.contract.output import LAST_WORDS, memory_for_last_words, never_fail
 from adam.contract.paths import RunPaths
 from adam.contract.process import die_with_parent, start_ticks
 from adam.contract.records import ExitReport, Lease, Plan
 from adam.contract.reserve import make_reserve
 from adam.contract.states import Exit
-from adam.watchdog.beat import read_beat
 from adam.watchdog.child_log import ChildLog
-from adam.watchdog.oom import oom_kills, was_oom_killed
+from adam.watchdog.exit_report import end_group, never_started, report, tail_of, write_report
+from adam.watchdog.frozen import CHECK_S, FrozenWatchdog
+from adam.watchdog.oom import oom_kills
 from adam.watchdog.parent import supervisor_pid
+from adam.watchdog.template import Template, begin, template_command
+from adam.watchdog.watched import Watched
 
-CHECK_S = 5.0  # between two looks at the watchdog's beat
-FROZEN_S = 30.0  # a watchdog that lives and has not beaten for so long is replaced
-WRITE_AGAIN_S = 0.5
-COULD_NOT_START = 127  # as shells report it
+LIVED_S = 5.0  # an attempt that was shorter is followed by one that shares nothing with it
+LOOK_S, LONGEST_LOOK_S = 0.03, 0.5  # between two looks for the next plan; the longer the wait, the fewer
+KEPT_S = 60.0  # that a template waits for the next attempt
 
 PROGRAMS = {
     "trainer": (sys.executable, "-P", "-m", "adam.trainer"),
@@ -63,7 +68,7 @@ def read_plan(paths: RunPaths, program: str) -> Plan:
 
 
 class Relay:
-    """Passes SIGTERM and SIGINT on to the program; one that comes before the program is there waits for it."""
+    """Passes SIGTERM and SIGINT on to the program; one that comes while there is none waits for it, and ends the wait for a plan."""
 
     def __init__(self) -> None:
         self._child, self._waiting = 0, 0
@@ -77,6 +82,11 @@ class Relay:
         else:
             self._waiting = number
 
+    @property
+    def asked(self) -> bool:
+        """True where somebody wants an end, and there is no program to be told."""
+        return self._waiting != 0
+
     def to(self, child: int) -> None:
         """From now on to `child`, which must not be reaped before `stop`."""
         self._child = child
@@ -84,12 +94,11 @@ class Relay:
             os.kill(child, self._waiting)
 
     def stop(self) -> None:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, signal.SIG_IGN)
+        self._child = 0
 
 
-def spawn(command: list[str], plan: Plan, lease_fd: int, log_fd: int, words_fd: int) -> subprocess.Popen[bytes]:
-    """Start the program in a process group of its own, to die with this process. Raises OSError."""
+def spawn(command: list[str], plan: Plan, lease_fd: int, log_fd: int, words_fd: int) -> int:
+    """Start the program in a process group of its own, to die with this process: its pid. Raises OSError."""
     environment = {
         **os.environ,
         LAST_WORDS: str(words_fd),
@@ -97,7 +106,7 @@ def spawn(command: list[str], plan: Plan, lease_fd: int, log_fd: int, words_fd: 
         "ADAM_TOKEN": str(plan.token),
         "PYTHONSAFEPATH": "1",
     }
-    return subprocess.Popen(
+    process = subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
         stdout=log_fd,
@@ -107,131 +116,108 @@ def spawn(command: list[str], plan: Plan, lease_fd: int, log_fd: int, words_fd: 
         process_group=0,
         preexec_fn=functools.partial(die_with_parent, os.getpid()),  # noqa: PLW1509 - this process has one thread
     )
+    process.returncode = 0  # not Popen's to reap: `report` asks for what it used, too
+    return process.pid
 
 
-class FrozenWatchdog:
-    """Finds a watchdog that lives and does nothing, and kills it so that supervisord starts another."""
-
-    def __init__(self, paths: RunPaths) -> None:
-        self._path = paths.beat
-        self._last_look = boottime_ns()
-
-    def look(self) -> None:
-        """Called every CHECK_S. Where this process itself was not woken in time, the machine slept: look again later."""
-        now = boottime_ns()
-        overslept = now - self._last_look > 2 * CHECK_S * 1e9
-        self._last_look = now
-        beat = read_beat(self._path)
-        if beat is None or overslept or not beat.replaced or beat.silent_s() < FROZEN_S:
-            return
-        print(f"launcher: the watchdog {beat.pid} has not beaten for {beat.silent_s():.0f} s: killed", file=sys.stderr)
-        os.kill(beat.pid, signal.SIGKILL)
-
-
-def wait_for(child: int, frozen: FrozenWatchdog) -> None:
-    """Until `child` has ended (it is not reaped), with few wake-ups."""
+def wait_for(child: int, each: Callable[[], None]) -> None:
+    """Until `child` has ended (it is not reaped), with few wake-ups; `each` is called at every one."""
     pidfd = os.pidfd_open(child)
     poller = select.poll()
     poller.register(pidfd, select.POLLIN)
     while not poller.poll(CHECK_S * 1000):
-        frozen.look()
+        each()
     os.close(pidfd)
 
 
-def end_group(child: int) -> None:
-    """Kill what is left of the program's process group; `child` is not reaped yet, so the group's number is still its own."""
-    try:
-        os.killpg(child, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError):
-        return  # nobody left
+class Launcher:
+    """Carries out plans for `program`: one, and the next where a template of it is at hand."""
 
+    def __init__(self, paths: RunPaths, program: str, override: list[str]) -> None:
+        self._paths, self._program = paths, program
+        self._command = command_of(program, paths, override)
+        self._copies = program == "trainer" and not override
+        self._template: Template | None = None
+        self._relay, self._frozen = Relay(), FrozenWatchdog(paths)
 
-def report(
-    plan: Plan, process: subprocess.Popen[bytes], tail: tuple[str, ...], started: Stamp, kills_before: int | None
-) -> ExitReport:
-    """Reap the program and say how it ended."""
-    child = process.pid
-    _, status, usage = os.wait4(child, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    signalled = os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
-    return ExitReport(
-        program=plan.program,
-        attempt=plan.attempt,
-        token=plan.token,
-        pid=child,
-        code=os.WEXITSTATUS(status) if signalled is None else None,
-        signal=signalled,
-        core=signalled is not None and os.WCOREDUMP(status),
-        oom_killed=signalled == signal.SIGKILL and was_oom_killed(child, kills_before),
-        max_rss_bytes=usage.ru_maxrss * 1024,
-        cpu_s=usage.ru_utime + usage.ru_stime,
-        started=started,
-        ended=stamp(),
-        tail=tail,
-    )
+    def run(self) -> None:
+        """Raises UsageError (no such plan), BusyError (the lease is held)."""
+        plan: Plan | None = read_plan(self._paths, self._program)
+        while plan is not None:
+            lease_fd, lease = take_lease(self._paths, plan.program, plan.token, plan.attempt)
+            began = time.monotonic()
+            told = self._attempt(plan, lease_fd, lease)
+            doubtful = told.signal is None or told.oom_killed or time.monotonic() - began < LIVED_S
+            ready = not doubtful and self._template is not None and self._template.ready
+            plan = self._next(plan, lease_fd, lease) if ready and not self._relay.asked else None
+        if self._template is not None:
+            self._template.end()
 
-
-def tail_of(log: ChildLog, words_fd: int) -> tuple[str, ...]:
-    """The last lines of the log; behind them the program's last words, where the log did not take them."""
-    tail, words = log.tail(), read_last_words(words_fd)
-    return tail if not words or words in tail else (*tail, words)
-
-
-def write_report(path: Path, told: ExitReport) -> None:
-    """Nobody else knows how the program ended: tried until the disk takes it, or the watchdog, which waits for it, ends this process."""
-    while True:
+    def _attempt(self, plan: Plan, lease_fd: int, lease: Lease) -> ExitReport:
+        """Start the program, wait for its end and tell it."""
+        place = self._paths.exit_report(self._program)
+        make_reserve(place)
+        log, words_fd = ChildLog(self._paths.log(self._program)), memory_for_last_words()
+        kills_before, started = oom_kills(), stamp()
         try:
-            schema.save_reserved(path, told)
-            return
+            child, gate = self._start(plan, lease_fd, log.fd, words_fd)
         except OSError as error:
-            print(f"launcher: {path} can't be written, it is tried again: {error.strerror}", file=sys.stderr)
-        time.sleep(WRITE_AGAIN_S)
+            told = never_started(plan, error, started)
+        else:
+            trouble = name_child(self._paths, lease_fd, lease, child)
+            if gate is not None:
+                begin(gate) if not trouble else os.close(gate)
+            if not trouble:  # else nobody could stop it, or see it hang: it is ended at once
+                self._relay.to(child)
+                notify("READY=1")
+                wait_for(child, self._look)
+            self._relay.stop()
+            end_group(child)
+            told = report(plan, child, tail_of(log, words_fd), started, kills_before)
+            if trouble:
+                told = msgspec.structs.replace(told, code=int(Exit.DISK), signal=None, tail=(trouble,))
+        os.close(words_fd)
+        os.close(log.fd)
+        write_report(place, told)
+        return told
 
+    def _start(self, plan: Plan, lease_fd: int, log_fd: int, words_fd: int) -> tuple[int, int | None]:
+        """(pid, gate) of the program: a copy of the template where there is one, else a process of its own, without gate. Raises OSError."""
+        if self._template is not None:
+            birth = Birth(attempt=plan.attempt, token=plan.token, launcher_pid=os.getpid())
+            if (copy := self._template.copy(birth, lease_fd, log_fd, words_fd)) is not None:
+                return copy
+            self._template = None
+        return spawn(self._command, plan, lease_fd, log_fd, words_fd), None
 
-def never_started(plan: Plan, error: OSError, started: Stamp) -> ExitReport:
-    return ExitReport(
-        program=plan.program,
-        attempt=plan.attempt,
-        token=plan.token,
-        pid=0,
-        code=Exit.DISK if error.errno in DISK_ERRNOS else COULD_NOT_START,
-        signal=None,
-        core=False,
-        oom_killed=False,
-        max_rss_bytes=0,
-        cpu_s=0.0,
-        started=started,
-        ended=stamp(),
-        tail=(f"the program could not be started: {error.strerror} ({error.filename})",),
-    )
+    def _look(self) -> None:
+        """Called every CHECK_S while a program runs: the first time is soon enough for a template."""
+        self._frozen.look()
+        if self._copies and self._template is None:
+            self._template = Template(template_command(self._paths.root))
 
-
-def launch(paths: RunPaths, program: str, override: list[str]) -> int:
-    """Carry out the plan for `program`. Raises UsageError (no such plan), BusyError (the lease is held)."""
-    relay = Relay()
-    plan = read_plan(paths, program)
-    lease_fd, lease = take_lease(paths, plan.program, plan.token, plan.attempt)
-    make_reserve(paths.exit_report(program))
-    log, words_fd = ChildLog(paths.log(program)), memory_for_last_words()
-    kills_before, started = oom_kills(), stamp()
-    try:
-        process = spawn(command_of(program, paths, override), plan, lease_fd, log.fd, words_fd)
-    except OSError as error:
-        write_report(paths.exit_report(program), never_started(plan, error, started))
-        return 0
-    child = process.pid
-    trouble = name_child(paths, lease_fd, lease, child)
-    if not trouble:  # else nobody could stop it, or see it hang: it is ended at once
-        relay.to(child)
-        notify("READY=1")
-        wait_for(child, FrozenWatchdog(paths))
-    relay.stop()
-    end_group(child)
-    told = report(plan, process, tail_of(log, words_fd), started, kills_before)
-    if trouble:
-        told = msgspec.structs.replace(told, code=int(Exit.DISK), signal=None, tail=(trouble,))
-    write_report(paths.exit_report(program), told)
-    return 0
+    def _next(self, done: Plan, lease_fd: int, lease: Lease) -> Plan | None:
+        """Give the lease back and wait for the next plan; None where it is not to come."""
+        waiting = {"launcher_pid": 0, "launcher_ticks": 0}
+        waiting |= {"waiting_pid": lease.launcher_pid, "waiting_ticks": lease.launcher_ticks}
+        try:
+            write_lease(lease_fd, msgspec.structs.replace(lease, **waiting))
+        except OSError:
+            return None  # nobody would know that this process waits
+        os.close(lease_fd)
+        plans = Watched(lambda: schema.load(self._paths.plan, Plan), self._paths.plan)
+        since = time.monotonic()
+        while not self._relay.asked:
+            plan = plans.get()
+            if plan is not None and plan.token != done.token and plan.program == self._program:
+                return plan
+            waited = time.monotonic() - since
+            if waited > KEPT_S and self._template is not None:  # what it was made of may have changed
+                self._template.end()
+                self._template = None
+            time.sleep(min(LONGEST_LOOK_S, LOOK_S + waited / 20))
+            self._frozen.look()
+        return None
 
 
 def name_child(paths: RunPaths, lease_fd: int, lease: Lease, child: int) -> str:
@@ -251,7 +237,8 @@ def main() -> int:
     arguments = parser.parse_args()
     paths = RunPaths(arguments.run)
     die_with_parent(supervisor_pid(paths))
-    return launch(paths, arguments.program, arguments.command)
+    Launcher(paths, arguments.program, arguments.command).run()
+    return 0
 
 
 if __name__ == "__main__":

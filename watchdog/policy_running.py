@@ -17,6 +17,7 @@ from adam.watchdog.policy_words import Collect, Hang, Launch, LeaseSeen, Signal,
 ASK_AGAIN_S = 5.0  # a full disk lasts for hours, and a supervisord that does not answer holds the loop up for each call
 LAUNCHING_S = 5.0  # after which supervisord is asked what became of the launcher
 GONE = {"EXITED", "FATAL", "STOPPED", "BACKOFF"}
+SOON_S, SOON_TICK_S = 1.0, 0.02  # a launcher mostly reports within milliseconds
 REPORT_S = 10.0  # that a launcher has to tell how its program ended
 # What is done to a program that hangs, and how many seconds after it was noticed: its stacks, a request, the end, and again.
 BLOWS = ((0.0, signal.SIGUSR1), (1.0, signal.SIGTERM), (4.0, signal.SIGKILL))
@@ -142,6 +143,8 @@ def await_report(turn: Turn, lease: LeaseSeen) -> None:
     """The program has ended and its launcher has not: it is writing the report, or stands on a disk that does not answer."""
     gone = turn.now if turn.memory.child_gone is None else turn.memory.child_gone
     turn.set(child_gone=gone)
+    if turn.now - gone < SOON_S:  # no event says that the report is there where the launcher stays
+        turn.wake(turn.now + SOON_TICK_S)
     if turn.now - gone > REPORT_S and turn.now - turn.memory.asked > REPORT_S:
         turn.set(asked=turn.now, untold=True)
         turn.act(Signal(lease.launcher_pid, lease.launcher_ticks, signal.SIGKILL))
