@@ -77,7 +77,9 @@ class Loop:
         self.snapshots, self.steps, self.heart, self.owed = snapshots, steps, heart, owed
         self.order = DataOrder(data.train.count, config.trainer.seed)
         checkpoint = config.checkpoint
-        self.pace = Pace(checkpoint.every_steps, checkpoint.ram_every_steps, checkpoint.milestone_every)
+        self.pace = Pace(
+            checkpoint.every_steps, checkpoint.ram_every_steps, checkpoint.milestone_every, plan.death_interval_s
+        )
         # A backend whose gradients differ from time to time says nothing about the chip.
         self.replay = Replay(config.numeric.replay_minutes if model.ops.repeatable else 0.0, plan.sound)
         self._stop_requested = stop_requested

@@ -22,6 +22,12 @@ def steps_between(stall_s: float, step_s: float, share: float = SHARE) -> int:
     return min(LONGEST_EVERY, max(1, math.ceil(stall_s / (share * step_s))))
 
 
+def young_steps(stall_s: float, step_s: float, death_interval_s: float) -> int:
+    """How many updates lie between two snapshots where processes die often: what is lost, snapshots and steps done again, is least
+    at sqrt(2 x stall x interval between deaths) (Young, CACM 17(9), 1974)."""
+    return max(1, round(math.sqrt(2 * stall_s * death_interval_s) / step_s)) if step_s > 0 else 1
+
+
 class Pace:
     """Why a snapshot is due after an update, most urgent first: milestone, request, interval (all durable), ram.
 
@@ -29,11 +35,18 @@ class Pace:
         every: steps between durable ones; 0: when the watchdog asks.
         ram_every: steps between those in memory; 0: chosen from what they cost.
         milestone_every: steps between those that are kept for ever; 0: none.
+        death_interval_s: seconds between the deaths of trainers seen lately; 0: they are rare.
     """
 
     def __init__(
-        self, every: int, ram_every: int, milestone_every: int = 0, clock: Callable[[], float] = time.monotonic
+        self,
+        every: int,
+        ram_every: int,
+        milestone_every: int = 0,
+        death_interval_s: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._death_interval_s, self._born = death_interval_s, clock()
         self._every, self._ram_every, self._milestone_every, self._clock = every, ram_every, milestone_every, clock
         self._stalls: deque[float] = deque(maxlen=REMEMBERED)
         self._steps: deque[float] = deque(maxlen=REMEMBERED)
@@ -49,7 +62,13 @@ class Pace:
             return self._ram_every
         if not self._stalls or not self._steps:
             return 1
-        return steps_between(statistics.median(self._stalls), statistics.median(self._steps))
+        stall, step = statistics.median(self._stalls), statistics.median(self._steps)
+        chosen = steps_between(stall, step)
+        if not self._death_interval_s:
+            return chosen
+        # A trainer that has lived for long says that they no longer die so often.
+        interval = max(self._death_interval_s, self._clock() - self._born)
+        return min(chosen, young_steps(stall, step, interval))
 
     def stepped(self, seconds: float) -> None:
         self._steps.append(seconds)

@@ -1,4 +1,4 @@
-"""How often a checkpoint is written to disk: a pure function of what it costs and what its loss would."""
+"""How often a checkpoint is written to disk, and how often processes die: pure functions."""
 
 import math
 
@@ -6,6 +6,19 @@ DAY_S = 86400.0
 SHORTEST_S = 600.0
 LONGEST_S = 1200.0  # of what is chosen: a copy costs training next to nothing, what it would have kept is lost whole
 FIRST_COST_S = 10.0  # before any was measured
+DEATHS = 5  # that are remembered
+LATELY_S = 3600.0
+
+
+def deaths_lately(deaths: tuple[float, ...], now: float) -> tuple[float, ...]:
+    """Those of the last hour, the newest DEATHS of them; `deaths` and `now` in seconds since boot, those of another boot may lie ahead."""
+    return tuple(at for at in deaths if now - LATELY_S <= at <= now)[-DEATHS:]
+
+
+def death_interval_s(deaths: tuple[float, ...], now: float) -> float:
+    """Mean seconds between processes' deaths; 0 where fewer than two were seen lately."""
+    seen = deaths_lately(deaths, now)
+    return (now - seen[0]) / len(seen) if len(seen) > 1 else 0.0
 
 
 def failure_interval_s(failures: int, watched_s: float) -> float:

@@ -78,6 +78,7 @@ def restored(memory: Memory, now: float, *, same_boot: bool) -> Memory:
         began=now,
         hang=None,
         hot=(),
+        deaths=(),
         gpu=None,
         child_gone=None,
         stop_asked=now if memory.stop_asked is not None else None,

@@ -14,6 +14,7 @@ import signal
 from adam.contract.records import ExitReport
 from adam.contract.states import FAILURE_OF_EXIT, Exit, FailureClass
 from adam.watchdog.detect import Trouble
+from adam.watchdog.pace import deaths_lately
 from adam.watchdog.policy_gpu import is_to_blame, miss
 from adam.watchdog.policy_memory import shrink
 from adam.watchdog.policy_numeric import failure_of, needs_rollback, roll_back, words
@@ -121,7 +122,8 @@ def fail(
         text=text,
     )
     wait = turn.backoff_s(failures.in_a_row)
-    turn.set(failures=failures, not_before=turn.now + wait, crashed=True)
+    deaths = deaths_lately((*memory.deaths, turn.now), turn.now)
+    turn.set(failures=failures, not_before=turn.now + wait, crashed=True, deaths=deaths)
     turn.tell(
         "crashed", text, failure=kind.value, detail=detail, step=step, in_a_row=failures.in_a_row, **facts_of(report)
     )

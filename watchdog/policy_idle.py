@@ -4,6 +4,7 @@ from msgspec.structs import replace
 
 from adam.contract.records import Plan, Resume, SnapshotSeen
 from adam.contract.states import FailureClass, RunState
+from adam.watchdog.pace import death_interval_s
 from adam.watchdog.policy_commit import resumed
 from adam.watchdog.policy_failures import fail
 from adam.watchdog.policy_gpu import stands_still
@@ -188,6 +189,7 @@ def launch(turn: Turn, program: str, resume: Resume | None, why: str) -> None:
         micro_batch=turn.micro_batch,
         lr_factor=turn.changes.lr_factor,
         sound=min(memory.sound, resume.step) if resume else 0,
+        death_interval_s=round(death_interval_s(memory.deaths, turn.now), 1),
         why=why,
     )
     turn.enter(

@@ -209,6 +209,7 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
     since: float = 0.0  # when the stage was entered
     plan: Plan | None = None  # of the present or last attempt
     restarts: int = 0
+    deaths: tuple[float, ...] = ()  # when attempts failed lately on this boot, oldest first
     crashed: bool = False  # the last attempt: the next start is a restart
     best: int = 0  # furthest step ever reached
     best_before: int = 0  # … before the present attempt

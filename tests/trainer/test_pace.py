@@ -5,7 +5,7 @@ import math
 import pytest
 
 from adam.contract.shared import Control
-from adam.trainer.pace import SHARE, Pace, steps_between
+from adam.trainer.pace import SHARE, Pace, steps_between, young_steps
 
 NOTHING = Control()
 
@@ -26,6 +26,22 @@ def test_memory_is_paced_by_what_it_costs() -> None:
     assert pace.every_in_ram == math.ceil(0.010 / (SHARE * 0.25)) == 10
     assert [step for step in range(12, 24) if pace.due(step, NOTHING, in_ram=True)] == [21, 22, 23]
     assert not pace.due(30, NOTHING, in_ram=False)
+
+
+def test_where_trainers_die_often_snapshots_are_as_close_as_loses_least() -> None:
+    def lost(every: int) -> float:
+        return 0.025 / (every * 0.5) + every * 0.5 / (2 * 30)
+
+    best = young_steps(0.025, 0.5, 30.0)
+    assert best == 2 and all(lost(best) <= lost(other) for other in (1, 3, 4, 10))
+    now = [100.0]
+    pace = Pace(0, 0, death_interval_s=30.0, clock=lambda: now[0])
+    for step in range(1, 12):
+        pace.stepped(0.5)
+        pace.begun(step, NOTHING, 0.025)
+    assert pace.every_in_ram == best
+    now[0] += 3600.0  # … and for an hour now they have not
+    assert pace.every_in_ram == steps_between(0.025, 0.5) == 13
 
 
 def test_people_set_the_pace() -> None:

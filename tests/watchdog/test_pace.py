@@ -4,7 +4,16 @@ import math
 
 import pytest
 
-from adam.watchdog.pace import DAY_S, SHORTEST_S, checkpoint_interval_s, failure_interval_s, young_s
+from adam.watchdog.pace import (
+    DAY_S,
+    DEATHS,
+    SHORTEST_S,
+    checkpoint_interval_s,
+    death_interval_s,
+    deaths_lately,
+    failure_interval_s,
+    young_s,
+)
 
 SEEN = {"cost_s": 30.0, "size": 33_200_000_000, "failures": 0, "watched_s": 0.0, "bytes_per_day": 1e15, "minutes": 0.0}
 
@@ -46,3 +55,11 @@ def test_what_people_set_holds() -> None:
 def test_a_machine_that_never_fails_still_saves_every_twenty_minutes() -> None:
     """The simulated years lost hours at a reboot where the interval had grown with each day that went well."""
     assert checkpoint_interval_s(**{**SEEN, "watched_s": 1000 * DAY_S}) == 1200.0
+
+
+def test_how_often_processes_die_is_judged_by_the_last_hour() -> None:
+    assert death_interval_s((), 1000.0) == death_interval_s((990.0,), 1000.0) == 0
+    assert death_interval_s((910.0, 940.0, 970.0), 1000.0) == 30
+    assert death_interval_s((910.0, 940.0, 970.0), 5000.0) == 0  # long ago
+    assert death_interval_s((5000.0, 6000.0), 1000.0) == 0  # of a boot that was longer
+    assert deaths_lately(tuple(float(at) for at in range(100)), 100.0) == tuple(range(100 - DEATHS, 100))

@@ -174,6 +174,20 @@ def test_kills_are_tried_for_ever_with_a_capped_wait(bench):
     assert not bench.memory.verdict and bench.memory.not_before - bench.now > 100
 
 
+def test_the_next_trainer_knows_how_often_trainers_die(bench):
+    for step in (20, 40, 60):
+        crash(bench, step, number=signal.SIGKILL)
+        assert bool(bench.of(Launch)[-1].plan.death_interval_s) == (
+            step == 60
+        )  # the first two were started before two had died
+    bench.run_to_training(step=60)
+    died = bench.memory.deaths
+    assert len(died) == 3 and died[0] < died[1] < died[2]
+    launched = bench.of(Launch)[-1].plan.death_interval_s
+    assert 0 < launched == pytest.approx((bench.memory.since - died[0]) / 3, abs=1.0)
+    assert restored(bench.memory, 5.0, same_boot=False).deaths == ()
+
+
 def test_a_full_disk_is_waited_out(bench):
     for _ in range(30):
         crash(bench, 25, code=6)
