@@ -2,9 +2,9 @@
 
     python -P benchmarks/goodput.py --run DIR [--every 30] [--minutes 10]
 
-DIR is a run that is training. Its trainer gets SIGKILL every so many seconds. Goodput is the duration of the steps that were done for good,
-each counted once, through all the time that passed from the first kill to one period after the last; what is missing is recovery, steps
-that were done twice, validation and saves.
+DIR is a run that is training. Its trainer gets SIGKILL every so many seconds. Goodput is the duration of the steps and validations that were
+done for good, each counted once, through all the time that passed from the first kill to one period after the last; what is missing is
+recovery, steps and validations that were done twice, and saves.
 """
 
 import argparse
@@ -27,17 +27,19 @@ from adam.contract.records import StepRow, decode_step
 
 @dataclass(frozen=True)
 class Found:
-    """`steps`: done for good; `again`: rows that were done over; `gaps`: seconds from each kill to the next logged step."""
+    """`steps`: done for good; `again`: rows that were done over; `gaps`: seconds from each kill to the first step that began after it."""
 
     seconds: float
     steps: int
     again: int
-    productive_s: float
+    steps_s: float
+    validation_s: float
+    again_s: float
     gaps: list[float]
 
     @property
     def goodput(self) -> float:
-        return self.productive_s / self.seconds
+        return (self.steps_s + self.validation_s) / self.seconds
 
 
 def judge(rows: list[StepRow], begin: float, end: float, kills: list[float]) -> Found:
@@ -45,9 +47,18 @@ def judge(rows: list[StepRow], begin: float, end: float, kills: list[float]) -> 
     inside = [row for row in rows if begin <= row.boottime < end]
     newest = {row.step: row for row in sorted(rows, key=lambda row: row.attempt)}
     counting = [row for row in inside if newest[row.step] is row]
-    gaps = [min((row.boottime for row in inside if row.boottime > kill), default=end) - kill for kill in kills]
-    productive = sum(row.step_s for row in counting)
-    return Found(end - begin, len(counting), len(inside) - len(counting), productive, gaps)
+    again = [row for row in inside if newest[row.step] is not row]
+    starts = sorted(row.boottime - row.step_s - (row.val_s or 0.0) for row in inside)
+    gaps = [next((start for start in starts if start > kill), end) - kill for kill in kills]
+    return Found(
+        seconds=end - begin,
+        steps=len(counting),
+        again=len(again),
+        steps_s=sum(row.step_s for row in counting),
+        validation_s=sum(row.val_s or 0.0 for row in counting),
+        again_s=sum(row.step_s for row in again),
+        gaps=gaps,
+    )
 
 
 def read_rows(paths: RunPaths) -> list[StepRow]:
@@ -92,9 +103,11 @@ def main() -> None:
     print(
         f"{number} kills, one each {arguments.every:g} s, for {found.seconds / 60:.1f} min: goodput {found.goodput:.1%}"
     )
-    print(f"  {found.steps} steps done for good, {found.again} done over")
+    print(f"  {found.steps} steps done for good: {found.steps_s / found.seconds:.1%}")
+    print(f"  validations that count: {found.validation_s / found.seconds:.1%}")
+    print(f"  {found.again} steps done over: {found.again_s / found.seconds:.1%}")
     print(
-        f"  from a kill to the next logged step: median {statistics.median(found.gaps):.2f} s, longest {max(found.gaps):.2f} s"
+        f"  from a kill to the beginning of the next step: median {statistics.median(found.gaps):.2f} s, longest {max(found.gaps):.2f} s"
     )
 
 

@@ -96,6 +96,7 @@ class StepRow(Record, frozen=True, kw_only=True):
     data_wait_s: float
     val_loss: float | None = None  # nats per token
     val_bits_per_byte: float | None = None
+    val_s: float | None = None  # seconds that the validation took, in whichever processes
     entropy: float | None = None  # of the predictions, nats a token; with a validation, over its first window
     logits_norm: float | None = None  # Euclidean, mean over the same tokens
     sound: int | None = (

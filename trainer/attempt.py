@@ -142,6 +142,7 @@ def _train(paths: RunPaths, plan: Plan, config: Config, heart: Heart, stop_reque
         steps=steps,
         heart=heart,
         owed=owed,
+        validation=paths.validation,
         stop_requested=stop_requested,
     )
     try:

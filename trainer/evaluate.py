@@ -1,13 +1,18 @@
 """Validation: the same windows every time, in nats per token and in bits per byte of text."""
 
+import hashlib
 import math
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
+import msgspec
 import torch
 
+from adam.contract.schema import Record
 from adam.trainer.data import Batch, Data
 from adam.trainer.model.lm import MambaLM
+from adam.trainer.sums import all_sums
 
 CHUNK = 256  # tokens whose logits are there twice over
 
@@ -17,6 +22,32 @@ class Score(NamedTuple):
 
     loss: float
     bits_per_byte: float
+    seconds: float
+
+
+class Tally(Record, frozen=True, kw_only=True):
+    """How far a validation has come (`run/validation.json`, writer: trainer): where its process dies, the next one goes on with it.
+
+    `key` says of which validation: those of other weights, data or bits have nothing to do with it.
+    """
+
+    key: str
+    windows: int = 0
+    nats: float = 0.0
+    targets: int = 0
+    text_bytes: int = 0
+    seconds: float = 0.0
+
+    @property
+    def score(self) -> Score:
+        bits = self.nats / math.log(2) / self.text_bytes if self.text_bytes else math.nan
+        return Score(self.nats / self.targets, bits, self.seconds)
+
+
+def key_of(parameters: Iterable[torch.Tensor], *rest: object) -> str:
+    """The `key` of a Tally: of the weights' every bit, and of whatever else decides the score's."""
+    sums = all_sums([parameter.detach() for parameter in parameters])
+    return hashlib.sha256(repr((sums, rest)).encode()).hexdigest()
 
 
 class Sureness(NamedTuple):
@@ -45,23 +76,30 @@ def evaluate(
     tokens: int,
     micro_batch: int,
     forward: Callable[[Batch], torch.Tensor],
-    beat: Callable[[int, int], None],
+    tally: Tally,
+    keep: Callable[[Tally], None],
 ) -> Score:
     """The score over the first `tokens` validation tokens (whole windows, at least one).
 
     Args:
         forward: a batch to the losses of its targets, (B, L) fp32, in nats.
-        beat: called with (windows done, windows in all) after each micro-batch.
+        tally: what an earlier process has done of it; the score is the same to the bit.
+        keep: called with how far it has come after each micro-batch.
     """
     windows = max(1, min(data.val.count, tokens // data.val.seq_len))
-    nats, targets, text_bytes = 0.0, 0, 0
     model.eval()
-    for begin in range(0, windows, micro_batch):
-        samples = list(range(begin, min(begin + micro_batch, windows)))
-        batch = data.val.batch(samples)
-        nats += float(forward(batch).sum(dtype=torch.float64))
-        targets += batch.targets.numel()
-        text_bytes += int(data.token_bytes[batch.targets].sum())
-        beat(samples[-1] + 1, windows)
+    began = time.perf_counter() - tally.seconds
+    for begin in range(tally.windows, windows, micro_batch):
+        end = min(begin + micro_batch, windows)
+        batch = data.val.batch(list(range(begin, end)))
+        tally = msgspec.structs.replace(
+            tally,
+            windows=end,
+            nats=tally.nats + float(forward(batch).sum(dtype=torch.float64)),
+            targets=tally.targets + batch.targets.numel(),
+            text_bytes=tally.text_bytes + int(data.token_bytes[batch.targets].sum()),
+            seconds=time.perf_counter() - began,
+        )
+        keep(tally)
     model.train()
-    return Score(nats / targets, nats / math.log(2) / text_bytes if text_bytes else math.nan)
+    return tally.score

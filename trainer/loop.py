@@ -9,21 +9,23 @@ import math
 import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import msgspec
 import structlog
 import torch
 
+from adam.contract import schema
 from adam.contract.clock import boottime_ns
 from adam.contract.config import Config
-from adam.contract.errors import DiskError, NumericError
+from adam.contract.errors import DataError, DiskError, NumericError
 from adam.contract.records import Plan, StepRow, encode_line
 from adam.contract.shared import Control
 from adam.contract.slots import RAM
 from adam.contract.states import Phase
 from adam.contract.steplog import StepLog
 from adam.trainer.data import Batch, Data
-from adam.trainer.evaluate import Score, Sureness, evaluate, sureness
+from adam.trainer.evaluate import Score, Sureness, Tally, evaluate, key_of, sureness
 from adam.trainer.heart import Heart
 from adam.trainer.model.lm import MambaLM
 from adam.trainer.optim import apply_update, learning_rate, set_rate
@@ -31,12 +33,13 @@ from adam.trainer.order import DataOrder, take
 from adam.trainer.owed import Owed
 from adam.trainer.pace import Pace
 from adam.trainer.replay import Replay, gradient_sums
-from adam.trainer.runtime import Runtime
+from adam.trainer.runtime import Runtime, fingerprint
 from adam.trainer.snapshot import Position, Snapshots
 from adam.trainer.window import Window
 
 LONGEST_WAIT_FOR_SLOTS_S = 60.0
 POLL_S = 0.05
+KEEP_S = 1.0  # between two notes of how far a validation has come
 
 log = structlog.get_logger()
 
@@ -55,7 +58,7 @@ class Update(msgspec.Struct, frozen=True):
 
 
 class Loop:
-    """One attempt of training. `stop_requested` is asked at each micro-step boundary."""
+    """One attempt of training. `stop_requested` is asked at each micro-step boundary; `validation` is where a Tally is kept."""
 
     def __init__(
         self,
@@ -70,6 +73,7 @@ class Loop:
         steps: StepLog,
         heart: Heart,
         owed: Owed,
+        validation: Path,
         stop_requested: Callable[[], bool],
     ) -> None:
         self.config, self.plan, self.runtime = config, plan, runtime
@@ -84,6 +88,7 @@ class Loop:
         self.replay = Replay(config.numeric.replay_minutes if model.ops.repeatable else 0.0, plan.sound)
         self._stop_requested = stop_requested
         self._window = Window(runtime.device)
+        self._validation, self._kept_at = validation, 0.0
         self._told = 0  # snapshots that the pulse speaks of
         self._told_waiting = 0  # … and rows that the log does not have
 
@@ -219,11 +224,33 @@ class Loop:
                 tokens=self.config.trainer.eval_tokens,
                 micro_batch=self.runtime.micro_batch,
                 forward=self.forward,
-                beat=lambda _done, _total: self.heart.beat(),
+                tally=self._begun_validation(),
+                keep=self._keep_validation,
             )
             sure = self._sureness()
         log.info("validated", val_loss=round(score.loss, 4), bits_per_byte=round(score.bits_per_byte, 4))
         return score, sure
+
+    def _begun_validation(self) -> Tally:
+        """What a process that has died meanwhile did of this very validation."""
+        key = key_of(
+            self.model.parameters(),
+            fingerprint(self.runtime.parts()),
+            self.data.manifest.splits["val"].tokens.sha256,
+            self.config.trainer.eval_tokens,
+            self.runtime.micro_batch,
+        )
+        try:
+            begun = schema.load(self._validation, Tally)
+        except (DataError, OSError):
+            begun = None  # torn by a power cut, or can't be read: it only saves time
+        return begun if begun is not None and begun.key == key else Tally(key=key)
+
+    def _keep_validation(self, tally: Tally) -> None:
+        self.heart.beat()
+        if time.monotonic() - self._kept_at > KEEP_S:
+            self._kept_at = time.monotonic()
+            self.owed.save(self._validation, tally, durable=False)
 
     @torch.no_grad()
     def _sureness(self) -> Sureness:
@@ -249,6 +276,7 @@ class Loop:
                     data_wait_s=update.data_wait,
                     val_loss=score and _finite(score.loss),
                     val_bits_per_byte=score and _finite(score.bits_per_byte),
+                    val_s=score and score.seconds,
                     entropy=sure and _finite(sure.entropy),
                     logits_norm=sure and _finite(sure.logits_norm),
                     sound=update.sound,

@@ -25,7 +25,7 @@ from adam.contract.shared import Control, Pulse, SharedWord, read_once
 from adam.contract.slots import read_head
 from adam.contract.snapshots import Snapshot, complete_snapshots
 from adam.contract.states import Phase
-from adam.trainer import heart, loop
+from adam.trainer import evaluate, heart, loop
 from adam.trainer.attempt import run_attempt
 from adam.trainer.model.lm import MambaLM
 from adam.trainer.ops.backends import Choice
@@ -113,6 +113,68 @@ def test_stopped_anywhere_and_resumed_gives_the_same_bits(tmp_path, arch: str, s
     key = [(row.step, row.loss, row.grad_norm, row.val_loss, row.first_sample) for row in rows(whole)]
     assert [(row.step, row.loss, row.grad_norm, row.val_loss, row.first_sample) for row in rows(parts)] == key
     assert state_digest(parts) == state_digest(whole)
+
+
+class Died(BaseException):
+    """As if the process had been killed."""
+
+
+def dies_in_validation(monkeypatch, after: int) -> list[int]:
+    """The next validation dies after so many micro-batches are kept (0: none does); how many windows were done after each."""
+    computed: list[int] = []
+
+    def keep(self: loop.Loop, tally: evaluate.Tally) -> None:
+        computed.append(tally.windows)
+        schema.save(self._validation, tally, durable=False)
+        if len(computed) == after:
+            raise Died
+
+    monkeypatch.setattr(loop.Loop, "_keep_validation", keep)
+    return computed
+
+
+@pytest.mark.parametrize("after", [1, 3])
+def test_a_validation_goes_on_where_its_process_died(tmp_path, monkeypatch, after) -> None:
+    config = small_config(steps=4, eval_tokens=160)  # ten windows, two at once
+    whole = make_run(tmp_path / "whole", config)
+    write_plan(whole)
+    run_attempt(whole.root, 1, never)
+    parts = make_run(tmp_path / "parts", config)
+    write_plan(parts)
+    dies_in_validation(monkeypatch, after)
+    with pytest.raises(Died):
+        run_attempt(parts.root, 1, never)
+    computed = dies_in_validation(monkeypatch, 0)
+    write_plan(parts, 2, in_memory(parts))
+    assert run_attempt(parts.root, 2, never)
+    assert computed[0] == 2 * after + 2
+    assert [(row.step, row.val_loss, row.val_bits_per_byte) for row in newest_rows(parts)] == [
+        (row.step, row.val_loss, row.val_bits_per_byte) for row in rows(whole)
+    ]
+
+
+@pytest.mark.parametrize("other", ["weights", "data", "tokens", "torn"])
+def test_another_validation_is_begun_anew(tmp_path, monkeypatch, other) -> None:
+    paths = make_run(tmp_path / "run", small_config(steps=3, eval_tokens=160))
+    write_plan(paths)
+    dies_in_validation(monkeypatch, 3)
+    with pytest.raises(Died):
+        run_attempt(paths.root, 1, never)
+    if other == "torn":
+        paths.validation.write_bytes(b"\0" * 100)
+    key = evaluate.key_of
+    changed = {"weights": ([torch.ones(2)], ()), "data": (None, ("x",)), "tokens": (None, (1,)), "torn": (None, ())}[
+        other
+    ]
+    monkeypatch.setattr(loop, "key_of", lambda own, *rest: key(changed[0] or own, *rest, *changed[1]))
+    computed = dies_in_validation(monkeypatch, 0)
+    write_plan(paths, 2, in_memory(paths))
+    assert run_attempt(paths.root, 2, never)
+    assert computed[0] == 2
+
+
+def newest_rows(paths: RunPaths) -> list[StepRow]:
+    return list({row.step: row for row in rows(paths)}.values())
 
 
 def test_the_loss_does_not_hang_on_how_a_batch_is_cut(tmp_path) -> None:
