@@ -7,11 +7,17 @@ import sys
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from adam.contract import schema
 from adam.contract.birth import Birth
+from adam.contract.lease import take_lease, write_lease
 from adam.contract.output import memory_for_last_words, read_last_words
 from adam.contract.process import state_letter
+from adam.contract.records import Plan
+from adam.watchdog.act import Hands
+from adam.watchdog.policy_words import Launch
 from adam.watchdog.template import Template, begin
 
 WITHOUT_TORCH = """
@@ -108,6 +114,9 @@ import os, sys, time
 from pathlib import Path
 from adam.contract.birth import Birth
 from adam.contract.process import state_letter
+from adam.contract.records import Plan
+from adam.watchdog.act import Hands
+from adam.watchdog.policy_words import Launch
 from adam.watchdog.template import Template, begin
 template = Template([sys.executable, "-P", "-c", sys.argv[1].replace("sys.exit(7)", "import time; time.sleep(60)")])
 while not template.ready:
@@ -154,3 +163,36 @@ def test_a_template_that_was_killed_or_can_not_start_is_not_ready(make, fds):
     absent = Template(["/nonexistent/python"])
     assert not absent.ready and absent.copy(birth(), *fds) is None
     absent.end()
+
+
+class Counted:
+    """In place of supervisord: what it was asked to start."""
+
+    def __init__(self) -> None:
+        self.started: list[str] = []
+
+    def start(self, name: str) -> None:
+        self.started.append(name)
+
+
+@pytest.mark.parametrize(
+    ("change", "by_supervisord"),
+    [
+        ({}, False),
+        ({"program": "forge"}, True),
+        ({"waiting_ticks": 1}, True),  # it is dead, another process has its number
+        ({"run": "of a copied directory"}, True),
+        ({"waiting_pid": 0}, True),
+    ],
+    ids=["waits", "for another program", "dead", "another run's", "none"],
+)
+def test_a_plan_is_left_to_a_launcher_that_waits_and_else_to_supervisord(paths, change, by_supervisord):
+    lease_fd, lease = take_lease(paths, "trainer", token=6, attempt=2)
+    waits = {"launcher_pid": 0, "waiting_pid": lease.launcher_pid, "waiting_ticks": lease.launcher_ticks}
+    write_lease(lease_fd, msgspec.structs.replace(lease, **{**waits, **change}))
+    os.close(lease_fd)
+    supervisor = Counted()
+    hands = Hands(paths, supervisor, None, None, None, None)
+    hands.do(Launch(Plan(program="trainer", attempt=3, token=7)), 0.0)
+    assert bool(supervisor.started) == by_supervisord and not hands.launch_error
+    assert schema.load(paths.plan, Plan).token == 7
