@@ -138,6 +138,7 @@ class Launcher:
         self._command = command_of(program, paths, override)
         self._copies = program == "trainer" and not override
         self._template: Template | None = None
+        self._made = False  # a template, during this attempt
         self._relay, self._frozen = Relay(), FrozenWatchdog(paths)
 
     def run(self) -> None:
@@ -155,6 +156,7 @@ class Launcher:
 
     def _attempt(self, plan: Plan, lease_fd: int, lease: Lease) -> ExitReport:
         """Start the program, wait for its end and tell it."""
+        self._made = False
         place = self._paths.exit_report(self._program)
         make_reserve(place)
         log, words_fd = ChildLog(self._paths.log(self._program)), memory_for_last_words()
@@ -193,7 +195,12 @@ class Launcher:
     def _look(self) -> None:
         """Called every CHECK_S while a program runs: the first time is soon enough for a template."""
         self._frozen.look()
-        if self._copies and self._template is None:
+        if self._copies and not self._made and (self._template is None or not self._template.alive):
+            self._made = (
+                True  # one an attempt: where it dies, for want of memory perhaps, it is not tried again and again
+            )
+            if self._template is not None:
+                self._template.end()
             self._template = Template(template_command(self._paths.root))
 
     def _next(self, done: Plan, lease_fd: int, lease: Lease) -> Plan | None:

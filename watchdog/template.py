@@ -43,9 +43,13 @@ class Template:
             )
 
     @property
+    def alive(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    @property
     def ready(self) -> bool:
         """True where it waits to be copied."""
-        if self._process is None or self._process.poll() is not None:
+        if not self.alive:
             return False
         if not self._ready:
             with suppress(OSError):

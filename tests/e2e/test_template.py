@@ -3,30 +3,14 @@
 import os
 import signal
 from collections import defaultdict
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from real_run import RealRun, wait_for
 
-from adam.contract.lease import read_lease
 from adam.contract.process import state_letter
 
 pytestmark = pytest.mark.timeout(240)
-
-
-def template_of(run: RealRun) -> int:
-    """The template that waits to be copied; 0 where there is none yet."""
-    for pid in run.processes():
-        with suppress(FileNotFoundError, ProcessLookupError):
-            if Path(f"/proc/{pid}/comm").read_text() == "adam-template\n":
-                return pid
-    return 0
-
-
-def launcher_of(run: RealRun) -> int:
-    lease = read_lease(run.paths)
-    return lease.launcher_pid if lease is not None else 0
 
 
 def kill_trainer(run: RealRun) -> int:
@@ -40,17 +24,19 @@ def kill_trainer(run: RealRun) -> int:
 def test_the_next_trainer_is_a_copy_with_the_same_losses(new_run) -> None:
     run = new_run(steps=100_000)
     run.adamctl("up")
-    template = wait_for("a template", lambda: template_of(run))
-    launcher = launcher_of(run)
+    template = wait_for("a template", run.template_pid)
+    launcher = run.launcher_pid()
     kill_trainer(run)
-    assert launcher_of(run) == launcher and template_of(run) == template, "the launcher stays, and so does its template"
+    assert run.launcher_pid() == launcher and run.template_pid() == template, (
+        "the launcher stays, and so does its template"
+    )
     assert Path(f"/proc/{run.trainer_pid()}/cmdline").read_bytes() == Path(f"/proc/{template}/cmdline").read_bytes()
     # A copy that dies young is followed by a process that shares nothing with it.
     kill_trainer(run)
-    assert launcher_of(run) != launcher and state_letter(template) in (None, "Z")
+    assert run.launcher_pid() != launcher and state_letter(template) in (None, "Z")
     assert b"--template" not in Path(f"/proc/{run.trainer_pid()}/cmdline").read_bytes()
     # A template that dies is no loss.
-    os.kill(wait_for("another template", lambda: template_of(run)), signal.SIGKILL)
+    os.kill(wait_for("another template", run.template_pid), signal.SIGKILL)
     kill_trainer(run)
     run.adamctl("down")
     assert run.processes() == [] and run.status()["state"] == "stopped"

@@ -10,6 +10,7 @@ import sys
 import sysconfig
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from adam.daemon.supervisord import start_detached
 
 POLL_S = 0.02
 FAULTY = Path(__file__).parents[1] / "faults" / "faulty_trainer.py"
+HASTY = FAULTY.with_name("hasty_launcher.py")
 
 CONFIG = """
 [[forge.sources]]
@@ -105,12 +107,20 @@ class RealRun:
 
     def up_with(self, *options: str) -> None:
         """As `adamctl up`, with the faulty trainer in place of the real one (the launcher's COMMAND)."""
+        self._up_by(
+            f"-m adam.watchdog.launcher --run {self.paths.root} trainer -- {sys.executable} -P {FAULTY} {' '.join(options)}"
+        )
+
+    def up_hasty(self) -> None:
+        """As `adamctl up`, with the hasty launcher."""
+        self._up_by(f"{HASTY} --run {self.paths.root} trainer")
+
+    def _up_by(self, launcher: str) -> None:
         self.adamctl("up", "--prepare")
         text = self.paths.supervisor_conf.read_text()
-        plain = f"adam.watchdog.launcher --run {self.paths.root} trainer\n"
+        plain = f"-m adam.watchdog.launcher --run {self.paths.root} trainer\n"
         assert text.count(plain) == 1, text
-        command = f" -- {sys.executable} -P {FAULTY} {' '.join(options)}\n"
-        self.paths.supervisor_conf.write_text(text.replace(plain, plain.rstrip() + command))
+        self.paths.supervisor_conf.write_text(text.replace(plain, launcher + "\n"))
         schema.save(self.paths.desired, Desired(stamp=stamp()))
         self._reap()
         self._supervisord = start_detached(self.paths)
@@ -179,6 +189,19 @@ class RealRun:
     def trainer_pid(self) -> int:
         lease = read_lease(self.paths)
         return lease.child_pid if lease is not None and lease.program == "trainer" else 0
+
+    def launcher_pid(self) -> int:
+        """Also of one that waits for the next plan."""
+        lease = read_lease(self.paths)
+        return lease.launcher_pid or lease.waiting_pid if lease is not None else 0
+
+    def template_pid(self) -> int:
+        """The template that waits to be copied; 0 where there is none yet."""
+        for pid in self.processes():
+            with suppress(FileNotFoundError, ProcessLookupError):
+                if Path(f"/proc/{pid}/comm").read_text() == "adam-template\n":
+                    return pid
+        return 0
 
     def pid_of(self, module: str) -> int:
         """The process of this run that runs `python -m MODULE`; 0 where there is none."""
