@@ -180,9 +180,13 @@ class Watchdog:
         self._host = HostSensors(seconds, paths.root)
         self._telemetry = Telemetry(paths, self._still_here)
         self._work = Watched(lambda: work_of(paths), paths.lock, paths.tokens_manifest)
-        self._numerics = Watched(lambda: schema.load(paths.numerics, Numerics), paths.numerics)
-        self._staging = Watched(lambda: schema.load(paths.staging_report, Staging), paths.staging_report)
-        self._backend = Watched(lambda: schema.load(paths.backend_report, BackendReport), paths.backend_report)
+        self._numerics = Watched(lambda: schema.load(paths.numerics, Numerics), paths.numerics, otherwise=None)
+        self._staging = Watched(
+            lambda: schema.load(paths.staging_report, Staging), paths.staging_report, otherwise=None
+        )
+        self._backend = Watched(
+            lambda: schema.load(paths.backend_report, BackendReport), paths.backend_report, otherwise=None
+        )
         self._status = StatusFile(paths)
         self._remembered = recall(paths, now)
         self._keeper.saves = self._remembered.saves
@@ -304,13 +308,16 @@ class Watchdog:
             self._gpus.note,
             *self._followers.notes,
             self._uploader.note,
+            *self._eyes.troubles,
+            *(file.trouble for file in (self._settings, self._numerics, self._staging, self._backend, self._work)),
         )
         staging = self._staging.get()
         nowhere = (f"{STAGING['none']}: {staging.why}",) if staging is not None and staging.tier == "none" else ()
         slow = self._keeper.busy_s(now) > self._settings.get().save_seconds
         own = ("the keeper has not answered for long: the disk may hang",) if slow else ()
         slower = shortfall(self._backend.get())
-        return (*decision.notes, *(trouble for trouble in (*troubles, slower) if trouble), *nowhere, *own)
+        found = dict.fromkeys(trouble for trouble in (*troubles, slower) if trouble)  # each once
+        return (*decision.notes, *found, *nowhere, *own)
 
     def _write_status(self, decision: Decision, now: float, state: RunState | None = None) -> None:
         plan, last = decision.memory.plan, self._remembered.numerics.last

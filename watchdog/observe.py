@@ -31,7 +31,8 @@ class Eyes:
         self._paths, self._supervisor, self._keeper = paths, supervisor, keeper
         self._losses, self._uploader = losses, uploader
         self._desired = Watched(lambda: schema.load(paths.desired, Desired) or Desired(), paths.desired)
-        self._ready = Watched(lambda: data_ready(paths), paths.shards_manifest, paths.tokens_manifest)
+        # What can't be read is not ready: the forge says what is wrong with it.
+        self._ready = Watched(lambda: data_ready(paths), paths.shards_manifest, paths.tokens_manifest, otherwise=False)
         self._exits = {name: self._watch_exit(name) for name in PULSE_OF}
         self._pulse: SharedWord[Pulse] | None = None
         self._pulse_token = 0
@@ -42,7 +43,12 @@ class Eyes:
 
     def _watch_exit(self, program: str) -> Watched[ExitReport | None]:
         path = self._paths.exit_report(program)
-        return Watched(lambda: schema.load(path, ExitReport), path)
+        return Watched(lambda: schema.load(path, ExitReport), path, otherwise=None)
+
+    @property
+    def troubles(self) -> tuple[str, ...]:
+        """Files that can't be read; empty texts: they can."""
+        return (self._desired.trouble, self._ready.trouble, *(exit.trouble for exit in self._exits.values()))
 
     def look(self, memory: Memory, launch_error: str, now: float) -> Observation:
         """What is to be seen at `now`."""

@@ -93,6 +93,24 @@ def test_killed_watchdog_takes_the_trainer_over(box, await_):
     box.check_losses(200)
 
 
+def test_files_that_can_not_be_read_any_more_end_no_watchdog(box, await_):
+    box.configure(step_ms=20)
+    box.up()
+    box.await_step(30)
+    first, paths = box.status().watchdog_pid, box.paths
+    files = (paths.tokens_manifest, paths.numerics, paths.staging_report, paths.backend_report, paths.desired)
+    before = {path: path.read_bytes() if path.exists() else None for path in files}
+    for path in files:
+        path.write_bytes(b'{"schema": 1, "\xff')
+    await_(lambda: all(any(str(path) in note for note in box.status().notes) for path in files), 10)
+    for path, data in before.items():
+        path.unlink() if data is None else path.write_bytes(data)
+    await_(lambda: not box.status().notes, 10)
+    status = box.await_state(RunState.FINISHED)
+    assert status.watchdog_pid == first and status.attempt == 1
+    box.check_losses(200)
+
+
 def test_killed_keeper_is_replaced(box):
     box.configure(step_ms=10)
     box.up()
