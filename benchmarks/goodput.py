@@ -27,7 +27,8 @@ from adam.contract.records import StepRow, decode_step
 
 @dataclass(frozen=True)
 class Found:
-    """`steps`: done for good; `again`: rows that were done over; `gaps`: seconds from each kill to the first step that began after it."""
+    """`steps`: done for good; `again`: rows that were done over; `gaps`: seconds from a kill to the beginning of the next step, where that
+    step has no validation behind it."""
 
     seconds: float
     steps: int
@@ -48,17 +49,25 @@ def judge(rows: list[StepRow], begin: float, end: float, kills: list[float]) -> 
     newest = {row.step: row for row in sorted(rows, key=lambda row: row.attempt)}
     counting = [row for row in inside if newest[row.step] is row]
     again = [row for row in inside if newest[row.step] is not row]
-    starts = sorted(row.boottime - row.step_s - (row.val_s or 0.0) for row in inside)
-    gaps = [next((start for start in starts if start > kill), end) - kill for kill in kills]
+    gaps = []
+    for kill in kills:
+        row = next((row for row in sorted(inside, key=lambda row: row.boottime) if row.boottime > kill), None)
+        if row is not None and row.val_s is None:
+            gaps.append(row.boottime - row.step_s - kill)
     return Found(
         seconds=end - begin,
         steps=len(counting),
         again=len(again),
         steps_s=sum(row.step_s for row in counting),
-        validation_s=sum(row.val_s or 0.0 for row in counting),
-        again_s=sum(row.step_s for row in again),
+        validation_s=sum(validation_s(row, begin) for row in counting),
+        again_s=sum(row.step_s + (row.val_s or 0.0) for row in again),
         gaps=gaps,
     )
+
+
+def validation_s(row: StepRow, begin: float) -> float:
+    """Seconds of a row's validation, but for what was before `begin`."""
+    return min(row.val_s or 0.0, row.boottime - begin)
 
 
 def read_rows(paths: RunPaths) -> list[StepRow]:
@@ -106,8 +115,9 @@ def main() -> None:
     print(f"  {found.steps} steps done for good: {found.steps_s / found.seconds:.1%}")
     print(f"  validations that count: {found.validation_s / found.seconds:.1%}")
     print(f"  {found.again} steps done over: {found.again_s / found.seconds:.1%}")
+    middle, longest = statistics.median(found.gaps), max(found.gaps)
     print(
-        f"  from a kill to the beginning of the next step: median {statistics.median(found.gaps):.2f} s, longest {max(found.gaps):.2f} s"
+        f"  from a kill to the beginning of the next step ({len(found.gaps)} kills): median {middle:.2f} s, longest {longest:.2f} s"
     )
 
 

@@ -8,7 +8,7 @@ from adam.contract import schema
 from adam.contract.clock import boot_id, stamp
 from adam.contract.errors import BusyError
 from adam.contract.paths import RunPaths
-from adam.contract.process import alive, start_ticks
+from adam.contract.process import alive, group_of, processes_with, start_ticks
 from adam.contract.records import Lease
 
 PROBED_S = 2.0  # somebody who only asks (`lease_is_held`) has it for a moment; on a loaded machine that can be long
@@ -95,6 +95,19 @@ def launcher_waits(paths: RunPaths, program: str) -> bool:
 
 def child_lives(paths: RunPaths, lease: Lease) -> bool:
     return _is_ours(paths, lease) and alive(lease.child_pid, lease.child_ticks)
+
+
+def processes_of(paths: RunPaths, token: int) -> set[int]:
+    """Pids of the run's processes that belong to the attempt with `token`.
+
+    By their environment; and by the process group that the lease names, as a template's copy has the template's environment.
+    """
+    ours = set(processes_with("ADAM_SUPERVISED", str(paths.root)))
+    lease = read_lease(paths)
+    group = lease.child_pid if lease is not None and lease.token == token and _is_ours(paths, lease) else 0
+    return {pid for pid in ours if group and group_of(pid) == group} | ours.intersection(
+        processes_with("ADAM_TOKEN", str(token))
+    )
 
 
 def _is_ours(paths: RunPaths, lease: Lease) -> bool:

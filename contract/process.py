@@ -57,6 +57,14 @@ def state_letter(pid: int) -> str | None:
     return None if fields is None else fields[0]
 
 
+def group_of(pid: int) -> int:
+    """The process group of `pid`; 0 where there is no such process."""
+    try:
+        return os.getpgid(pid)
+    except ProcessLookupError:
+        return 0
+
+
 def alive(pid: int, ticks: int) -> bool:
     """True while the very process that had this pid and start time lives."""
     return pid > 0 and start_ticks(pid) == ticks

@@ -39,6 +39,7 @@ class Plan(Record, frozen=True, kw_only=True):
     lr_factor: float = 1.0
     sound: int = 0  # up to this step all is known to come of a chip that computed right
     backend: str = ""  # empty: as configured
+    fresh: bool = False  # the program is to share nothing with the one before
     death_interval_s: float = 0.0  # between the deaths of processes that were seen lately; 0: they are rare
     why: str = ""
     stamp: Stamp | None = None

@@ -189,7 +189,7 @@ class Loop:
 
     def _finish_step(self, update: Update, total: int) -> None:
         step = update.position.step
-        validated = self._evaluate() if self._evaluation_due(step, total) else None
+        validated = self._evaluate(step) if self._evaluation_due(step, total) else None
         if step % self.config.trainer.log_every == 0 or validated is not None or step == total:
             self._log(update, validated)
         self.heart.beat(step=step, micro_step=0, done=step)
@@ -216,7 +216,7 @@ class Loop:
         every = self.config.trainer.eval_every
         return step == total or (every > 0 and step % every == 0)
 
-    def _evaluate(self) -> tuple[Score, Sureness]:
+    def _evaluate(self, step: int) -> tuple[Score, Sureness]:
         with self.heart.during(Phase.EVALUATING):
             score = evaluate(
                 self.model,
@@ -224,17 +224,18 @@ class Loop:
                 tokens=self.config.trainer.eval_tokens,
                 micro_batch=self.runtime.micro_batch,
                 forward=self.forward,
-                tally=self._begun_validation(),
+                tally=self._begun_validation(step),
                 keep=self._keep_validation,
             )
             sure = self._sureness()
         log.info("validated", val_loss=round(score.loss, 4), bits_per_byte=round(score.bits_per_byte, 4))
         return score, sure
 
-    def _begun_validation(self) -> Tally:
+    def _begun_validation(self, step: int) -> Tally:
         """What a process that has died meanwhile did of this very validation."""
         key = key_of(
             self.model.parameters(),
+            step,
             fingerprint(self.runtime.parts()),
             self.data.manifest.splits["val"].tokens.sha256,
             self.config.trainer.eval_tokens,

@@ -9,9 +9,9 @@ from msgspec.structs import replace
 from adam.contract import schema
 from adam.contract.clock import stamp
 from adam.contract.errors import AdamError, NotRunningError
-from adam.contract.lease import launcher_waits
+from adam.contract.lease import launcher_waits, processes_of
 from adam.contract.paths import RunPaths
-from adam.contract.process import alive, processes_with
+from adam.contract.process import alive
 from adam.contract.shared import Control, SharedWord
 from adam.contract.supervisor import Supervisor
 from adam.watchdog.journal import Journal
@@ -85,8 +85,11 @@ class Hands:
 
     def _launch(self, action: Launch) -> None:
         try:
+            waits = launcher_waits(
+                self._paths, action.plan.program
+            )  # it takes the plan up by itself, as soon as it is there
             schema.save_reserved(self._paths.plan, replace(action.plan, stamp=stamp()))
-            if not launcher_waits(self._paths, action.plan.program):  # it takes the plan up by itself
+            if not waits:
                 self._supervisor.start(action.plan.program)
             self.launch_error = ""
         except AdamError as error:
@@ -104,8 +107,7 @@ class Hands:
             self.launch_error = str(error)
 
     def _sweep(self, action: Sweep) -> None:
-        ours = set(processes_with("ADAM_SUPERVISED", str(self._paths.root)))
-        for pid in ours.intersection(processes_with("ADAM_TOKEN", str(action.token))):
+        for pid in processes_of(self._paths, action.token):
             os.kill(pid, signal.SIGKILL)
 
 

@@ -16,8 +16,9 @@ from functools import partial
 from pathlib import Path
 
 from adam.contract.errors import run_main
+from adam.contract.lease import processes_of
 from adam.contract.paths import RunPaths
-from adam.contract.process import die_with_parent, processes_with, state_letter
+from adam.contract.process import die_with_parent, state_letter
 
 BUNDLES_KEPT = 10
 EVENTS = 50
@@ -121,8 +122,7 @@ def gather(paths: RunPaths, arguments: argparse.Namespace, gpus: bytes) -> None:
     write(target / "stacks.txt", partial(stacks_text, paths.log("stacks"), arguments.stacks_from, pid))
     write(target / "py-spy.txt", partial(py_spy_text, pid))
     # Asks every process of the machine for its environment, and so may stand on one that is stuck.
-    ours = set(processes_with("ADAM_SUPERVISED", str(paths.root)))
-    for other in sorted(ours.intersection(processes_with("ADAM_TOKEN", str(arguments.token))) - {pid}):
+    for other in sorted(processes_of(paths, arguments.token) - {pid}):
         write(target / f"proc-{other}.txt", partial(proc_text, other))
 
 

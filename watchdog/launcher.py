@@ -68,7 +68,7 @@ def read_plan(paths: RunPaths, program: str) -> Plan:
 
 
 class Relay:
-    """Passes SIGTERM and SIGINT on to the program; one that comes while there is none waits for it, and ends the wait for a plan."""
+    """Passes SIGTERM and SIGINT on to the program; one that comes while there is none waits for it."""
 
     def __init__(self) -> None:
         self._child, self._waiting = 0, 0
@@ -77,14 +77,13 @@ class Relay:
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         del frame
+        self._waiting = number
         if self._child:
             os.kill(self._child, number)
-        else:
-            self._waiting = number
 
     @property
     def asked(self) -> bool:
-        """True where somebody wants an end, and there is no program to be told."""
+        """True where somebody wants an end: nothing is begun any more, however the program took it."""
         return self._waiting != 0
 
     def to(self, child: int) -> None:
@@ -139,6 +138,7 @@ class Launcher:
         self._copies = program == "trainer" and not override
         self._template: Template | None = None
         self._made = False  # a template, during this attempt
+        self._kills: int | None = None  # for memory, before anything that the program can have caused
         self._relay, self._frozen = Relay(), FrozenWatchdog(paths)
 
     def run(self) -> None:
@@ -151,8 +151,12 @@ class Launcher:
             doubtful = told.signal is None or told.oom_killed or time.monotonic() - began < LIVED_S
             ready = not doubtful and self._template is not None and self._template.ready
             plan = self._next(plan, lease_fd, lease) if ready and not self._relay.asked else None
+        self._end_template()
+
+    def _end_template(self) -> None:
         if self._template is not None:
             self._template.end()
+            self._template = None
 
     def _attempt(self, plan: Plan, lease_fd: int, lease: Lease) -> ExitReport:
         """Start the program, wait for its end and tell it."""
@@ -160,7 +164,7 @@ class Launcher:
         place = self._paths.exit_report(self._program)
         make_reserve(place)
         log, words_fd = ChildLog(self._paths.log(self._program)), memory_for_last_words()
-        kills_before, started = oom_kills(), stamp()
+        self._kills, started = oom_kills(), stamp()
         try:
             child, gate = self._start(plan, lease_fd, log.fd, words_fd)
         except OSError as error:
@@ -175,7 +179,7 @@ class Launcher:
                 wait_for(child, self._look)
             self._relay.stop()
             end_group(child)
-            told = report(plan, child, tail_of(log, words_fd), started, kills_before)
+            told = report(plan, child, tail_of(log, words_fd), started, self._kills)
             if trouble:
                 told = msgspec.structs.replace(told, code=int(Exit.DISK), signal=None, tail=(trouble,))
         os.close(words_fd)
@@ -185,6 +189,8 @@ class Launcher:
 
     def _start(self, plan: Plan, lease_fd: int, log_fd: int, words_fd: int) -> tuple[int, int | None]:
         """(pid, gate) of the program: a copy of the template where there is one, else a process of its own, without gate. Raises OSError."""
+        if plan.fresh:
+            self._end_template()
         if self._template is not None:
             birth = Birth(attempt=plan.attempt, token=plan.token, launcher_pid=os.getpid())
             if (copy := self._template.copy(birth, lease_fd, log_fd, words_fd)) is not None:
@@ -195,12 +201,13 @@ class Launcher:
     def _look(self) -> None:
         """Called every CHECK_S while a program runs: the first time is soon enough for a template."""
         self._frozen.look()
+        if self._template is not None and not self._template.alive:
+            self._kills = oom_kills()  # it may have been killed for memory: that says nothing of the program
         if self._copies and not self._made and (self._template is None or not self._template.alive):
             self._made = (
                 True  # one an attempt: where it dies, for want of memory perhaps, it is not tried again and again
             )
-            if self._template is not None:
-                self._template.end()
+            self._end_template()
             self._template = Template(template_command(self._paths.root))
 
     def _next(self, done: Plan, lease_fd: int, lease: Lease) -> Plan | None:
@@ -219,9 +226,8 @@ class Launcher:
             if plan is not None and plan.token != done.token and plan.program == self._program:
                 return plan
             waited = time.monotonic() - since
-            if waited > KEPT_S and self._template is not None:  # what it was made of may have changed
-                self._template.end()
-                self._template = None
+            if waited > KEPT_S:
+                self._end_template()  # what it was made of may have changed
             time.sleep(min(LONGEST_LOOK_S, LOOK_S + waited / 20))
             self._frozen.look()
         return None

@@ -4,7 +4,7 @@ from adam.contract import schema
 from adam.contract.checkpoints import list_checkpoints, parse_name
 from adam.contract.durable import last_line
 from adam.contract.errors import AdamError
-from adam.contract.lease import child_lives, launcher_lives, lease_is_held, read_lease
+from adam.contract.lease import child_lives, launcher_lives, launcher_waits, lease_is_held, read_lease
 from adam.contract.paths import RunPaths
 from adam.contract.process import state_letter
 from adam.contract.records import Desired, ExitReport, Plan, decode_step
@@ -91,6 +91,8 @@ class Eyes:
             child_pid=lease.child_pid,
             child_ticks=lease.child_ticks,
             launcher_alive=launcher_alive,
+            waiting_pid=lease.waiting_pid if launcher_waits(self._paths, lease.program) else 0,
+            waiting_ticks=lease.waiting_ticks,
             child_alive=child_lives(self._paths, lease),
             # Trying the lock would get into the way of a launcher that is just taking it.
             held=not launcher_alive and memory.stage != Stage.STARTING and lease_is_held(self._paths),

@@ -18,7 +18,7 @@ def deaths_lately(deaths: tuple[float, ...], now: float) -> tuple[float, ...]:
 def death_interval_s(deaths: tuple[float, ...], now: float) -> float:
     """Mean seconds between processes' deaths; 0 where fewer than two were seen lately."""
     seen = deaths_lately(deaths, now)
-    return (now - seen[0]) / len(seen) if len(seen) > 1 else 0.0
+    return (seen[-1] - seen[0]) / (len(seen) - 1) if len(seen) > 1 else 0.0
 
 
 def failure_interval_s(failures: int, watched_s: float) -> float:

@@ -29,6 +29,7 @@ DETERMINISTIC = {
     FailureClass.DATA,
     FailureClass.CHECKPOINT,
 }
+HUNG = "hang"
 WORN_OUT = 3  # times `same_failures`: as many failures in a row without progress, however they differ
 
 
@@ -66,7 +67,7 @@ def finish(turn: Turn, report: ExitReport | None) -> None:
     elif memory.stop_asked is not None:
         turn.tell("ended", f"{program} ended, as it was asked to", **facts_of(report))
     elif memory.hang is not None:
-        fail(turn, FailureClass.HOST, "hang", f"{program} hung", report)
+        fail(turn, FailureClass.HOST, HUNG, f"{program} hung", report)
     elif report is None and memory.untold:
         told = f"{program} has ended, and how could not be written: the disk is failing"
         fail(turn, FailureClass.DISK, "untold", told)
@@ -122,8 +123,9 @@ def fail(
         text=text,
     )
     wait = turn.backoff_s(failures.in_a_row)
-    deaths = deaths_lately((*memory.deaths, turn.now), turn.now)
-    turn.set(failures=failures, not_before=turn.now + wait, crashed=True, deaths=deaths)
+    deaths = deaths_lately((*memory.deaths, turn.now), turn.now) if turn.plan.program == "trainer" else memory.deaths
+    doubtful = detail == HUNG or failures.in_a_row > 1
+    turn.set(failures=failures, not_before=turn.now + wait, crashed=True, deaths=deaths, doubtful=doubtful)
     turn.tell(
         "crashed", text, failure=kind.value, detail=detail, step=step, in_a_row=failures.in_a_row, **facts_of(report)
     )

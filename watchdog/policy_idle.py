@@ -189,6 +189,7 @@ def launch(turn: Turn, program: str, resume: Resume | None, why: str) -> None:
         micro_batch=turn.micro_batch,
         lr_factor=turn.changes.lr_factor,
         sound=min(memory.sound, resume.step) if resume else 0,
+        fresh=memory.crashed and memory.doubtful,
         death_interval_s=round(death_interval_s(memory.deaths, turn.now), 1),
         why=why,
     )

@@ -47,6 +47,12 @@ def starting(turn: Turn) -> None:
     elif turn.seen.launch_error:
         ask_again(turn)
         return
+    elif waited > LAUNCHING_S and lease is not None and lease.waiting_pid:
+        # It stands still, or the watchdog before this one died before it had written the plan: supervisord starts another.
+        turn.act(Signal(lease.waiting_pid, lease.waiting_ticks, signal.SIGKILL))
+        never_seen(
+            turn, "launcher", f"the launcher that waited for {turn.plan.program} did not take its plan up and is killed"
+        )
     elif waited > LAUNCHING_S and turn.seen.program_state in GONE:
         never_seen(turn, "launcher", f"the launcher of {turn.plan.program} ended before it had the lease")
     elif waited > turn.settings.start_seconds:

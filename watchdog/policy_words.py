@@ -91,6 +91,8 @@ class LeaseSeen(msgspec.Struct, frozen=True, kw_only=True):
     child_pid: int = 0
     child_ticks: int = 0
     launcher_alive: bool = False
+    waiting_pid: int = 0  # a launcher that has nothing to do and takes up the next plan; 0: there is none alive
+    waiting_ticks: int = 0
     child_alive: bool = False
     held: bool = False
 
@@ -209,7 +211,8 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
     since: float = 0.0  # when the stage was entered
     plan: Plan | None = None  # of the present or last attempt
     restarts: int = 0
-    deaths: tuple[float, ...] = ()  # when attempts failed lately on this boot, oldest first
+    deaths: tuple[float, ...] = ()  # when trainers died lately on this boot, oldest first
+    doubtful: bool = False  # the last attempt hung, or came no further than the one before
     crashed: bool = False  # the last attempt: the next start is a restart
     best: int = 0  # furthest step ever reached
     best_before: int = 0  # … before the present attempt

@@ -18,7 +18,8 @@ import msgspec
 from adam.contract.birth import GO, LONGEST, READY, Birth
 from adam.contract.process import die_with_parent, taking_orphans_in
 
-ANSWER_S = 2.0  # for a copy to be made: it takes milliseconds
+ENDED_S = 1.0
+ANSWER_S = 5.0  # for a copy to be made: it takes milliseconds
 
 
 def template_command(run: Path) -> list[str]:
@@ -30,10 +31,16 @@ class Template:
     """A template process, started at once. None of its methods raises: where it fails there is none, and `ready` is False."""
 
     def __init__(self, command: list[str]) -> None:
+        self._ready = False
+        self._process: subprocess.Popen[bytes] | None = None
+        self._socket: socket.socket | None = None
+        with suppress(OSError):
+            self._start(command)
+
+    def _start(self, command: list[str]) -> None:
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._socket.setblocking(False)
-        self._ready, self._process = False, None
-        with theirs, suppress(OSError):
+        with theirs:
             self._process = subprocess.Popen(
                 [*command, str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
@@ -49,7 +56,7 @@ class Template:
     @property
     def ready(self) -> bool:
         """True where it waits to be copied."""
-        if not self.alive:
+        if not self.alive or self._socket is None:
             return False
         if not self._ready:
             with suppress(OSError):
@@ -61,31 +68,38 @@ class Template:
 
         The gate's closing ends a copy that has not begun, so none can run of which the launcher does not know.
         """
-        theirs, gate = os.pipe()
+        theirs = gate = -1
         try:
+            theirs, gate = os.pipe()
             with taking_orphans_in():
                 pid = self._ask(birth, (lease, log, words, theirs))
             os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)  # raises where it is not our child
         except (OSError, ValueError):
-            os.close(gate)
+            if gate >= 0:
+                os.close(gate)
             self.end()
             return None
         finally:
-            os.close(theirs)
+            if theirs >= 0:
+                os.close(theirs)
         return pid, gate
 
     def _ask(self, birth: Birth, fds: tuple[int, ...]) -> int:
         """The pid of a copy. Raises OSError (BlockingIOError: no answer in time), ValueError."""
+        if self._socket is None:
+            raise ConnectionError("no template was started")
         socket.send_fds(self._socket, [msgspec.json.encode(birth)], list(fds))
         select.select([self._socket], [], [], ANSWER_S)
         return int(self._socket.recv(LONGEST))
 
     def end(self) -> None:
         """Kill it. Its copies live on."""
-        self._socket.close()
+        if self._socket is not None:
+            self._socket.close()
         if self._process is not None:
             self._process.kill()
-            self._process.wait()
+            with suppress(subprocess.TimeoutExpired):  # where the kernel holds it, it is the kernel's to end
+                self._process.wait(ENDED_S)
             self._process = None
 
 

@@ -59,7 +59,7 @@ def test_a_machine_that_never_fails_still_saves_every_twenty_minutes() -> None:
 
 def test_how_often_processes_die_is_judged_by_the_last_hour() -> None:
     assert death_interval_s((), 1000.0) == death_interval_s((990.0,), 1000.0) == 0
-    assert death_interval_s((910.0, 940.0, 970.0), 1000.0) == 30
+    assert death_interval_s((910.0, 940.0, 970.0), 971.0) == death_interval_s((910.0, 940.0, 970.0), 1000.0) == 30
     assert death_interval_s((910.0, 940.0, 970.0), 5000.0) == 0  # long ago
     assert death_interval_s((5000.0, 6000.0), 1000.0) == 0  # of a boot that was longer
     assert deaths_lately(tuple(float(at) for at in range(100)), 100.0) == tuple(range(100 - DEATHS, 100))

@@ -174,6 +174,45 @@ def test_kills_are_tried_for_ever_with_a_capped_wait(bench):
     assert not bench.memory.verdict and bench.memory.not_before - bench.now > 100
 
 
+def test_what_follows_something_doubtful_shares_nothing_with_it(bench):
+    crash(bench, 25, number=signal.SIGKILL)
+    crash(bench, 26, number=signal.SIGKILL)  # it had come further than the one before
+    assert not bench.of(Launch)[-1].plan.fresh
+    bench.run_to_training(step=27)
+    assert not bench.of(Launch)[-1].plan.fresh
+    bench.ended(number=signal.SIGKILL).tick()
+    crash(bench, 27, number=signal.SIGKILL)  # and it no further
+    bench.run_to_training(step=28)
+    assert bench.of(Launch)[-1].plan.fresh
+    while not bench.memory.hang:
+        bench.tick()
+    bench.ended(number=signal.SIGKILL).tick()
+    bench.run_to_training(step=28)
+    assert bench.of(Launch)[-1].plan.fresh
+
+
+def test_a_launcher_that_waits_and_does_not_take_its_plan_up_is_killed(bench):
+    crash(bench, 25, number=signal.SIGKILL)
+    lease = replace(bench.seen.lease, launcher_pid=0, waiting_pid=77, waiting_ticks=5)
+    bench.see(lease=lease, program_state="RUNNING")
+    while bench.memory.stage != Stage.STARTING:
+        bench.tick()
+        if bench.memory.stage == Stage.SETTLING:
+            bench.settle()
+    began = bench.now
+    while not (signals := [action for action in bench.of(Signal) if action.pid == 77]):
+        bench.tick()
+    assert 5 < bench.now - began < 7
+    assert signals == [Signal(77, 5, signal.SIGKILL)] and bench.memory.stage != Stage.STARTING
+    bench.see(lease=replace(lease, waiting_pid=0), program_state="EXITED")
+    launches = len(bench.of(Launch))
+    for _ in range(40):
+        bench.tick()
+        if bench.memory.stage == Stage.SETTLING:
+            bench.settle()
+    assert len(bench.of(Launch)) > launches
+
+
 def test_the_next_trainer_knows_how_often_trainers_die(bench):
     for step in (20, 40, 60):
         crash(bench, step, number=signal.SIGKILL)
@@ -184,7 +223,7 @@ def test_the_next_trainer_knows_how_often_trainers_die(bench):
     died = bench.memory.deaths
     assert len(died) == 3 and died[0] < died[1] < died[2]
     launched = bench.of(Launch)[-1].plan.death_interval_s
-    assert 0 < launched == pytest.approx((bench.memory.since - died[0]) / 3, abs=1.0)
+    assert 0 < launched == pytest.approx((died[2] - died[0]) / 2, abs=0.1)
     assert restored(bench.memory, 5.0, same_boot=False).deaths == ()
 
 

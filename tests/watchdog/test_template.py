@@ -1,7 +1,9 @@
 """The trainer's template: copies that are the launcher's own children, and what becomes of one that fails."""
 
+import errno
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -173,6 +175,35 @@ class Counted:
 
     def start(self, name: str) -> None:
         self.started.append(name)
+
+
+def test_without_descriptors_there_is_no_template_and_no_copy(make, fds, monkeypatch):
+    def refused(*args: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    template = ready(make(WITHOUT_TORCH))
+    with monkeypatch.context() as context:
+        context.setattr(os, "pipe", refused)
+        assert template.copy(birth(), *fds) is None
+    monkeypatch.setattr(socket, "socketpair", refused)
+    assert not make(WITHOUT_TORCH).ready
+
+
+def test_a_launcher_that_takes_the_plan_up_at_once_is_not_started_twice(paths, monkeypatch):
+    lease_fd, lease = take_lease(paths, "trainer", token=6, attempt=2)
+    waits = {"launcher_pid": 0, "waiting_pid": lease.launcher_pid, "waiting_ticks": lease.launcher_ticks}
+    write_lease(lease_fd, msgspec.structs.replace(lease, **waits))
+    save = schema.save_reserved
+
+    def save_and_take_up(path: Path, record: schema.Record) -> None:
+        save(path, record)
+        write_lease(lease_fd, lease)
+
+    monkeypatch.setattr(schema, "save_reserved", save_and_take_up)
+    supervisor = Counted()
+    Hands(paths, supervisor, None, None, None, None).do(Launch(Plan(program="trainer", attempt=3, token=7)), 0.0)
+    assert not supervisor.started
+    os.close(lease_fd)
 
 
 @pytest.mark.parametrize(
