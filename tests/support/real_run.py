@@ -123,7 +123,13 @@ class RealRun:
         self.paths.supervisor_conf.write_text(text.replace(plain, launcher + "\n"))
         schema.save(self.paths.desired, Desired(stamp=stamp()))
         self._reap()
-        self._supervisord = start_detached(self.paths)
+        started = self._supervisord = start_detached(self.paths)
+        wait_for("supervisord's own word", lambda: self._supervisor_pid() == started.pid)
+
+    def _supervisor_pid(self) -> int:
+        with suppress(FileNotFoundError, ValueError):
+            return int(self.paths.supervisor_pid.read_text())
+        return 0
 
     def status(self) -> dict[str, Any]:
         return json.loads(self.adamctl("status", "--json").stdout)
