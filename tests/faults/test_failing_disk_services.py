@@ -85,7 +85,8 @@ def test_the_launcher_tells_the_true_end(tmp_path, monkeypatch, capfd, signals, 
         monkeypatch.setattr(launcher.time, "sleep", sleep)
         capfd.readouterr()
         disk.calls, disk.works = 0, False
-        code = run_main("launcher", lambda: launcher.launch(paths, "trainer", [sys.executable, "-S", "-c", PROGRAM]))
+        command = [sys.executable, "-S", "-c", PROGRAM]
+        code = run_main("launcher", lambda: launcher.Launcher(paths, "trainer", command).run() or 0)
         disk.works = True
         for fd in held:  # as the end of its process would
             os.close(fd)
