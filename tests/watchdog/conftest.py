@@ -173,7 +173,7 @@ redirect_stderr=true
         status = self.status()
         return status.state if status else None
 
-    def await_state(self, *states: RunState, seconds: float = 30.0) -> Status:
+    def await_state(self, *states: RunState, seconds: float = 60.0) -> Status:
         wait_until(lambda: self.state() in states, seconds, f"{states}, it is {self.status()}")
         status = self.status()
         assert status is not None
@@ -209,7 +209,7 @@ redirect_stderr=true
         with self.paths.metrics.open(newline="") as file:
             return list(csv.DictReader(file))
 
-    def await_step(self, step: int, seconds: float = 30.0) -> None:
+    def await_step(self, step: int, seconds: float = 60.0) -> None:
         def there() -> bool:
             rows = self.rows()
             return bool(rows) and int(rows[-1]["step"]) >= step
