@@ -201,15 +201,15 @@ class Checks:
             self.again["numbers went wrong"] += lost
         elif decision.memory.failures.older_tried:
             self.again["an older checkpoint was tried"] += lost
-        elif machine.rotted:
-            self.again["a checkpoint went bad"] += lost
         elif machine.memory_lost:
             self.again["memory was lost"] += lost
         else:
-            self.again["a process died"] += lost
-            if lost > box.snapshot_steps + math.ceil(box.drain_s / box.step_s) + 1:
+            much = lost > box.snapshot_steps + math.ceil(box.drain_s / box.step_s) + 1
+            self.again["a checkpoint went bad" if much and machine.rotted else "a process died"] += lost
+            if much and not machine.rotted:
                 self.fail(f"{lost} steps are lost with a process; there is a snapshot every {box.snapshot_steps}")
-        machine.memory_lost = machine.gone_back = machine.rotted = False
+            machine.rotted = machine.rotted and not much
+        machine.memory_lost = machine.gone_back = False
 
     def _crashed(self, decision: Decision, kind: str) -> None:
         self.restarts[kind] += 1

@@ -162,7 +162,7 @@ class Faults:
         good = [item for item in machine.disk.stored if item.good]
         if len(good) > 1:
             good[-1].good = False
-            machine.rotted = not machine.disk.memory
+            machine.rotted = True
 
     def memory_lost(self, machine: Machine) -> None:
         """Somebody removes what is in shared memory, and the trainer with it."""

@@ -60,7 +60,7 @@ class Machine:
         self.trouble: Trouble | None = None  # as the log of steps shows it
         self.died_at = 0  # the step that the last trainer had come to
         self.memory_lost = self.gone_back = False  # since the last start: by the machine, by the policy
-        self.rotted = False  # … and the newest checkpoint, with nothing newer in memory
+        self.rotted = False  # the newest checkpoint, and no attempt has lost steps to it yet
         self.reboot_at = math.inf
         self.refused_steps = 0  # that were lost with the memory, as a full disk had not taken them
         rules = RebootRules(per_day=world.reboots_per_day, uptime_s=HOUR)
