@@ -96,13 +96,10 @@ def stands_still(turn: Turn) -> bool:
     wait = wait or GpuWait(since=turn.now)
     at = next_try(turn, wait)
     if turn.now >= at:
-        if not wait.text:
-            return False
-        turn.tell("gpu", "a GPU is tried again: the next attempt begins", reason="tried again")
-        # What the keeper found before hours of waiting may no longer be so: it is asked again.
-        turn.set(gpu=replace(wait, text=""), settled=None)
-        turn.wake(turn.now)
-        return True
+        if wait.text:
+            turn.tell("gpu", "a GPU is tried again: the next attempt begins", reason="tried again")
+        turn.set(gpu=replace(wait, text=""))
+        return False
     turn.wake(at)
     stand(turn, wait)
     return True
