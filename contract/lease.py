@@ -85,12 +85,9 @@ def launcher_lives(paths: RunPaths, lease: Lease) -> bool:
     return _is_ours(paths, lease) and alive(lease.launcher_pid, lease.launcher_ticks)
 
 
-def launcher_waits(paths: RunPaths, program: str) -> bool:
-    """True where a launcher of `program` has carried out its plan and takes up the next one that it finds."""
-    lease = read_lease(paths)
-    if lease is None or lease.program != program or not _is_ours(paths, lease):
-        return False
-    return alive(lease.waiting_pid, lease.waiting_ticks)
+def launcher_waits(paths: RunPaths, lease: Lease) -> bool:
+    """True where the launcher has carried out its plan and takes up the next one for its program that it finds."""
+    return _is_ours(paths, lease) and alive(lease.waiting_pid, lease.waiting_ticks)
 
 
 def child_lives(paths: RunPaths, lease: Lease) -> bool:

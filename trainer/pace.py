@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from adam.contract.shared import Control
 from adam.contract.slots import MILESTONE, RAM
+from adam.contract.young import young_s
 
 SHARE = 0.004  # of the training time that snapshots in memory may cost: under half a per cent
 LONGEST_EVERY = 1000
@@ -23,9 +24,8 @@ def steps_between(stall_s: float, step_s: float, share: float = SHARE) -> int:
 
 
 def young_steps(stall_s: float, step_s: float, death_interval_s: float) -> int:
-    """How many updates lie between two snapshots where processes die often: what is lost, snapshots and steps done again, is least
-    at sqrt(2 x stall x interval between deaths) (Young, CACM 17(9), 1974)."""
-    return max(1, round(math.sqrt(2 * stall_s * death_interval_s) / step_s)) if step_s > 0 else 1
+    """How many updates lie between two snapshots where processes die often, so that snapshots and steps done again cost least together."""
+    return max(1, round(young_s(stall_s, death_interval_s) / step_s)) if step_s > 0 else 1
 
 
 class Pace:

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from adam.contract import schema
 from adam.contract.clock import stamp
 from adam.contract.errors import AdamError, NotRunningError
-from adam.contract.lease import launcher_waits, processes_of
+from adam.contract.lease import launcher_waits, processes_of, read_lease
 from adam.contract.paths import RunPaths
 from adam.contract.process import alive
 from adam.contract.shared import Control, SharedWord
@@ -85,9 +85,7 @@ class Hands:
 
     def _launch(self, action: Launch) -> None:
         try:
-            waits = launcher_waits(
-                self._paths, action.plan.program
-            )  # it takes the plan up by itself, as soon as it is there
+            waits = self._is_awaited(action.plan.program)  # asked first: it may take the plan up as soon as it is there
             schema.save_reserved(self._paths.plan, replace(action.plan, stamp=stamp()))
             if not waits:
                 self._supervisor.start(action.plan.program)
@@ -96,6 +94,11 @@ class Hands:
             self.launch_error = str(error)
         except OSError as error:
             self.launch_error = f"the plan can't be written: {error.strerror} ({error.filename})"
+
+    def _is_awaited(self, program: str) -> bool:
+        """True where a launcher takes the next plan for `program` up by itself."""
+        lease = read_lease(self._paths)
+        return lease is not None and lease.program == program and launcher_waits(self._paths, lease)
 
     def _shutdown(self) -> None:
         try:

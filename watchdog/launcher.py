@@ -137,7 +137,9 @@ class Launcher:
         self._command = command_of(program, paths, override)
         self._copies = program == "trainer" and not override
         self._template: Template | None = None
-        self._made = False  # a template, during this attempt
+        self._made = (
+            False  # a template, in this attempt: one that dies, of too little memory perhaps, is not made at once again
+        )
         self._kills: int | None = None  # for memory, before anything that the program can have caused
         self._relay, self._frozen = Relay(), FrozenWatchdog(paths)
 
@@ -171,9 +173,11 @@ class Launcher:
             told = never_started(plan, error, started)
         else:
             trouble = name_child(self._paths, lease_fd, lease, child)
-            if gate is not None:
-                begin(gate) if not trouble else os.close(gate)
+            if gate is not None and trouble:
+                os.close(gate)
             if not trouble:  # else nobody could stop it, or see it hang: it is ended at once
+                if gate is not None:
+                    begin(gate)
                 self._relay.to(child)
                 notify("READY=1")
                 wait_for(child, self._look)
@@ -204,9 +208,7 @@ class Launcher:
         if self._template is not None and not self._template.alive:
             self._kills = oom_kills()  # it may have been killed for memory: that says nothing of the program
         if self._copies and not self._made and (self._template is None or not self._template.alive):
-            self._made = (
-                True  # one an attempt: where it dies, for want of memory perhaps, it is not tried again and again
-            )
+            self._made = True
             self._end_template()
             self._template = Template(template_command(self._paths.root))
 

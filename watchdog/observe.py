@@ -91,7 +91,7 @@ class Eyes:
             child_pid=lease.child_pid,
             child_ticks=lease.child_ticks,
             launcher_alive=launcher_alive,
-            waiting_pid=lease.waiting_pid if launcher_waits(self._paths, lease.program) else 0,
+            waiting_pid=lease.waiting_pid if launcher_waits(self._paths, lease) else 0,
             waiting_ticks=lease.waiting_ticks,
             child_alive=child_lives(self._paths, lease),
             # Trying the lock would get into the way of a launcher that is just taking it.

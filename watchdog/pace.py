@@ -1,6 +1,6 @@
 """How often a checkpoint is written to disk, and how often processes die: pure functions."""
 
-import math
+from adam.contract.young import young_s
 
 DAY_S = 86400.0
 SHORTEST_S = 600.0
@@ -24,11 +24,6 @@ def death_interval_s(deaths: tuple[float, ...], now: float) -> float:
 def failure_interval_s(failures: int, watched_s: float) -> float:
     """Mean time between losses of the machine's memory: what was seen, beside a prior of one a day."""
     return (watched_s + DAY_S) / (failures + 1)
-
-
-def young_s(cost_s: float, failure_interval: float) -> float:
-    """The interval that loses least time (Young, CACM 17(9), 1974): sqrt(2 x cost x mean time between failures)."""
-    return math.sqrt(2 * cost_s * failure_interval)
 
 
 def checkpoint_interval_s(

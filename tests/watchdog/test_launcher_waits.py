@@ -65,7 +65,7 @@ def box(paths, await_: Callable) -> Iterator[Box]:
 def kill_child(box: Box, await_: Callable) -> int:
     pid = box.child()
     os.kill(pid, signal.SIGKILL)
-    await_(lambda: launcher_waits(box.paths, "trainer") or box.process.poll() is not None, 10)
+    await_(lambda: launcher_waits(box.paths, read_lease(box.paths)) or box.process.poll() is not None, 10)
     return pid
 
 
@@ -131,4 +131,4 @@ def test_a_launcher_killed_while_it_waits_takes_its_template_along(box, await_):
     box.process.kill()
     await_(lambda: state_letter(template) in (None, "Z"), 5)
     box.process.wait()
-    assert not launcher_waits(box.paths, "trainer")
+    assert not launcher_waits(box.paths, read_lease(box.paths))

@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from adam.contract.young import young_s
 from adam.watchdog.pace import (
     DAY_S,
     DEATHS,
@@ -12,7 +13,6 @@ from adam.watchdog.pace import (
     death_interval_s,
     deaths_lately,
     failure_interval_s,
-    young_s,
 )
 
 SEEN = {"cost_s": 30.0, "size": 33_200_000_000, "failures": 0, "watched_s": 0.0, "bytes_per_day": 1e15, "minutes": 0.0}
