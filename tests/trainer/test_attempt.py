@@ -144,10 +144,12 @@ def test_a_validation_goes_on_where_its_process_died(tmp_path, monkeypatch, afte
     dies_in_validation(monkeypatch, after)
     with pytest.raises(Died):
         run_attempt(parts.root, 1, never)
+    kept = schema.load(parts.validation, evaluate.Tally)
     computed = dies_in_validation(monkeypatch, 0)
     write_plan(parts, 2, in_memory(parts))
     assert run_attempt(parts.root, 2, never)
     assert computed[0] == 2 * after + 2
+    assert next(row.val_s for row in newest_rows(parts) if row.step == 3) > kept.seconds > 0
     assert [(row.step, row.val_loss, row.val_bits_per_byte) for row in newest_rows(parts)] == [
         (row.step, row.val_loss, row.val_bits_per_byte) for row in rows(whole)
     ]
