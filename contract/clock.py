@@ -24,6 +24,11 @@ class Stamp(msgspec.Struct, frozen=True):
             return max(0.0, now.boottime - self.boottime)
         return max(0.0, now.wall - self.wall)
 
+    def in_boot_of(self, now: "Stamp") -> "Stamp":
+        """This moment by the clocks of `now`'s boot: what the wall clock does from now on no longer changes its age."""
+        age = self.age_s(now)
+        return self if self.boot_id == now.boot_id else Stamp(now.wall - age, now.boot_id, now.boottime - age)
+
 
 @functools.cache
 def boot_id() -> str:

@@ -88,6 +88,22 @@ def settled(rules: Rules, journal: Journal, newest: Newest | None, key: str, now
     return not task.weights and not task.state and wait is None
 
 
+def in_boot_of(journal: Journal, now: Stamp) -> Journal:
+    """The journal of an earlier boot, by this one's clocks. A wall clock that was put back a day meanwhile would delay all by that day."""
+
+    def moved(sent: Sent | None) -> Sent | None:
+        return None if sent is None else replace(sent, stamp=sent.stamp.in_boot_of(now))
+
+    failure = journal.failure
+    return replace(
+        journal,
+        weights=moved(journal.weights),
+        state=moved(journal.state),
+        tried=None if journal.tried is None else journal.tried.in_boot_of(now),
+        failure=None if failure is None else replace(failure, stamp=failure.stamp.in_boot_of(now)),
+    )
+
+
 def begun(journal: Journal, now: Stamp) -> Journal:
     """Written before an upload begins: an uploader that dies in it is not followed by one that tries at once, for ever."""
     return replace(journal, tried=now)

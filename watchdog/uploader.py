@@ -28,7 +28,7 @@ from adam.contract.hub_token import hub_token, token_mark
 from adam.contract.paths import RunPaths
 from adam.contract.process import die_with_parent
 from adam.contract.records import UploadSeen
-from adam.watchdog.upload_policy import Rules, arrived, begun, decide, failed, refused, settled
+from adam.watchdog.upload_policy import Rules, arrived, begun, decide, failed, in_boot_of, refused, settled
 from adam.watchdog.upload_words import Event, Journal, Newest, Outcome, Report, Task, Trouble
 
 LOOK_S = 60.0  # a token that somebody has put in its place is seen so soon
@@ -77,9 +77,12 @@ class Uploader:
         self._rules = Rules(
             where_of(upload), upload.every_minutes * 60, upload.state_every_hours * 3600, config.trainer.seed
         )
-        self._journal = recall(paths, self._rules.where)
         self._newest: Newest | None = None
         self._note = ""
+        known = recall(paths, self._rules.where)
+        self._journal = in_boot_of(known, now())
+        if self._journal != known:
+            self._remember(self._journal)
         self.job: Job | None = None
 
     def hear(self, newest: Newest) -> None:

@@ -108,6 +108,8 @@ def test_ages_go_by_boot_time_within_a_boot_and_by_the_wall_across_boots() -> No
     assert then.age_s(Stamp(wall=0.0, boot_id="a", boottime=60.0)) == 10.0
     assert then.age_s(Stamp(wall=1300.0, boot_id="b", boottime=5.0)) == 300.0
     assert then.age_s(Stamp(wall=900.0, boot_id="b", boottime=5.0)) == 0.0
+    later = Stamp(wall=1300.0, boot_id="b", boottime=5.0)
+    assert then.in_boot_of(later) == Stamp(1000.0, "b", -295.0) and later.in_boot_of(later) is later
     assert iso(0.0) == "1970-01-01T00:00:00.000Z"
 
 

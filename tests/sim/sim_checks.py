@@ -183,11 +183,12 @@ class Checks:
             self.fail(f"a reboot while step {machine.disk.memory[0].step} is in memory only")
 
     def _begins_well(self, resume: Resume | None) -> None:
-        """From a snapshot in memory or from a verified checkpoint, and from no weights that are known to be spoilt."""
+        """From a snapshot in memory, or from a checkpoint that a keeper said was right since this watchdog lives (where it waited for
+        a GPU, that may be hours ago), and from no weights that are known to be spoilt."""
         machine = self.machine
         if resume is None:
             return
-        if not resume.slot and resume.checkpoint not in machine.watchdog.keeper.verified:
+        if not resume.slot and resume.checkpoint not in machine.watchdog.keeper.told:
             self.fail(f"an attempt begins from {resume.checkpoint}, which is not verified")
         spoil = machine.spoil_of(resume)
         if spoil is not None and spoil.known:

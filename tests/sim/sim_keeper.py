@@ -59,6 +59,7 @@ class Keeper:
         """`token` is the lease's, `saves` what the watchdog remembered."""
         self.disk, self.box, self.token, self.saves = disk, box, token, saves
         self.verified: set[str] = set()
+        self.told: set[str] = set()  # what the watchdog was told is right, by this keeper or one before
         self.request: AskSettle | AskCommit | Look | None = None
         self.done_at = self.up_at = self.kill_at = math.inf
         self.look_at = now + LOOK_AFTER_S
@@ -149,6 +150,7 @@ class Keeper:
             self.trouble = self._commit(request, now, wall)
         else:
             self._confirm()
+        self.told |= self.verified
         self.listed = self._listing()
         self.newest = next((item.name for item in reversed(self.disk.stored) if item.name in self.verified), "")
         if not self.verified and self.disk.stored:  # behind the answer; see keeper.Keeper.afterwards
@@ -247,6 +249,7 @@ class Keeper:
         for item in items:
             self.disk.stored.remove(item)
             self.verified.discard(item.name)
+            self.told.discard(item.name)
             self.disk.quarantined += 1
 
     def _listing(self) -> tuple[Kept, ...]:

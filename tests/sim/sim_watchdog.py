@@ -31,6 +31,7 @@ from adam.watchdog.policy_words import (
     Tell,
 )
 from adam.watchdog.status_file import FRESH_S, Remembered
+from adam.watchdog.upload_policy import in_boot_of
 from adam.watchdog.upload_words import Journal
 
 if TYPE_CHECKING:
@@ -214,7 +215,8 @@ class Watchdog:
         self._written_memory, self._written_as, self._written_at = known.policy, None, -math.inf
         token = machine.lease.token if machine.lease is not None else 0
         self.keeper = Keeper(machine.disk, machine.box, token, known.saves, self.up_at)
-        key, self.uploader = self.uploader.key, Uploader(machine.hub, machine.box, self.uploader.journal)
+        journal = in_boot_of(self.uploader.journal, machine.stamp)
+        key, self.uploader = self.uploader.key, Uploader(machine.hub, machine.box, journal)
         self.uploader.key, machine.disk.held = key, ()
         self.launch_error, self.decision = "", None
         plan = machine.plan_file or Plan(program="", attempt=0, token=0)

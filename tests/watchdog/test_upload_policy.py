@@ -19,6 +19,7 @@ from adam.watchdog.upload_policy import (
     begun,
     decide,
     failed,
+    in_boot_of,
     is_permanent,
     refused,
     settled,
@@ -115,6 +116,20 @@ def test_an_uploader_that_dies_in_each_upload_does_not_try_without_a_pause() -> 
 def test_a_clock_that_is_put_back_a_day_delays_nothing() -> None:
     journal = sent(Journal(), 0)
     assert decide(RULES, journal, Newest(name(2)), KEY, Stamp(1e9 - DAY, "boot", HOUR)) == Task(name(2), True, False)
+
+
+def test_a_clock_that_was_put_back_a_day_behind_a_reboot_delays_nothing_by_more_than_it_had_to_wait_anyway() -> None:
+    """Only the wall clock tells how long ago things of another boot were: it says "not yet", for a day."""
+
+    def booted(seconds: float) -> Stamp:
+        return Stamp(1e9 - DAY + seconds, "next boot", seconds)
+
+    journal = failed(RULES, begun(sent(Journal(), 0), at(HOUR)), PASSING, KEY, at(HOUR))
+    assert decide(RULES, journal, Newest(name(2)), KEY, booted(HOUR)) == Wait(HOUR)
+    here = in_boot_of(journal, booted(10))
+    assert decide(RULES, here, Newest(name(2)), KEY, booted(HOUR + 9)) == Wait(1.0)
+    assert decide(RULES, here, Newest(name(2)), KEY, booted(HOUR + 10)) == Task(name(2), True, False)
+    assert in_boot_of(here, booted(HOUR)) == here
 
 
 TROUBLES = st.sampled_from([None, None, PASSING, PERMANENT, Trouble("many", 429, 600.0), Trouble("reset")])

@@ -16,10 +16,12 @@ from fake_hub import REPO, FakeHub
 from small_checkpoint import make_uploading_run, write_checkpoint
 
 from adam.contract import schema
+from adam.contract.clock import Stamp
 from adam.contract.config_file import load_config, write_lock
 from adam.contract.far import FAR_MANIFEST
 from adam.contract.paths import RunPaths
-from adam.watchdog.upload_words import Journal, Newest, Report
+from adam.watchdog.upload_words import Journal, Newest, Report, Sent
+from adam.watchdog.uploader import Uploader
 
 KILLS = 12
 
@@ -143,3 +145,16 @@ def test_it_ends_with_its_watchdog(paths: RunPaths) -> None:
         assert next(uploader.reports())
         uploader.process.communicate(timeout=10)  # closes its stdin first
         assert uploader.process.returncode == 0
+
+
+def test_a_journal_of_an_earlier_boot_is_kept_by_the_clocks_of_this_one(paths: RunPaths) -> None:
+    """An uploader that dies each half hour, behind a wall clock that was put back a day, must not count its hour from zero each time."""
+    paths.outbox.mkdir(exist_ok=True)
+    config, here = load_config(paths.lock), Stamp(1e9, "this boot", 60.0)
+    sent = Sent("step-00000040-a01", Stamp(1e9 + 86400.0, "the last boot", 9e4))
+    schema.save(paths.upload_journal, Journal(where=f"hf://{REPO}", weights=sent))
+    Uploader(paths, config, lambda: here, print)
+    kept = schema.load(paths.upload_journal, Journal)
+    assert kept.weights == Sent(sent.checkpoint, here)
+    Uploader(paths, config, lambda: Stamp(0.0, "this boot", 1860.0), print)
+    assert schema.load(paths.upload_journal, Journal) == kept
