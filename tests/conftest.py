@@ -8,6 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# An example may take as long as a loaded machine makes it: pytest's own time-out is the one that counts.
+settings.register_profile("adam", deadline=None)
+settings.load_profile("adam")
 
 pytest_plugins = ["stand_ins"]
 
