@@ -33,6 +33,12 @@ _FAULTS = {
     pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH: "mismatch",
     pynvml.NVML_ERROR_RESET_REQUIRED: "reset",
 }
+_NOT_OFFERED = {
+    pynvml.NVML_ERROR_NOT_SUPPORTED,
+    pynvml.NVML_ERROR_FUNCTION_NOT_FOUND,
+    pynvml.NVML_ERROR_INVALID_ARGUMENT,
+    pynvml.NVML_ERROR_NO_PERMISSION,
+}
 # What the driver wants done (since 565; https://docs.nvidia.com/deploy/a100-gpu-mem-error-mgmt, "recovery action").
 _RECOVERY = {
     pynvml.NVML_GPU_RECOVERY_ACTION_NONE: "",
@@ -71,7 +77,7 @@ def read_gpu(index: int) -> Gpu:
     return Gpu(
         index=index,
         name=_maybe(pynvml.nvmlDeviceGetName, handle) or "",
-        temperature_c=_maybe(pynvml.nvmlDeviceGetTemperature, handle, pynvml.NVML_TEMPERATURE_GPU),
+        temperature_c=_offered(pynvml.nvmlDeviceGetTemperature, handle, pynvml.NVML_TEMPERATURE_GPU),
         margin_c=_maybe(pynvml.nvmlDeviceGetMarginTemperature, handle),
         power_w=power / 1000 if power is not None else None,
         power_limit_w=limit / 1000 if limit is not None else None,
@@ -107,16 +113,23 @@ def _field(handle: Any, field: int) -> int | None:
     return int(value.value.uiVal) if value.nvmlReturn == pynvml.NVML_SUCCESS else None
 
 
-def _maybe(call: Callable[..., Any], *arguments: Any) -> Any:
+def _offered(call: Callable[..., Any], *arguments: Any) -> Any:
     """The value, None where this chip, driver or library does not offer it."""
     try:
         return call(*arguments)
-    except (
-        pynvml.NVMLError_NotSupported,
-        pynvml.NVMLError_FunctionNotFound,
-        pynvml.NVMLError_InvalidArgument,
-        pynvml.NVMLError_NoPermission,
-    ):
+    except pynvml.NVMLError as error:
+        if error.value in _NOT_OFFERED:
+            return None
+        raise
+
+
+def _maybe(call: Callable[..., Any], *arguments: Any) -> Any:
+    """The value, None where it can't be had just now: only what is wrong with the whole GPU may keep its temperature from being seen."""
+    try:
+        return call(*arguments)
+    except pynvml.NVMLError as error:
+        if error.value in _FAULTS:
+            raise
         return None
 
 

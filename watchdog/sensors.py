@@ -18,12 +18,21 @@ from adam.watchdog.probe_words import Held, Reading, Xid
 
 STALE_TIMES = 3.0  # intervals without a reading after which the probe is taken to hang
 STALE_LEAST_S = 15.0
-NONE_AGAIN_S = 3600.0
+NONE_FIRST_S, NONE_LONGEST_S = 60.0, 3600.0
+DEVICE = Path("/dev/nvidiactl")
 RESTORE_S = 5.0
 
 
 def pause_s(deaths: int) -> float:
     return float(min(300.0, 5.0 * 2 ** (deaths - 1)))
+
+
+def none_s(times: int, *, device: bool) -> float:
+    """Seconds until a driver is looked for again, that was not there `times` times in a row.
+
+    `device`: its device file is there, so it is being loaded or exchanged, or may not be asked: a GPU must not train unseen for long.
+    """
+    return NONE_FIRST_S if device else min(NONE_LONGEST_S, NONE_FIRST_S * 2.0 ** min(times - 1, 60))
 
 
 class GpuSensors:
@@ -51,7 +60,7 @@ class GpuSensors:
         self._last = Reading("unknown")
         self._rationed: dict[str, Told] = {}
         self._held: tuple[Held, ...] = ()
-        self._none_until = 0.0
+        self._nones, self._none_until = 0, 0.0
 
     @property
     def pid(self) -> int:
@@ -102,8 +111,9 @@ class GpuSensors:
             self._child.end(now)
 
     def _hear(self, reading: Reading, now: float) -> None:
-        if reading.sensors == "none":
-            self._none_until = now + NONE_AGAIN_S
+        self._nones = self._nones + 1 if reading.sensors == "none" else 0
+        if self._nones:
+            self._none_until = now + none_s(self._nones, device=DEVICE.exists())
         self._become(reading)
         self._xids |= {xid.gpu: xid for xid in reading.xids}
         self._held = reading.held if reading.sensors == "ok" else self._held

@@ -2,7 +2,7 @@
    as in "temp 95 margin 3". hang 1: calls never return. mismatch 1: the driver was changed. lost N: GPU N-1 fell off the bus; unknown N: likewise, in
    newer drivers' words. reset 1: NVML wants a reset; recovery N: the driver wants N done (nvmlDeviceGpuRecoveryAction_t).
    xid N: Xid N is reported once, when the number has changed. unset N: limits can't be set, with error N; least N: nor below N milliwatts; die 1: the process dies when it has
-   set one. Each limit that is set is a line "GPU MILLIWATTS" of the file that NVML_LIMITS names, and outlives the process, as in a driver. -DOLD_DRIVER leaves out what older libraries do not have. */
+   set one. A value of -10000 - N: its call fails with error N. Each limit that is set is a line "GPU MILLIWATTS" of the file that NVML_LIMITS names, and outlives the process, as in a driver. -DOLD_DRIVER leaves out what older libraries do not have. */
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -35,6 +35,7 @@ static int answer(void *h) {
 static int tell(void *h, const char *word, long otherwise, unsigned int *out) {
   long value = say(word, otherwise);
   *out = (unsigned int)value;
+  if (value <= -10000) return (int)(-10000 - value);
   return value < -1000 ? NOT_SUPPORTED : answer(h);
 }
 

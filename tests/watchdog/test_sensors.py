@@ -15,9 +15,11 @@ from adam.contract.records import Gpu
 from adam.watchdog.journal import Journal
 from adam.watchdog.log import logger_to
 from adam.watchdog.probe_words import Reading, Xid
-from adam.watchdog.sensors import GpuSensors, HostSensors
+from adam.watchdog.sensors import GpuSensors, HostSensors, none_s
 
 PROBE = [sys.executable, "-P", "-m", "adam.watchdog.probe", "--interval", "0.05", "--parent", str(os.getpid())]
+
+UNKNOWN = -10999  # the stand-in's word for a call that fails with NVML_ERROR_UNKNOWN
 
 
 @contextmanager
@@ -71,6 +73,14 @@ def test_what_an_old_driver_or_a_small_chip_does_not_tell_is_not_known(nvml, nvm
     assert (gpu.temperature_c, gpu.utilisation) == (61, 97)
     unknown = (gpu.margin_c, gpu.memory_temperature_c, gpu.clocks, gpu.uncorrected, gpu.power_w, gpu.recovery)
     assert unknown == (None,) * 6
+
+
+def test_what_fails_of_what_is_good_to_know_does_not_hide_the_temperature(nvml):
+    nvml.say(power=UNKNOWN, margin=UNKNOWN)
+    (gpu,) = first_line().gpus
+    assert (gpu.temperature_c, gpu.power_w, gpu.margin_c) == (61, None, None)
+    nvml.say(temp=UNKNOWN)
+    assert first_line().sensors == "unknown"
 
 
 @pytest.mark.parametrize(("fault", "why"), [("lost", "lost"), ("mismatch", "mismatch")])
@@ -153,14 +163,20 @@ def clock(paths):
     clock.sensors.end(clock.now)
 
 
-def test_no_driver_needs_no_process(clock, await_):
-    clock.until(await_, lambda sensors: sensors.state == "none" and not sensors.pid)
-    clock.now += 3000
-    clock.sensors.attend(clock.now)
-    assert not clock.sensors.pid
-    clock.now += 1000
-    clock.sensors.attend(clock.now)
-    assert clock.sensors.pid  # once an hour it looks again
+def test_no_driver_needs_no_process_and_is_looked_for_again(clock, await_):
+    for pause in (60, 120, 240):
+        clock.until(await_, lambda sensors: sensors.state == "none" and not sensors.pid)
+        clock.now += pause - 5
+        clock.sensors.attend(clock.now)
+        assert not clock.sensors.pid
+        clock.now += 6
+        clock.sensors.attend(clock.now)
+        assert clock.sensors.pid
+
+
+def test_a_driver_that_is_there_and_does_not_answer_is_asked_each_minute():
+    assert [none_s(times, device=False) for times in (1, 3, 7, 5000)] == [60.0, 240.0, 3600.0, 3600.0]
+    assert {none_s(times, device=True) for times in (1, 3, 5000)} == {60.0}
 
 
 def test_a_probe_that_hangs_is_killed_and_tried_again_later(clock, await_, nvml):
