@@ -64,7 +64,7 @@ telemetry_seconds = 1
 """
 
 
-def wait_for(what: str, condition: Callable[[], Any], timeout: float = 60.0) -> Any:
+def wait_for(what: str, condition: Callable[[], Any], timeout: float = 180.0) -> Any:
     """The first true answer of `condition`, asked again and again; fails with `what` after `timeout` seconds."""
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
