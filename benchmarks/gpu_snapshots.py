@@ -134,9 +134,7 @@ def measure(arguments: argparse.Namespace, paths: RunPaths) -> None:
         raise SystemExit(f"no room in shared memory: {paths.staging_report.read_text()}")
     size = sum(tensor.nbytes for _, tensor in trained_state(work.model, work.optimizer))
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, state {size / 1e9:.1f} GB", flush=True)
-    print(
-        f"slots made and pinned, beside training: {time.perf_counter() - began:.1f} s; {paths.staging_report.read_text()}"
-    )
+    print(f"slots made, beside training: {time.perf_counter() - began:.1f} s; {paths.staging_report.read_text()}")
     for _ in range(3):
         work.step(None)
     stalls(work, snapshots, arguments.pairs, "nothing (noise of the method)", save=False)

@@ -157,6 +157,14 @@ class SlotWriter:
         """The bytes of all tensors."""
         return memoryview(self._map)[8 + self._header_bytes :]
 
+    def write(self, first: int, data: memoryview) -> None:
+        """Put bytes at `first` of the payload by a system call: pages that were never mapped need not be unmapped when the process dies.
+        Raises OSError."""
+        at = 8 + self._header_bytes + first
+        while data:
+            written = os.pwrite(self._fd, data, at)
+            data, at = data[written:], at + written
+
     def buffer(self, name: str) -> memoryview:
         """The bytes of a tensor, to be written in place."""
         start, end = self.span(name)

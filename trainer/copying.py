@@ -1,16 +1,21 @@
 """How a snapshot gets from where training has it into a slot, at the least cost to training.
 
 CPU        a plain copy: training waits for it.
-GPU        a copy on the device (19 ms for 33 GB), drained into the slot by a stream of its own while training goes on. Where the device has
-           no memory for that, group by group through two small buffers while the weights do not change: until the next
-           optimizer step.
+GPU        a copy on the device (19 ms for 33 GB), drained into the slot while training goes on. Where the device has no memory for
+           that, group by group through two small buffers while the weights do not change: until the next optimizer step.
 
 A slot's payload has the tensors one after the other, each from a page on; so a group is drained in one piece, and the checksums of all
-tensors come of a few operations on the device. The slot's memory is pinned: a copy into pageable memory is 20 times slower and blocks.
+tensors come of a few operations on the device.
+
+The way to the host leads through a few pinned buffers, from which threads write the slot's file. Pinning the slots themselves would make
+that way shorter and the rest worse: the driver takes 8 to 16 s for 33 GB, in which no kernel can be launched (which looks like a hang), and
+the kernel 3 s to bury a process that has them (measured on an H200 with three slots; `docs/log.md`).
 """
 
-import contextlib
-from collections.abc import Callable
+import threading
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from queue import SimpleQueue
 from typing import Protocol
 
 import torch
@@ -23,22 +28,35 @@ Tensors = dict[str, Tensor]
 Spans = dict[str, tuple[int, int]]  # where a tensor's bytes begin and end in the payload
 MARGIN_BYTES = 4 << 30  # of device memory that a copy on the device leaves to training
 SMALLEST_BUFFER = 512 << 20
-CHUNK_BYTES = 64 << 20  # a copy engine does one copy at a time, and training reads its loss through it
+STAGE_BYTES, STAGES = 64 << 20, 8  # a copy engine does one copy at a time, and training reads its loss through it
+WRITERS = 4  # threads: one alone writes a tmpfs at a seventh of what the way from the device gives
+
+
+class Into(Protocol):
+    """Where a copy goes: a slot."""
+
+    payload: Tensor  # uint8, over the slot's memory
+
+    def write(self, first: int, data: memoryview) -> None:
+        """Put bytes at `first` of the payload, without touching its mapping."""
 
 
 class Copier(Protocol):
     """Copies the tensors that it was made for into payloads that are laid out by the same spans."""
 
-    device_s: float  # how long the last copy kept the device from training; what the host did in `start` is not in it
+    device_s: float  # how long the last copy kept training waiting; what the host did in `start` is not in it
 
-    def start(self, payload: Tensor) -> None:
-        """Begin; what the tensors hold now is what is copied. `payload`: uint8, in the host's memory."""
+    def start(self, into: Into) -> None:
+        """Begin; what the tensors hold now is what is copied."""
 
     def done(self) -> dict[str, str] | None:
-        """The checksum of each tensor when all is in the payload; None until then."""
+        """The checksum of each tensor when all is in the payload; None until then. Raises OSError where the slot can't be written."""
 
     def before_update(self) -> None:
         """The tensors are about to change."""
+
+    def close(self) -> None:
+        """Wait for what is under way: nothing is written into a slot after this."""
 
 
 class PlainCopy:
@@ -49,10 +67,10 @@ class PlainCopy:
         self._tensors, self._spans = tensors, spans
         self._sums: dict[str, str] | None = None
 
-    def start(self, payload: Tensor) -> None:
+    def start(self, into: Into) -> None:
         for name, tensor in self._tensors.items():
             first, end = self._spans[name]
-            payload[first:end].copy_(bytes_of(tensor))
+            into.payload[first:end].copy_(bytes_of(tensor))
         # Of what training has, not of the copy: so an error of the copying shows too.
         self._sums = {name: tensor_sum(tensor) for name, tensor in self._tensors.items()}
 
@@ -62,9 +80,54 @@ class PlainCopy:
     def before_update(self) -> None:
         """Nothing is under way any more."""
 
+    def close(self) -> None:
+        """Nothing is under way."""
+
+
+class Stages:
+    """Pinned buffers between a device and slots, each free again when a thread has written what was in it."""
+
+    def __init__(self) -> None:
+        self._free: SimpleQueue[tuple[Tensor, torch.cuda.Event]] = SimpleQueue()
+        for _ in range(STAGES):
+            buffer = torch.empty(STAGE_BYTES, dtype=torch.uint8, pin_memory=True)
+            self._free.put((buffer, torch.cuda.Event(blocking=True)))
+        self._writers = ThreadPoolExecutor(WRITERS, thread_name_prefix="slot-writer")
+        self._writing: list[Future[None]] = []
+
+    def send(self, data: Tensor, into: Into, first: int) -> None:
+        """Bytes of the device, on the current stream, to `first` of the payload; waits only for a buffer that is free."""
+        for begin in range(0, data.numel(), STAGE_BYTES):
+            part = data[begin : begin + STAGE_BYTES]
+            buffer, arrived = self._free.get()
+            buffer[: part.numel()].copy_(part, non_blocking=True)
+            arrived.record()
+            self._writing.append(self._writers.submit(self._write, buffer, arrived, part.numel(), into, first + begin))
+
+    def _write(self, buffer: Tensor, arrived: torch.cuda.Event, size: int, into: Into, first: int) -> None:
+        try:
+            arrived.synchronize()
+            into.write(first, buffer[:size].numpy().data)
+        finally:
+            self._free.put((buffer, arrived))
+
+    def finish(self) -> None:
+        """Until all is written. Raises OSError where something could not be."""
+        writing, self._writing = self._writing, []
+        for part in writing:
+            part.exception()  # all must have ended, before the first that failed is told
+        for part in writing:
+            part.result()
+
+    def close(self) -> None:
+        self._writers.shutdown()
+
 
 class DeviceCopy:
-    """Of tensors on a GPU, through `buffers` (uint8, there): one as large as all of them, or two at least as the largest."""
+    """Of tensors on a GPU, through `buffers` (uint8, there): one as large as all of them, or two at least as the largest.
+
+    A thread of its own follows the copy from group to group, since it has to wait for pinned buffers.
+    """
 
     def __init__(self, tensors: Tensors, spans: Spans, buffers: list[Tensor]) -> None:
         self.device_s = 0.0
@@ -76,31 +139,47 @@ class DeviceCopy:
         self._first, self._end = bounds.unbind(1)
         # What it does is short beside a matrix product, and behind one each of its kernels would wait.
         self._draining, self._gathering = torch.cuda.Stream(), torch.cuda.Stream(priority=-1)
-        self._began, self._copied, self._done = (torch.cuda.Event(enable_timing=True) for _ in range(3))
+        self._began, self._copied = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         self._waits, self._goes_on = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        self._waited = False
+        self._waited, self._held_s = False, 0.0
+        self._device = buffers[0].device
         # Read from the host's memory: reading them from the device would wait for all that training has queued there.
         self._sums = torch.empty(len(tensors), 2, dtype=torch.int64, pin_memory=True)
+        self._stages = Stages()
+        self._follower = ThreadPoolExecutor(1, thread_name_prefix="slot-copy")
+        self._following: Future[dict[str, str]] | None = None
+        self._gathered = threading.Event()  # the last group's gathering is in its stream
 
     @property
     def _whole(self) -> bool:
         return len(self._groups) == 1
 
-    def start(self, payload: Tensor) -> None:
+    def start(self, into: Into) -> None:
         here = torch.cuda.current_stream()
         self._began.record(here)
-        self._waited = False
+        self._waited, self._held_s = False, 0.0
         if self._whole:
             self._groups[0].gather()
         self._copied.record(here)
-        self._gathering.wait_event(self._copied)
-        pages = [self._pass_on(number, payload) for number in range(len(self._groups))]
-        with torch.cuda.stream(self._gathering):
-            self._sums.copy_(sums_between(torch.cat(pages), self._first, self._end), non_blocking=True)
-            self._gathering.wait_event(self._groups[-1].drained)
-            self._done.record()
+        self._gathered.clear()
+        self._following = self._follower.submit(self._follow, into)
 
-    def _pass_on(self, number: int, payload: Tensor) -> Tensor:
+    def _follow(self, into: Into) -> dict[str, str]:
+        try:
+            with torch.cuda.device(self._device):
+                self._gathering.wait_event(self._copied)
+                pages = [self._pass_on(number, into) for number in range(len(self._groups))]
+                with torch.cuda.stream(self._gathering):
+                    self._sums.copy_(sums_between(torch.cat(pages), self._first, self._end), non_blocking=True)
+                    summed = torch.cuda.Event(blocking=True)
+                    summed.record()
+                self._stages.finish()
+                summed.synchronize()
+        finally:
+            self._gathered.set()
+        return dict(zip(self._names, read_sums(self._sums), strict=True))
+
+    def _pass_on(self, number: int, into: Into) -> Tensor:
         """Gather a group as soon as its buffer is free, drain it by the copy engine, and give its pages' sums, of the device's copy:
         so the way to the host, and its memory, are checked when the payload is read."""
         group = self._groups[number]
@@ -110,30 +189,37 @@ class DeviceCopy:
                     self._gathering.wait_event(self._groups[number - self._ahead].drained)
                 group.gather()
             group.gathered.record()
+            if number == len(self._groups) - 1:
+                self._gathered.set()
             pages = page_sums(group.pages)
         with torch.cuda.stream(self._draining):
             self._draining.wait_event(group.gathered)
-            into = payload[group.first : group.end]
-            for begin in range(0, len(into), CHUNK_BYTES):
-                into[begin : begin + CHUNK_BYTES].copy_(group.bytes[begin : begin + CHUNK_BYTES], non_blocking=True)
+            self._stages.send(group.bytes, into, group.first)
             group.drained.record()
         return pages
 
     def done(self) -> dict[str, str] | None:
-        if not self._done.query() or (self._waited and not self._goes_on.query()):
+        if self._following is None or not self._following.done() or (self._waited and not self._goes_on.query()):
             return None
         waited = self._waits.elapsed_time(self._goes_on) if self._waited else 0.0
-        self.device_s = (self._began.elapsed_time(self._copied) + waited) / 1000
-        return dict(zip(self._names, read_sums(self._sums), strict=True))
+        self.device_s = self._held_s + (self._began.elapsed_time(self._copied) + waited) / 1000
+        return self._following.result()
 
     def before_update(self) -> None:
-        """The optimizer's stream waits until the last group is gathered from the weights; the host does not."""
+        """Training waits until the last group is gathered from the weights: the host until that is in its stream, then the optimizer's."""
         if not self._whole and not self._waited:
+            began = time.perf_counter()
+            self._gathered.wait()
+            self._held_s = time.perf_counter() - began
             here = torch.cuda.current_stream()
             self._waits.record(here)
             here.wait_event(self._groups[-1].gathered)
             self._goes_on.record(here)
             self._waited = True
+
+    def close(self) -> None:
+        self._follower.shutdown()
+        self._stages.close()
 
 
 class Group:
@@ -198,13 +284,3 @@ def make_copier(tensors: Tensors, spans: Spans) -> Copier:
     return DeviceCopy(
         tensors, spans, buffers or [torch.empty(least, dtype=torch.uint8, device=device) for _ in range(2)]
     )
-
-
-def register(buffer: Tensor) -> Callable[[], None] | None:
-    """Pin host memory that others have mapped (of a tmpfs; CUDA refuses files of a disk); gives what undoes it, None where CUDA refuses."""
-    cudart, address = torch.cuda.cudart(), buffer.data_ptr()
-    if not int(cudart.cudaHostRegister(address, buffer.nbytes, 0)):
-        return lambda: cudart.cudaHostUnregister(address)
-    with contextlib.suppress(RuntimeError):  # CUDA tells of the refusal once more, at its next call
-        torch.empty(1, device="cuda").zero_()
-    return None

@@ -15,7 +15,7 @@ from adam.contract.errors import CheckpointError, ConfigError, DataError
 from adam.contract.slots import Part, SlotHead, TensorPlace, read_head
 from adam.contract.snapshots import read_snapshot
 from adam.contract.sums import check_sums
-from adam.trainer.feeding import Feeder
+from adam.trainer.feeding import Feeder, read_into
 from adam.trainer.model.lm import MambaLM
 from adam.trainer.optim import set_step
 from adam.trainer.ranks import Ranks
@@ -23,16 +23,19 @@ from adam.trainer.snapshot import DTYPES, Identity, Position
 from adam.trainer.state import own_part, trained_state
 from adam.trainer.sums import all_sums
 
+MOST_PARTS = 16  # of 64 MB, that are asked for ahead: what is read is told by a beat
+
 
 class Stored:
-    """The file of one rank, mapped."""
+    """The file of one rank, open."""
 
     def __init__(self, path: Path) -> None:
         found = read_head(path)
         if found is None:
             raise CheckpointError(f"{path} is missing or was never completed")
         self.path, (self.head, self._places) = path, found
-        self._bytes = torch.from_file(str(path), shared=True, size=path.stat().st_size, dtype=torch.uint8)
+        self._file = path.open("rb", buffering=0)
+        self.number = self._file.fileno()
 
     def place(self, name: str) -> TensorPlace:
         try:
@@ -43,15 +46,18 @@ class Stored:
     def shape(self, name: str) -> tuple[int, ...]:
         return self.place(name).entry.shape
 
-    def tensor(self, name: str, dtype: torch.dtype) -> Tensor:
-        """A tensor over the mapped file. Raises CheckpointError where it has another dtype."""
+    def first(self, name: str, dtype: torch.dtype) -> int:
+        """Where the bytes of a tensor begin in the file. Raises CheckpointError where it has another dtype."""
         place = self.place(name)
         if place.entry.dtype != DTYPES[dtype]:
             raise CheckpointError(f"{self.path}: {name} is {place.entry.dtype}, the model has {DTYPES[dtype]}")
-        return self._bytes[place.start : place.end].view(dtype).view(place.entry.shape)
+        return place.start
 
     def check(self) -> None:
         check_sums(self.path, self.head, self._places)
+
+    def close(self) -> None:
+        self._file.close()
 
 
 def restore(
@@ -91,6 +97,25 @@ def _restore(
     beat: Callable[[], None],
 ) -> Position:
     stored = _open(directory, committed=committed, beat=beat)
+    try:
+        return _fill_all(directory, model, optimizer, expected, stored, committed=committed, beat=beat)
+    except (OSError, EOFError) as error:
+        raise CheckpointError(f"{directory} can't be read: {error}") from None
+    finally:
+        for file in stored:
+            file.close()
+
+
+def _fill_all(
+    directory: Path,
+    model: MambaLM,
+    optimizer: torch.optim.AdamW,
+    expected: Identity,
+    stored: list[Stored],
+    *,
+    committed: bool,
+    beat: Callable[[], None],
+) -> Position:
     head = stored[0].head
     _check_belongs(directory, head, expected)
     wanted = {name: own_part(tensor) for name, tensor in trained_state(model, optimizer)}
@@ -100,11 +125,12 @@ def _restore(
         for file in stored:
             file.check()
             beat()
-    feed = Feeder(device=next(model.parameters()).device.type)
-    for name, (target, part) in wanted.items():
-        _fill(name, target, part, stored, feed)
-        beat()
-    feed.finish()
+    with Feeder(device=next(model.parameters()).device.type) as feed:
+        for name, (target, part) in wanted.items():
+            _fill(name, target, part, stored, feed)
+            feed.wait(MOST_PARTS)
+            beat()
+        feed.finish()
     if not committed and own is not None:
         _check_arrival({name: target for name, (target, _) in wanted.items()}, own)
     _restore_random(own or stored[0])
@@ -151,14 +177,15 @@ def _fill(name: str, target: Tensor, part: Part | None, stored: list[Stored], fe
         shape, theirs = file.shape(name), file.head.parts.get(name)
         if (theirs.shape if theirs else shape) != whole:
             raise CheckpointError(f"{file.path}: {name} is {theirs.shape if theirs else shape}, the model has {whole}")
-        source = file.tensor(name, target.dtype)
+        begin = file.first(name, target.dtype)
         if not target.dim():
-            feed.copy(target, source)
+            feed.copy(target, file.number, begin)
             return
         start = theirs.start if theirs else 0
         low, high = max(first, start), min(first + rows, start + shape[0])
         if low < high:
-            feed.copy(target[low - first : high - first], source[low - start : high - start])
+            row = target[0].nbytes
+            feed.copy(target[low - first : high - first], file.number, begin + (low - start) * row)
             filled += high - low
         if theirs is None:
             break  # each rank has all of it
@@ -177,6 +204,7 @@ def _restore_random(file: Stored) -> None:
     for name, put in (("rng.cpu", torch.set_rng_state), ("rng.cuda", torch.cuda.set_rng_state)):
         # A run may move between a GPU box and one without: only the generator of the device that is there matters.
         if name in file.head.sums and (name == "rng.cpu" or torch.cuda.is_available()):
-            state = file.tensor(name, torch.uint8)
+            state = torch.empty(file.shape(name), dtype=torch.uint8)
+            read_into(state, file.number, file.first(name, torch.uint8))
             _check_arrival({name: state}, file)
-            put(state.clone())
+            put(state)

@@ -58,7 +58,7 @@ class Identity(msgspec.Struct, frozen=True):
 class Snapshots:
     """Takes snapshots of one attempt.
 
-    The slots are made by a thread, since allocating and pinning 33 GB takes ten seconds; until they are there, nothing is due.
+    The slots are made by a thread, since allocating 33 GB takes seconds; until they are there, nothing is due.
     Where neither memory nor disk has room, training goes on, `trouble` says so, and it is tried again.
     """
 
@@ -76,8 +76,7 @@ class Snapshots:
         stored = self._tensors | random_state()
         self._entries = aligned([TensorEntry(name, DTYPES[t.dtype], tuple(t.shape)) for name, t in stored.items()])
         self._padding = {e.name: page_sum([bytes(e.nbytes)]) for e in self._entries if e.name.startswith(PADDING)}
-        pin = any(tensor.device.type == "cuda" for tensor in self._tensors.values())
-        self._maker = SlotMaker(paths, self._entries, identity.rank, identity.world, pin=pin)
+        self._maker = SlotMaker(paths, self._entries, identity.rank, identity.world)
         self._slots: list[Slot] = []
         self._copier: Copier | None = None
         self._pending: tuple[Slot, SlotHead] | None = None
@@ -149,7 +148,7 @@ class Snapshots:
         generators = random_state()
         for name, state in generators.items():
             slot.put(name, state)
-        copier.start(slot.payload)
+        copier.start(slot)
         sums = self._padding | {name: tensor_sum(state) for name, state in generators.items()}
         self._pending = slot, msgspec.structs.replace(head, sums=sums)
 
@@ -255,6 +254,8 @@ class Snapshots:
 
     def close(self) -> None:
         self._thread.shutdown()
+        if self._copier is not None:
+            self._copier.close()
         for slot in self._slots:
             slot.close()
         self._slots = []

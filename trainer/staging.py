@@ -20,14 +20,13 @@ from adam.contract.ram import FEWEST_SLOTS, SLOTS, claim, hold, no_room
 from adam.contract.slots import SlotHead, SlotWriter, TensorEntry, TensorPlace, read_head
 from adam.contract.snapshots import SLOTS as SLOT_PATTERN
 from adam.contract.snapshots import slot_path
-from adam.trainer.copying import register
 from adam.trainer.ranks import Ranks
 
 
 class Slot:
     """A slot as this rank sees it: its own file, and tensors over the memory of it."""
 
-    def __init__(self, path: Path, entries: list[TensorEntry], rank: int, *, pin: bool) -> None:
+    def __init__(self, path: Path, entries: list[TensorEntry], rank: int) -> None:
         path.mkdir(exist_ok=True)
         file = path / rank_file(rank)
         found = _read(file)
@@ -37,7 +36,6 @@ class Slot:
             self.holds(head)
         self.writer = SlotWriter(file, entries)
         self.payload = torch.frombuffer(self.writer.payload(), dtype=torch.uint8)
-        self._unpin = register(self.payload) if pin else None
 
     def holds(self, head: SlotHead) -> None:
         """This snapshot is in it now."""
@@ -53,9 +51,14 @@ class Slot:
         first, end = self.writer.span(name)
         self.payload[first:end].copy_(tensor)
 
+    def write(self, first: int, data: memoryview) -> None:
+        """See `copying.Into`. Raises DiskError."""
+        try:
+            self.writer.write(first, data)
+        except OSError as error:
+            raise DiskError(f"a snapshot can't be written to {self.writer.path}: {error.strerror}") from None
+
     def close(self) -> None:
-        if self._unpin is not None:
-            self._unpin()
         del self.payload
         self.writer.close()
 
@@ -79,11 +82,10 @@ class SlotMaker:
 
     Args:
         entries: the tensors of this rank's files.
-        pin: the tensors are copied from a GPU, so that memory is to be pinned.
     """
 
-    def __init__(self, paths: RunPaths, entries: list[TensorEntry], rank: int, world: int, *, pin: bool) -> None:
-        self._paths, self._entries, self._rank, self._world, self._pin = paths, entries, rank, world, pin
+    def __init__(self, paths: RunPaths, entries: list[TensorEntry], rank: int, world: int) -> None:
+        self._paths, self._entries, self._rank, self._world = paths, entries, rank, world
         self._ranks = Ranks()
         self._hold: int | None = None
         self.foreign: set[Path] = set()  # slots that another number of ranks wrote, and that are needed for now
@@ -94,10 +96,10 @@ class SlotMaker:
         if why:
             return [], why
         made: list[Slot] = []
-        place, pin = (self._paths.ram, self._pin) if in_ram else (self._paths.staging, False)
+        place = self._paths.ram if in_ram else self._paths.staging
         try:
             for number in numbers:
-                made.append(Slot(slot_path(place, number), self._entries, self._rank, pin=pin))
+                made.append(Slot(slot_path(place, number), self._entries, self._rank))
         except (DiskError, OSError) as error:
             why = str(error)
         refused = [f"rank {rank}: {why}" if rank else why for rank, why in enumerate(self._ranks.all(why)) if why]

@@ -1,16 +1,21 @@
 """Snapshots of a model on a GPU: every way of copying gives the bytes that training has, and the checksums that a reader finds."""
 
+import errno
 import struct
+import time
 
 import pytest
 import torch
 from torch import Tensor
 
+from adam.contract import slots
+from adam.contract.errors import DiskError
 from adam.contract.ram import claim
-from adam.contract.slots import PAGE_BYTES, SlotWriter, TensorEntry, aligned
+from adam.contract.slots import PAGE_BYTES, TensorEntry, aligned
 from adam.contract.sums import page_sum
 from adam.trainer import copying
-from adam.trainer.copying import DeviceCopy, make_copier, register
+from adam.trainer.copying import DeviceCopy, make_copier
+from adam.trainer.staging import Slot
 from adam.trainer.sums import all_sums, bytes_of
 from adam.trainer.window import Window
 
@@ -27,54 +32,60 @@ def tensors() -> dict[str, Tensor]:
 @pytest.fixture
 def slot(shared_memory, tensors):
     entries = aligned([TensorEntry(name, "F32", tuple(tensor.shape)) for name, tensor in tensors.items()])
-    writer = SlotWriter(shared_memory / "slot", entries)
-    yield writer
-    writer.close()
+    slot = Slot(shared_memory / "slot", entries, 0)
+    yield slot
+    slot.close()
 
 
-def spans_of(slot: SlotWriter, tensors: dict[str, Tensor]) -> dict[str, tuple[int, int]]:
-    return {name: slot.span(name) for name in tensors}
+def spans_of(slot: Slot, tensors: dict[str, Tensor]) -> dict[str, tuple[int, int]]:
+    return {name: slot.writer.span(name) for name in tensors}
 
 
 @pytest.mark.parametrize("size", ["whole", "largest"])
-def test_the_bytes_and_their_sums(slot: SlotWriter, tensors: dict[str, Tensor], size: str) -> None:
+def test_the_bytes_and_their_sums(slot: Slot, tensors: dict[str, Tensor], size: str) -> None:
     spans = spans_of(slot, tensors)
     need = -(-max(end for _, end in spans.values()) // PAGE_BYTES) * PAGE_BYTES
     largest = max(-(-(end - first) // PAGE_BYTES) * PAGE_BYTES for first, end in spans.values())
     sizes = [need] if size == "whole" else [largest, largest]
     copier = DeviceCopy(tensors, spans, [torch.full((n,), 255, dtype=torch.uint8, device="cuda") for n in sizes])
-    payload = torch.frombuffer(slot.payload(), dtype=torch.uint8)
-    unpin = register(payload)
-    assert unpin is not None
     kept = {name: tensor.clone() for name, tensor in tensors.items()}
-    copier.start(payload)
+    copier.start(slot)
     copier.before_update()
     for tensor in tensors.values():  # an optimizer that does not wait for anybody
         tensor.add_(1.0)
-    torch.cuda.synchronize()
-    sums = copier.done()
-    assert sums is not None
+    while (sums := copier.done()) is None:
+        time.sleep(0.001)
     for name, tensor in kept.items():
         first, end = spans[name]
-        assert bytes(payload[first:end].numpy()) == bytes(bytes_of(tensor).cpu().numpy()), name
-        assert sums[name] == page_sum([bytes(payload[first:end].numpy())]), name
+        written = bytes(slot.payload[first:end].numpy())
+        assert written == bytes(bytes_of(tensor).cpu().numpy()), name
+        assert sums[name] == page_sum([written]), name
     assert all_sums(list(kept.values())) == list(sums.values())
-    unpin()
-    del payload
+    copier.close()
 
 
-def test_memory_of_a_disk_can_not_be_pinned_and_is_used_all_the_same(tmp_path, tensors: dict[str, Tensor]) -> None:
-    (tmp_path / "slot").write_bytes(bytes(1 << 20))
-    mapped = torch.from_file(str(tmp_path / "slot"), shared=True, size=1 << 20, dtype=torch.uint8)
-    unpin = register(mapped)
-    mapped[:20].copy_(bytes_of(tensors["t0"])[:20], non_blocking=True)
-    torch.cuda.synchronize()
-    assert torch.equal(mapped[:20], bytes_of(tensors["t0"])[:20].cpu())
-    if unpin is not None:
-        unpin()
+def test_a_slot_that_takes_nothing_is_told_and_holds_nobody_up(
+    slot: Slot, tensors: dict[str, Tensor], monkeypatch
+) -> None:
+    copier = make_copier(tensors, spans_of(slot, tensors))
+
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(slots.os, "pwrite", full)
+    copier.start(slot)
+    copier.before_update()
+    with pytest.raises(DiskError, match=r"can't be written to .*: No space left"):
+        while copier.done() is None:
+            time.sleep(0.001)
+    monkeypatch.undo()
+    copier.start(slot)
+    while copier.done() is None:
+        time.sleep(0.001)
+    copier.close()
 
 
-def test_little_memory_means_a_small_buffer(slot: SlotWriter, tensors: dict[str, Tensor], monkeypatch) -> None:
+def test_little_memory_means_a_small_buffer(slot: Slot, tensors: dict[str, Tensor], monkeypatch) -> None:
     monkeypatch.setattr(copying, "MARGIN_BYTES", 1 << 60)
     monkeypatch.setattr(copying, "SMALLEST_BUFFER", PAGE_BYTES)
     copier = make_copier(tensors, spans_of(slot, tensors))
