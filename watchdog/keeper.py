@@ -25,7 +25,7 @@ from adam.contract.ram import remove_stale
 from adam.contract.records import SnapshotSeen
 from adam.contract.slots import MILESTONE, read_head
 from adam.contract.snapshots import Snapshot, complete_snapshots, read_snapshot, slots_of
-from adam.contract.steplog import write_left_behind
+from adam.contract.steplog import newest_row, write_left_behind
 from adam.contract.sums import check_sums
 from adam.watchdog.commit import commit, is_committed
 from adam.watchdog.keeper_words import Answer, Commit, Committed, Look, Prune, PutAway, Request, Settle
@@ -200,7 +200,8 @@ class Keeper:
         return None
 
     def _drop_distrusted(self, request: Settle) -> list[PutAway]:
-        """Delete the snapshots that the last attempts failed after; and where nothing is trusted, those with wrong bytes."""
+        """Delete the snapshots that the last attempts failed after; those on disk, which outlive a power cut, where the log has not; and
+        where nothing is trusted, those with wrong bytes."""
         dropped = []
         failed_after = (parse_name(request.quarantine) or (0, 0))[0] if request.quarantine else math.inf
         wrong_from = request.beyond + 1 if request.beyond >= 0 else math.inf
@@ -208,6 +209,8 @@ class Keeper:
             reason = ""
             if snapshot.head.step >= min(failed_after, wrong_from):
                 reason = request.reason
+            elif snapshot.path.parent == self._paths.staging and newest_row(self._paths) < snapshot.head.logged:
+                reason = "a power cut took rows of the log of steps that it needs"
             elif request.verify:
                 reason = _what_is_wrong_with(snapshot)
             if reason:
