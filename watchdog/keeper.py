@@ -12,12 +12,13 @@ import shutil
 import sys
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from adam.contract.checkpoints import parse_name
 from adam.contract.durable import remove_tree
-from adam.contract.errors import CheckpointError, DiskError, SchemaError, run_main
+from adam.contract.errors import AdamError, CheckpointError, DiskError, SchemaError, run_main
 from adam.contract.lease import lease_is_held, read_lease
 from adam.contract.paths import RunPaths
 from adam.contract.process import die_with_parent
@@ -31,8 +32,6 @@ from adam.watchdog.commit import commit, is_committed
 from adam.watchdog.keeper_words import Answer, Commit, Committed, Look, Prune, PutAway, Request, Settle
 from adam.watchdog.store import Store
 
-DISK_TROUBLE = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS}
-
 
 class Keeper:
     """Carries out requests on the checkpoints of one run, one at a time."""
@@ -41,42 +40,49 @@ class Keeper:
         self._store, self._paths = store, store.paths
         self._bad: set[tuple[int, int]] = set()  # order of snapshots whose bytes are wrong
         self._saves = 0
+        self._there: dict[str, Any] = {}
 
     def answer(self, request: Request) -> Answer:
-        """Carry out a request. A disk that fails is trouble to be told, and no reason to end."""
+        """Carry out a request. A disk or a file that is bad, in whatever way, is trouble to be told, and no reason to end."""
         try:
-            return self._carried_out(request)
+            answer = self._carried_out(request)
+        except AdamError as error:
+            in_vain = isinstance(error, SchemaError) and isinstance(request, Settle)
+            answer = Answer("", refused=str(error)) if in_vain else Answer("", trouble=str(error))
         except OSError as error:
-            trouble = disk_trouble(error, "the checkpoints could not be put in order", self._paths.checkpoints)
-        if isinstance(request, Settle):
-            return self._finish(Answer("settle", request.id, request.token), trouble=trouble)
-        return self._finish(Answer(type(request).__name__.lower()), trouble=trouble)
+            answer = Answer("", trouble=self._told(error, "the checkpoints could not be put in order"))
+        try:
+            self._there = self._look_around()
+        except OSError as error:  # what was there before is told again
+            trouble = answer.trouble or self._told(error, "the checkpoints could not be looked at")
+            answer = msgspec.structs.replace(answer, trouble=trouble)
+        about = {"id": request.id, "token": request.token} if isinstance(request, Settle) else {}
+        pruned, note = self._store.take_pruned(), self._store.trouble
+        kind = type(request).__name__.lower()
+        return msgspec.structs.replace(
+            answer, request=kind, saves=self._saves, pruned=pruned, note=note, **self._there, **about
+        )
 
     def _carried_out(self, request: Request) -> Answer:
         match request:
             case Commit():
-                return self._finish(self._committed(request.resumed, request.durable_only), request="commit")
+                return self._committed(request.resumed, request.durable_only)
             case Settle():
                 return self._settle(request)
             case Prune():
                 self._store.prune()
-                return self._finish(Answer("prune"))
             case Look():
                 self._store.confirm_newest()
-                return self._finish(Answer("look"))
+        return Answer("")
 
-    def _finish(self, answer: Answer, **facts: object) -> Answer:
-        """The answer, with what is on disk now."""
-        return msgspec.structs.replace(
-            answer,
-            saves=self._saves,
-            pruned=self._store.take_pruned(),
-            checkpoints=tuple(self._store.listing()),
-            newest=self._store.newest_verified(),
-            in_quarantine=self._store.in_quarantine(),
-            note=self._store.trouble,
-            **facts,
-        )
+    def _look_around(self) -> dict[str, Any]:
+        """What is on disk now. The newest comes first: a manifest that has rotted is no longer verified in the listing then."""
+        newest = self._store.newest_verified()
+        there = tuple(self._store.listing())
+        return {"newest": newest, "checkpoints": there, "in_quarantine": self._store.in_quarantine()}
+
+    def _told(self, error: OSError, what: str) -> str:
+        return f"{what}: {error.strerror or error} ({error.filename or self._paths.checkpoints})"
 
     def _own(self, resumed: str) -> list[Snapshot]:
         """The good snapshots of the last holder of the lease, and the one that it began from; newest first."""
@@ -103,7 +109,7 @@ class Keeper:
         except DiskError as error:
             trouble = str(error)
         except OSError as error:
-            trouble = disk_trouble(error, "the checkpoint could not be written", self._paths.checkpoints)
+            trouble = self._told(error, "the checkpoint could not be written")
         found = tuple(milestones)
         return Answer("", committed=committed, milestones=found, dropped=tuple(dropped), trouble=trouble)
 
@@ -140,10 +146,8 @@ class Keeper:
 
     def _settle(self, request: Settle) -> Answer:
         if lease_is_held(self._paths):
-            answer = Answer("settle", trouble="the lease is held: a program still runs")
-        else:
-            answer = self._put_in_order(request)
-        return self._finish(answer, request="settle", id=request.id, token=request.token)
+            return Answer("", trouble="the lease is held: a program still runs")
+        return self._put_in_order(request)
 
     def _put_in_order(self, request: Settle) -> Answer:
         """Nobody trains: keep, commit or drop what is left, and find a checkpoint that verifies."""
@@ -172,11 +176,11 @@ class Keeper:
             self._commit_milestones(resumed, made, dropped)
         except (DiskError, OSError) as error:
             dropped.append(PutAway(MILESTONE, str(error)))
-        return Answer("settle", snapshot=left, milestones=tuple(made), dropped=tuple(dropped))
+        return Answer("", snapshot=left, milestones=tuple(made), dropped=tuple(dropped))
 
     def afterwards(self) -> None:
         """What is left to do when an answer has been given: that one checkpoint on disk is known to be right, before it is needed."""
-        with suppress(OSError):  # told by the next request, which meets it too
+        with suppress(OSError, AdamError):  # told by the next request, which meets it too
             self._store.confirm_newest()
 
     def _logged_and_committed(self, request: Settle) -> Answer:
@@ -280,13 +284,6 @@ class Keeper:
                 raise
             return f"the disk could not read it: {error.strerror} ({error.filename})"
         return ""
-
-
-def disk_trouble(error: OSError, what: str, where: Path) -> str:
-    """What to tell of a disk that is full or failing. Anything else is a fault of the code: raised again."""
-    if error.errno not in DISK_TROUBLE:
-        raise error
-    return f"{what}: {error.strerror} ({error.filename or where})"
 
 
 def _what_is_wrong_with(snapshot: Snapshot) -> str:

@@ -1,16 +1,21 @@
 """The keeper after a power cut, over files that rot, and on disks that fail in unusual ways: it loses nothing, and lives."""
 
+import errno
 import os
+import re
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from small_slots import slot_file, write_slot
 
+from adam.contract.checkpoints import MANIFEST
 from adam.contract.durable import LineAppender
-from adam.contract.lease import take_lease
+from adam.contract.lease import read_lease, take_lease
 from adam.contract.paths import RunPaths
 from adam.contract.steplog import RowKey
 from adam.watchdog.keeper import Keeper
-from adam.watchdog.keeper_words import Answer, Commit, Settle
+from adam.watchdog.keeper_words import Answer, Commit, Look, Prune, Settle
 from adam.watchdog.store import Store
 
 
@@ -81,3 +86,114 @@ def test_a_staged_snapshot_of_which_a_power_cut_left_a_part_is_dropped(paths, ke
             answer = keeper.answer(Commit())
             assert names(answer) == ["step-00000010-a01"]
             keeper = Keeper(Store(paths, keep_last=3, milestone_every=0))
+
+
+REQUESTS = [Look(), Prune(), Commit(), Settle(1, 5)]
+
+
+def rot(path: Path, offset: int) -> None:
+    """A bit flips on the disk: nobody wrote, so the time of change is what it was."""
+    was = path.stat()
+    data = bytearray(path.read_bytes())
+    data[offset] ^= 1
+    with path.open("r+b") as file:
+        file.write(data)
+    os.utime(path, ns=(was.st_atime_ns, was.st_mtime_ns))
+
+
+@pytest.fixture
+def saved(paths, keeper) -> Keeper:
+    """Two checkpoints, and no slot."""
+    for step in (10, 20):
+        write_slot(paths, step)
+        keeper.answer(Commit())
+    slot_file(paths).unlink()
+    return keeper
+
+
+@pytest.mark.parametrize("request_", REQUESTS, ids=lambda request: type(request).__name__)
+def test_a_manifest_that_rots_under_a_keeper_costs_one_checkpoint(paths, saved, request_) -> None:
+    rot(paths.checkpoints / "step-00000020-a01" / MANIFEST, 60)
+    answer = saved.answer(request_)
+    assert not answer.trouble and (answer.newest is None or answer.newest.step == 10)
+    assert [kept.verified for kept in answer.checkpoints if kept.step == 20] in ([False], [])
+    saved.afterwards()
+    answer = saved.answer(Settle(2, 5))
+    assert names(answer) == ["step-00000010-a01"] and answer.newest and answer.newest.step == 10
+    assert (paths.quarantine / "step-00000020-a01" / "REASON.txt").exists()
+
+
+def failing_reads(monkeypatch: pytest.MonkeyPatch, what: str, error: int) -> None:
+    """Whoever reads a file of that name meets an error."""
+    real = Path.read_bytes
+
+    def read_bytes(path: Path) -> bytes:
+        if path.name == what:
+            raise OSError(error, os.strerror(error), str(path))
+        return real(path)
+
+    monkeypatch.setattr(Path, "read_bytes", read_bytes)
+
+
+@pytest.mark.parametrize("request_", REQUESTS, ids=lambda request: type(request).__name__)
+def test_a_manifest_that_cannot_be_read_is_no_reason_to_end(saved, monkeypatch, request_) -> None:
+    failing_reads(monkeypatch, MANIFEST, errno.EIO)
+    answer = saved.answer(request_)
+    assert answer.newest is None and answer.request == type(request_).__name__.lower()
+    saved.afterwards()
+    monkeypatch.undo()
+    assert saved.answer(Commit()).request == "commit"
+
+
+UNUSUAL = [errno.ENOENT, errno.ESTALE, errno.ENOMEM, errno.EACCES, errno.EIO]
+
+
+@pytest.mark.parametrize("error", UNUSUAL, ids=errno.errorcode.get)
+@pytest.mark.parametrize("call", ["iterdir", "rename", "mkdir", "stat"])
+@pytest.mark.parametrize("request_", REQUESTS, ids=lambda request: type(request).__name__)
+def test_any_error_of_the_disk_is_told_and_survived(paths, saved, monkeypatch, call, error, request_) -> None:
+    if (call, error) == ("stat", errno.ENOENT):
+        pytest.skip("no error, but: there is nothing")
+    write_slot(paths, 30)
+    real: Callable[..., object] = getattr(Path, call)
+
+    def fails(path: Path, *arguments: object, **options: object) -> object:
+        if path.is_relative_to(paths.checkpoints) and path.name != "rank-00000.safetensors":
+            raise OSError(error, os.strerror(error), str(path))
+        return real(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, call, fails)
+    answer = saved.answer(request_)
+    saved.afterwards()
+    monkeypatch.undo()
+    if answer.trouble:
+        assert os.strerror(error) in answer.trouble and str(paths.checkpoints) in answer.trouble
+        assert names(answer)[:1] == ["step-00000010-a01"], "what was known is told again"
+    answer = saved.answer(Settle(2, 5))
+    assert not answer.trouble and names(answer)[-1] == "step-00000030-a01"
+
+
+def test_checkpoints_that_somebody_deletes_all_are_trouble_and_then_made_again(paths, saved) -> None:
+    for path in sorted(paths.checkpoints.rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
+    paths.checkpoints.rmdir()
+    assert re.search(
+        "No such file or directory.*checkpoints", saved.answer(Commit()).trouble + saved.answer(Prune()).trouble
+    )
+    assert not saved.answer(Settle(2, 5)).checkpoints
+    write_slot(paths, 30)
+    assert names(saved.answer(Commit())) == ["step-00000030-a01"]
+
+
+@pytest.mark.parametrize("damage", [b"", bytes(1024), b'{"program":"trai', b"\xff" * 1024, b"[1]"])
+def test_a_damaged_lease_keeps_nobody_from_starting(paths, saved, damage) -> None:
+    paths.lease.write_bytes(damage)
+    assert read_lease(paths) is None
+    for request in REQUESTS:
+        answer = saved.answer(request)
+        assert not answer.trouble and answer.newest and answer.newest.step == 20
+    fd, lease = take_lease(paths, "trainer", 6, 2)
+    paths.lease.write_bytes(damage)
+    assert "the lease is held" in saved.answer(Settle(2, 5)).trouble, "the lock says so, whatever is in the file"
+    os.close(fd)
+    assert lease.token == 6
