@@ -77,7 +77,10 @@ def read_lease(paths: RunPaths) -> Lease | None:
     """
     try:
         return schema.decode(paths.lease.read_bytes(), Lease, str(paths.lease))
-    except (FileNotFoundError, DataError):  # a power cut leaves zeros or a part where nothing was durable, and disks rot
+    except (
+        FileNotFoundError,
+        DataError,
+    ):  # a power cut leaves zeros or a part where nothing was durable, and disks rot
         return None
 
 

@@ -8,6 +8,7 @@ Reads a request a line from stdin and writes an answer a line to stdout (`keeper
 import argparse
 import errno
 import math
+import os
 import shutil
 import sys
 from contextlib import suppress
@@ -17,12 +18,12 @@ from typing import Any
 import msgspec
 
 from adam.contract.checkpoints import parse_name
-from adam.contract.durable import remove_tree
+from adam.contract.durable import is_at, remove_tree
 from adam.contract.errors import AdamError, CheckpointError, DiskError, SchemaError, run_main
 from adam.contract.lease import lease_is_held, read_lease
 from adam.contract.paths import RunPaths
 from adam.contract.process import die_with_parent
-from adam.contract.ram import remove_stale
+from adam.contract.ram import hold, remove_stale
 from adam.contract.records import SnapshotSeen
 from adam.contract.slots import MILESTONE, read_head
 from adam.contract.snapshots import Snapshot, complete_snapshots, read_snapshot, slots_of
@@ -299,10 +300,28 @@ def _what_is_wrong_with(snapshot: Snapshot) -> str:
     return ""
 
 
-def serve(keeper: Keeper) -> int:
+class MemoryHold:
+    """Says that the run's memory is in use while this process lives, where no trainer does (`ram.hold`)."""
+
+    def __init__(self, paths: RunPaths) -> None:
+        self._paths = paths
+        self._fd: int | None = None
+
+    def renew(self) -> None:
+        """A trainer makes the directory, and the end of a run deletes it."""
+        with suppress(OSError, DiskError):  # tried again at the next request
+            if self._fd is not None and not is_at(self._fd, self._paths.ram):
+                os.close(self._fd)
+                self._fd = None
+            if self._fd is None:
+                self._fd = hold(self._paths.ram)
+
+
+def serve(keeper: Keeper, memory: MemoryHold) -> int:
     """Answer requests until stdin ends."""
     decoder = msgspec.json.Decoder(Request)
     for line in sys.stdin.buffer:
+        memory.renew()
         sys.stdout.buffer.write(msgspec.json.encode(keeper.answer(decoder.decode(line))) + b"\n")
         sys.stdout.buffer.flush()
         keeper.afterwards()
@@ -325,10 +344,13 @@ def main() -> int:
     die_with_parent(arguments.parent)
     paths = RunPaths(arguments.run)
     paths.checkpoints.mkdir(parents=True, exist_ok=True)
-    remove_stale(paths)
+    memory = MemoryHold(paths)
+    memory.renew()
+    with suppress(OSError):  # of others, and perhaps just being removed by another keeper
+        remove_stale(paths)
     store = Store(paths, arguments.keep_last, arguments.milestone_every, arguments.keep_every_hours)
     store.clean()
-    return serve(Keeper(store))
+    return serve(Keeper(store), memory)
 
 
 if __name__ == "__main__":
