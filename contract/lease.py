@@ -6,7 +6,7 @@ import time
 
 from adam.contract import schema
 from adam.contract.clock import boot_id, stamp
-from adam.contract.errors import BusyError
+from adam.contract.errors import BusyError, DataError
 from adam.contract.paths import RunPaths
 from adam.contract.process import alive, group_of, processes_with, start_ticks
 from adam.contract.records import Lease
@@ -72,13 +72,16 @@ def write_lease(fd: int, lease: Lease) -> None:
 
 
 def read_lease(paths: RunPaths) -> Lease | None:
-    """What the last holder wrote, None where nobody ever held it. Says nothing about whether it is still held."""
+    """What the last holder wrote, None where nobody ever held it, or it is damaged. Says nothing about whether it is still held: that is
+    the lock's to say, and the plan has the highest token that was ever given out. Raises SchemaError.
+    """
     try:
-        data = paths.lease.read_bytes()
-    except FileNotFoundError:
+        return schema.decode(paths.lease.read_bytes(), Lease, str(paths.lease))
+    except (
+        FileNotFoundError,
+        DataError,
+    ):  # a power cut leaves zeros or a part where nothing was durable, and disks rot
         return None
-    # A power cut may leave zeros where nothing was durable: nobody holds it then.
-    return schema.decode(data, Lease, str(paths.lease)) if data.strip(b"\0 \n") else None
 
 
 def launcher_lives(paths: RunPaths, lease: Lease) -> bool:

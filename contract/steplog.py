@@ -47,8 +47,23 @@ def waiting_rows(paths: RunPaths) -> list[bytes]:
     return [line for line in copied if key_of(line) > behind]
 
 
+def newest_row(paths: RunPaths) -> RowKey:
+    """The newest row on disk that all before it are there with: what a power cut left of the log, however it lost the rest."""
+    return max((_key_or_none(line) for _, line in log_lines(paths.steps)), default=RowKey())
+
+
+def _key_or_none(line: bytes) -> RowKey:
+    """A line that says nothing (a damaged one) has the key of no row."""
+    with suppress(msgspec.DecodeError):
+        return key_of(line)
+    return RowKey()
+
+
 class StepLog:
-    """The writer of the log. A disk that takes nothing raises nothing: `waiting` says how many rows it owes, `error` why (an errno)."""
+    """The writer of the log. A disk that takes nothing raises nothing: `waiting` says how many rows it owes, `error` why (an errno).
+
+    `newest` is the last row's key, whoever wrote it.
+    """
 
     def __init__(self, paths: RunPaths) -> None:
         self.path, self._copy = paths.steps, copy_path(paths)
@@ -56,6 +71,7 @@ class StepLog:
         self._copy_file: LineAppender | None = None
         self._waiting = deque(waiting_rows(paths))
         self._uncopied = len(self._waiting)  # the newest of those that wait
+        self.newest = _key_or_none(self._waiting[-1] if self._waiting else last_line(self.path) or b"")
         if self._waiting and self._open_copy():
             self._uncopied = 0
         self.error = 0
@@ -79,6 +95,7 @@ class StepLog:
         """Take `row`, a line without its newline."""
         self._waiting.append(row)
         self._uncopied += 1
+        self.newest = key_of(row)
         self.write()
 
     def write(self) -> bool:

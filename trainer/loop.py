@@ -23,7 +23,7 @@ from adam.contract.records import Plan, StepRow, encode_line
 from adam.contract.shared import Control
 from adam.contract.slots import RAM
 from adam.contract.states import Phase
-from adam.contract.steplog import StepLog
+from adam.contract.steplog import RowKey, StepLog
 from adam.trainer.data import Batch, Data
 from adam.trainer.evaluate import Score, Sureness, Tally, evaluate, key_of, sureness
 from adam.trainer.heart import Heart
@@ -301,16 +301,17 @@ class Loop:
             self._told_waiting = self.steps.waiting
             self.heart.beat(unlogged=self.steps.waiting, log_error=self.steps.error)
 
-    def _is_logged(self) -> bool:
-        """True where the rows of all steps done live as long as a snapshot of them would: no snapshot is ahead of the log."""
-        return not self.steps.waiting or (self.snapshots.in_ram and self.steps.copied)
+    def _logged(self) -> RowKey | None:
+        """The newest row, where the rows of all steps done live as long as a snapshot of them would: no snapshot is ahead of the log."""
+        lives = not self.steps.waiting or (self.snapshots.in_ram and self.steps.copied)
+        return self.steps.newest if lives else None
 
     def _save(self, position: Position, why: str, control: Control) -> None:
         with self.heart.during(Phase.SAVING):
             if why != RAM:
                 # A milestone is of its very step: a copy that is still under way (0.6 s at most) is waited for.
                 self.snapshots.finish()
-            if self.snapshots.take(position, why=why, control=control, logged=self._is_logged()):
+            if self.snapshots.take(position, why=why, control=control, logged=self._logged()):
                 self.pace.begun(position.step, control, self.snapshots.stall_s)
             else:
                 self.pace.postponed()
@@ -337,7 +338,7 @@ class Loop:
         # A save, with its deadline: the keeper may still copy 33 GB, and the disk may be slow.
         with self.heart.during(Phase.SAVING):
             control, began = self.heart.control(), time.monotonic()
-            while not self.snapshots.take(position, why=why, control=control, logged=self._is_logged()):
+            while not self.snapshots.take(position, why=why, control=control, logged=self._logged()):
                 # A finished run waits for room as long as people want it: all that was trained since is at stake.
                 patient = why == "final" and not self._asked_to_stop()
                 trouble = self._trouble()
@@ -352,7 +353,7 @@ class Loop:
 
     def _trouble(self) -> str:
         """What keeps snapshots from being taken; empty: nothing does for long."""
-        if self._is_logged():
+        if self._logged() is not None:
             return self.snapshots.trouble
         return f"{self.steps.waiting} rows of {self.steps.path} can't be written: {os.strerror(self.steps.error)}"
 

@@ -16,6 +16,7 @@ from adam.contract.paths import RunPaths
 from adam.contract.records import Staging
 from adam.contract.shared import Control
 from adam.contract.slots import PADDING, RAM, Part, SlotHead, TensorEntry, aligned
+from adam.contract.steplog import RowKey
 from adam.contract.sums import page_sum
 from adam.trainer.copying import Copier, Tensors, make_copier
 from adam.trainer.model.lm import MambaLM
@@ -26,7 +27,7 @@ from adam.trainer.state import own_part, random_state, trained_state
 from adam.trainer.sums import tensor_sum
 
 GONE, NO_SLOT, ANY_SLOT = -2, -1, 1 << 30
-NOTHING = Control()
+NOTHING, NO_ROW = Control(), RowKey()
 RETRY_S = 30.0
 POLL_S = 0.005
 PATIENCE_S = 2.0  # small slots are made before the first step
@@ -124,22 +125,22 @@ class Snapshots:
         self._report.write()
         return self._making is None and bool(self._slots)
 
-    def take(self, position: Position, *, why: str, control: Control = NOTHING, logged: bool = True) -> bool:
+    def take(self, position: Position, *, why: str, control: Control = NOTHING, logged: RowKey | None = NO_ROW) -> bool:
         """Begin a snapshot of now. False where that is not possible: slots are busy, missing, or the last is under way, or the
-        log of steps is behind (`logged`).
+        log of steps is behind (`logged`, its newest row, is None).
 
         All ranks are to call it at the same steps: it waits for them, and is True on all or on none. What rank 0 says of the
         snapshot is what counts.
         """
-        slot = self._agreed_slot(control.committed, ready=self.ready() and self.poll() and logged)
-        if slot is None:
+        slot = self._agreed_slot(control.committed, ready=self.ready() and self.poll() and logged is not None)
+        if slot is None or logged is None:
             return False
         if self._copier is None:
             self._copier = make_copier(self._tensors, {name: slot.writer.span(name) for name in self._tensors})
         began = time.perf_counter()
         self._sequence += 1
         why = self._and_owed(why, slot, control.committed)
-        self._begin(slot, self._copier, self._head(position, why, control.saves))
+        self._begin(slot, self._copier, self._head(position, why, control.saves, logged))
         self._host_s = time.perf_counter() - began
         self.poll()
         return True
@@ -200,7 +201,7 @@ class Snapshots:
                 return self._slots.index(slot)
         return NO_SLOT
 
-    def _head(self, position: Position, why: str, saves: int) -> SlotHead:
+    def _head(self, position: Position, why: str, saves: int, logged: RowKey) -> SlotHead:
         identity = self._identity
         return SlotHead(
             run=identity.run,
@@ -213,6 +214,7 @@ class Snapshots:
             saves=saves,
             why=why,
             durable=why != RAM,
+            logged=logged,
             rank=identity.rank,
             world=identity.world,
             parent=identity.parent,

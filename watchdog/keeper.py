@@ -8,30 +8,30 @@ Reads a request a line from stdin and writes an answer a line to stdout (`keeper
 import argparse
 import errno
 import math
+import os
 import shutil
 import sys
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from adam.contract.checkpoints import parse_name
-from adam.contract.durable import remove_tree
-from adam.contract.errors import CheckpointError, DiskError, SchemaError, run_main
+from adam.contract.durable import is_at, remove_tree
+from adam.contract.errors import AdamError, CheckpointError, DiskError, SchemaError, run_main
 from adam.contract.lease import lease_is_held, read_lease
 from adam.contract.paths import RunPaths
 from adam.contract.process import die_with_parent
-from adam.contract.ram import remove_stale
+from adam.contract.ram import hold, remove_stale
 from adam.contract.records import SnapshotSeen
 from adam.contract.slots import MILESTONE, read_head
 from adam.contract.snapshots import Snapshot, complete_snapshots, read_snapshot, slots_of
-from adam.contract.steplog import write_left_behind
+from adam.contract.steplog import newest_row, write_left_behind
 from adam.contract.sums import check_sums
 from adam.watchdog.commit import commit, is_committed
 from adam.watchdog.keeper_words import Answer, Commit, Committed, Look, Prune, PutAway, Request, Settle
 from adam.watchdog.store import Store
-
-DISK_TROUBLE = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS}
 
 
 class Keeper:
@@ -41,42 +41,49 @@ class Keeper:
         self._store, self._paths = store, store.paths
         self._bad: set[tuple[int, int]] = set()  # order of snapshots whose bytes are wrong
         self._saves = 0
+        self._there: dict[str, Any] = {}
 
     def answer(self, request: Request) -> Answer:
-        """Carry out a request. A disk that fails is trouble to be told, and no reason to end."""
+        """Carry out a request. A disk or a file that is bad, in whatever way, is trouble to be told, and no reason to end."""
         try:
-            return self._carried_out(request)
+            answer = self._carried_out(request)
+        except AdamError as error:
+            in_vain = isinstance(error, SchemaError) and isinstance(request, Settle)
+            answer = Answer("", refused=str(error)) if in_vain else Answer("", trouble=str(error))
         except OSError as error:
-            trouble = disk_trouble(error, "the checkpoints could not be put in order", self._paths.checkpoints)
-        if isinstance(request, Settle):
-            return self._finish(Answer("settle", request.id, request.token), trouble=trouble)
-        return self._finish(Answer(type(request).__name__.lower()), trouble=trouble)
+            answer = Answer("", trouble=self._told(error, "the checkpoints could not be put in order"))
+        try:
+            self._there = self._look_around()
+        except OSError as error:  # what was there before is told again
+            trouble = answer.trouble or self._told(error, "the checkpoints could not be looked at")
+            answer = msgspec.structs.replace(answer, trouble=trouble)
+        about = {"id": request.id, "token": request.token} if isinstance(request, Settle) else {}
+        pruned, note = self._store.take_pruned(), self._store.trouble
+        kind = type(request).__name__.lower()
+        return msgspec.structs.replace(
+            answer, request=kind, saves=self._saves, pruned=pruned, note=note, **self._there, **about
+        )
 
     def _carried_out(self, request: Request) -> Answer:
         match request:
             case Commit():
-                return self._finish(self._committed(request.resumed, request.durable_only), request="commit")
+                return self._committed(request.resumed, request.durable_only)
             case Settle():
                 return self._settle(request)
             case Prune():
                 self._store.prune()
-                return self._finish(Answer("prune"))
             case Look():
                 self._store.confirm_newest()
-                return self._finish(Answer("look"))
+        return Answer("")
 
-    def _finish(self, answer: Answer, **facts: object) -> Answer:
-        """The answer, with what is on disk now."""
-        return msgspec.structs.replace(
-            answer,
-            saves=self._saves,
-            pruned=self._store.take_pruned(),
-            checkpoints=tuple(self._store.listing()),
-            newest=self._store.newest_verified(),
-            in_quarantine=self._store.in_quarantine(),
-            note=self._store.trouble,
-            **facts,
-        )
+    def _look_around(self) -> dict[str, Any]:
+        """What is on disk now. The newest comes first: a manifest that has rotted is no longer verified in the listing then."""
+        newest = self._store.newest_verified()
+        there = tuple(self._store.listing())
+        return {"newest": newest, "checkpoints": there, "in_quarantine": self._store.in_quarantine()}
+
+    def _told(self, error: OSError, what: str) -> str:
+        return f"{what}: {error.strerror or error} ({error.filename or self._paths.checkpoints})"
 
     def _own(self, resumed: str) -> list[Snapshot]:
         """The good snapshots of the last holder of the lease, and the one that it began from; newest first."""
@@ -103,7 +110,7 @@ class Keeper:
         except DiskError as error:
             trouble = str(error)
         except OSError as error:
-            trouble = disk_trouble(error, "the checkpoint could not be written", self._paths.checkpoints)
+            trouble = self._told(error, "the checkpoint could not be written")
         found = tuple(milestones)
         return Answer("", committed=committed, milestones=found, dropped=tuple(dropped), trouble=trouble)
 
@@ -140,10 +147,8 @@ class Keeper:
 
     def _settle(self, request: Settle) -> Answer:
         if lease_is_held(self._paths):
-            answer = Answer("settle", trouble="the lease is held: a program still runs")
-        else:
-            answer = self._put_in_order(request)
-        return self._finish(answer, request="settle", id=request.id, token=request.token)
+            return Answer("", trouble="the lease is held: a program still runs")
+        return self._put_in_order(request)
 
     def _put_in_order(self, request: Settle) -> Answer:
         """Nobody trains: keep, commit or drop what is left, and find a checkpoint that verifies."""
@@ -172,11 +177,11 @@ class Keeper:
             self._commit_milestones(resumed, made, dropped)
         except (DiskError, OSError) as error:
             dropped.append(PutAway(MILESTONE, str(error)))
-        return Answer("settle", snapshot=left, milestones=tuple(made), dropped=tuple(dropped))
+        return Answer("", snapshot=left, milestones=tuple(made), dropped=tuple(dropped))
 
     def afterwards(self) -> None:
         """What is left to do when an answer has been given: that one checkpoint on disk is known to be right, before it is needed."""
-        with suppress(OSError):  # told by the next request, which meets it too
+        with suppress(OSError, AdamError):  # told by the next request, which meets it too
             self._store.confirm_newest()
 
     def _logged_and_committed(self, request: Settle) -> Answer:
@@ -200,7 +205,8 @@ class Keeper:
         return None
 
     def _drop_distrusted(self, request: Settle) -> list[PutAway]:
-        """Delete the snapshots that the last attempts failed after; and where nothing is trusted, those with wrong bytes."""
+        """Delete the snapshots that the last attempts failed after; those on disk, which outlive a power cut, where the log has not; and
+        where nothing is trusted, those with wrong bytes."""
         dropped = []
         failed_after = (parse_name(request.quarantine) or (0, 0))[0] if request.quarantine else math.inf
         wrong_from = request.beyond + 1 if request.beyond >= 0 else math.inf
@@ -208,6 +214,8 @@ class Keeper:
             reason = ""
             if snapshot.head.step >= min(failed_after, wrong_from):
                 reason = request.reason
+            elif snapshot.path.parent == self._paths.staging and newest_row(self._paths) < snapshot.head.logged:
+                reason = "a power cut took rows of the log of steps that it needs"
             elif request.verify:
                 reason = _what_is_wrong_with(snapshot)
             if reason:
@@ -279,13 +287,6 @@ class Keeper:
         return ""
 
 
-def disk_trouble(error: OSError, what: str, where: Path) -> str:
-    """What to tell of a disk that is full or failing. Anything else is a fault of the code: raised again."""
-    if error.errno not in DISK_TROUBLE:
-        raise error
-    return f"{what}: {error.strerror} ({error.filename or where})"
-
-
 def _what_is_wrong_with(snapshot: Snapshot) -> str:
     """Empty where every byte of a snapshot is what its writer had."""
     try:
@@ -299,10 +300,28 @@ def _what_is_wrong_with(snapshot: Snapshot) -> str:
     return ""
 
 
-def serve(keeper: Keeper) -> int:
+class MemoryHold:
+    """Says that the run's memory is in use while this process lives, where no trainer does (`ram.hold`)."""
+
+    def __init__(self, paths: RunPaths) -> None:
+        self._paths = paths
+        self._fd: int | None = None
+
+    def renew(self) -> None:
+        """A trainer makes the directory, and the end of a run deletes it."""
+        with suppress(OSError, DiskError):  # tried again at the next request
+            if self._fd is not None and not is_at(self._fd, self._paths.ram):
+                os.close(self._fd)
+                self._fd = None
+            if self._fd is None:
+                self._fd = hold(self._paths.ram)
+
+
+def serve(keeper: Keeper, memory: MemoryHold) -> int:
     """Answer requests until stdin ends."""
     decoder = msgspec.json.Decoder(Request)
     for line in sys.stdin.buffer:
+        memory.renew()
         sys.stdout.buffer.write(msgspec.json.encode(keeper.answer(decoder.decode(line))) + b"\n")
         sys.stdout.buffer.flush()
         keeper.afterwards()
@@ -325,10 +344,13 @@ def main() -> int:
     die_with_parent(arguments.parent)
     paths = RunPaths(arguments.run)
     paths.checkpoints.mkdir(parents=True, exist_ok=True)
-    remove_stale(paths)
+    memory = MemoryHold(paths)
+    memory.renew()
+    with suppress(OSError):  # of others, and perhaps just being removed by another keeper
+        remove_stale(paths)
     store = Store(paths, arguments.keep_last, arguments.milestone_every, arguments.keep_every_hours)
     store.clean()
-    return serve(Keeper(store))
+    return serve(Keeper(store), memory)
 
 
 if __name__ == "__main__":

@@ -104,9 +104,16 @@ class Store:
             next((kept for kept in reversed(there) if self.confirm(kept.name)), None)
 
     def newest_verified(self) -> CheckpointSeen | None:
+        """One whose manifest can no longer be read is not verified any more: the next settling checks it, and puts it away."""
         for kept in reversed(self.listing()):
-            if kept.verified:
-                return CheckpointSeen(kept.name, kept.step, True, read_manifest(self.directory(kept.name)).stamp)
+            if not kept.verified:
+                continue
+            try:
+                made = read_manifest(self.directory(kept.name)).stamp
+            except (CheckpointError, OSError):
+                self._verified.pop(kept.name)
+                continue
+            return CheckpointSeen(kept.name, kept.step, True, made)
         return None
 
     def quarantine(self, name: str, reason: str) -> None:

@@ -31,7 +31,7 @@ from adam.contract.shared import Pulse, read_once
 from adam.contract.slots import PADDING, read_head
 from adam.contract.snapshots import complete_snapshots
 from adam.contract.states import Exit, Phase
-from adam.contract.steplog import StepLog, copy_path, waiting_rows
+from adam.contract.steplog import RowKey, StepLog, copy_path, waiting_rows
 from adam.trainer import loop, owed, snapshot
 from adam.trainer.attempt import run_attempt
 from adam.watchdog.keeper import Keeper
@@ -211,6 +211,23 @@ def test_no_snapshot_is_ahead_of_the_log(tmp_path, template, undisturbed, ram: s
         assert life.attempt(ask) == Exit.OK
     assert all(step <= last for step, last, _ in seen)
     assert any(not works for _, _, works in seen) == (ram == "auto")  # in memory they go on
+    assert not life.settle(commit=True).trouble
+    life.check(undisturbed)
+
+
+def test_a_power_cut_that_took_rows_takes_the_staged_snapshots_that_need_them(tmp_path, template, undisturbed) -> None:
+    """The kernel may have written the slots back before the log: the run then begins where the log has all."""
+    life = Life(tmp_path / "run", template, "off")
+    life.plan()
+    asked = itertools.count()
+    assert life.attempt(lambda: next(asked) >= 6) == Exit.STOPPED
+    assert [found.head.logged for found in complete_snapshots(life.paths)] == [RowKey(1, 3), RowKey(1, 2)]
+    rows = life.paths.steps.read_bytes().splitlines(keepends=True)
+    life.paths.steps.write_bytes(b"".join(rows[:2]) + b"\0" * 100)
+    answer = life.settle(commit=False)
+    assert life.resume is not None and life.resume.step == 2 and "a power cut took rows" in answer.dropped[0].reason
+    life.plan()
+    assert life.attempt(never) == Exit.OK
     assert not life.settle(commit=True).trouble
     life.check(undisturbed)
 
