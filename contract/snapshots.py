@@ -67,6 +67,18 @@ def slots_of(paths: RunPaths) -> list[Path]:
     return [slot for place in places for slot in sorted(place.glob(SLOTS)) if slot.is_dir()]
 
 
+def empty(slot: Path) -> bool:
+    """Take a slot for one without a snapshot, and keep its memory for the next attempt: to free and allocate 33 GB takes seconds, for
+    which the run would stand still. False where that can't be done."""
+    try:
+        for path in slot.glob("*.safetensors"):
+            with path.open("r+b", buffering=0) as file:
+                file.write(bytes(8))  # see SlotWriter: the header's length
+    except OSError:
+        return False
+    return True
+
+
 def complete_snapshots(paths: RunPaths) -> list[Snapshot]:
     """The complete ones, newest first; those that can't be read are left out."""
     found = []

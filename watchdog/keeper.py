@@ -26,7 +26,7 @@ from adam.contract.process import die_with_parent
 from adam.contract.ram import hold, remove_stale
 from adam.contract.records import SnapshotSeen
 from adam.contract.slots import MILESTONE, read_head
-from adam.contract.snapshots import Snapshot, complete_snapshots, read_snapshot, slots_of
+from adam.contract.snapshots import Snapshot, complete_snapshots, empty, read_snapshot, slots_of
 from adam.contract.steplog import newest_row, write_left_behind
 from adam.contract.sums import check_sums
 from adam.watchdog.commit import commit, is_committed
@@ -224,7 +224,7 @@ class Keeper:
         return dropped
 
     def _drop_strangers(self, request: Settle) -> list[PutAway]:
-        """Delete the slots that nobody will read: incomplete, of another token or run, with wrong bytes, or all where all is on disk."""
+        """Give up the slots that nobody will read: incomplete, of another token or run, with wrong bytes, or all where all is on disk."""
         own = [] if request.commit else self._own(request.resumed)
         done = [snapshot.path for snapshot in self._own(request.resumed) if snapshot not in own]
         dropped = []
@@ -233,7 +233,8 @@ class Keeper:
                 continue
             if slot not in done:
                 dropped.append(PutAway(slot.name, self._why_dropped(slot)))
-            remove_tree(slot)
+            if request.commit or slot.parent != self._paths.ram or not empty(slot):
+                remove_tree(slot)
         return dropped
 
     def _why_dropped(self, slot: Path) -> str:

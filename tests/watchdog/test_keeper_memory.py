@@ -14,6 +14,7 @@ from small_slots import write_slot
 from adam.contract.lease import take_lease
 from adam.contract.paths import RunPaths
 from adam.contract.ram import OWNER
+from adam.contract.snapshots import complete_snapshots
 from adam.watchdog.keeper_words import Answer, Look, Request, Settle
 
 
@@ -88,3 +89,22 @@ def test_a_keeper_that_starts_removes_the_memory_of_a_run_that_is_gone(paths, ot
     assert slot.is_dir()
     with keeper_of(other):
         assert not paths.ram.exists()
+
+
+def test_the_memory_of_slots_that_nobody_will_read_is_kept_for_the_attempt_that_follows(paths) -> None:
+    """To free and to allocate 33 GB takes seconds, in which a run would stand still."""
+    newest = snapshot_of_a_dead_trainer(paths)
+    half, strange = write_slot(paths, 25, 1, in_ram=True), write_slot(paths, 30, 2, token=4, in_ram=True)
+    files = [slot / "rank-00000.safetensors" for slot in (half, strange)]
+    with files[0].open("r+b") as file:
+        file.write(bytes(8))
+    memory = [(file.stat().st_ino, file.stat().st_blocks) for file in files]
+    with keeper_of(paths) as keeper:
+        answer = keeper.ask(Settle(1, 5, commit=False))
+        assert answer.snapshot and answer.snapshot.slot == str(newest)
+        assert [item.reason.split(" (")[0] for item in answer.dropped] == [
+            "the snapshot was not complete",
+            "the snapshot's writer",
+        ]
+        assert memory == [(file.stat().st_ino, file.stat().st_blocks) for file in files]
+        assert [snapshot.path for snapshot in complete_snapshots(paths)] == [newest]
