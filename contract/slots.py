@@ -115,7 +115,10 @@ class SlotWriter:
         return 8 + self._header_bytes + self._payload
 
     def _allocate(self) -> None:
-        existing = os.fstat(self._fd).st_size
+        status = os.fstat(self._fd)
+        existing = status.st_size
+        if existing == self.size and status.st_blocks * 512 >= existing:
+            return  # what an attempt before this one has made: to go through 33 GB of pages again takes a second
         try:
             os.posix_fallocate(self._fd, 0, self.size)
         except OSError as error:
@@ -158,14 +161,6 @@ class SlotWriter:
     def payload(self) -> memoryview:
         """The bytes of all tensors."""
         return memoryview(self._map)[8 + self._header_bytes :]
-
-    def write(self, first: int, data: memoryview) -> None:
-        """Put bytes at `first` of the payload by a system call: pages that were never mapped need not be unmapped when the process dies.
-        Raises OSError."""
-        at = 8 + self._header_bytes + first
-        while data:
-            written = os.pwrite(self._fd, data, at)
-            data, at = data[written:], at + written
 
     def buffer(self, name: str) -> memoryview:
         """The bytes of a tensor, to be written in place."""

@@ -7,9 +7,9 @@ GPU        a copy on the device (19 ms for 33 GB), drained into the slot while t
 A slot's payload has the tensors one after the other, each from a page on; so a group is drained in one piece, and the checksums of all
 tensors come of a few operations on the device.
 
-The way to the host leads through a few pinned buffers, from which threads write the slot's file. Pinning the slots themselves would make
-that way shorter and the rest worse: the driver takes 8 to 16 s for 33 GB, in which no kernel can be launched (which looks like a hang), and
-the kernel 3 s to bury a process that has them (measured on an H200 with three slots; `docs/log.md`).
+The way to the host leads through a few pinned buffers, from which threads fill the slot. Pinning the slots themselves would make that way
+shorter and the rest worse: the driver takes 8 to 16 s for 33 GB, in which no kernel can be launched (which looks like a hang), and the
+kernel 3 s to bury a process that has them (measured on an H200 with three slots; `docs/log.md`).
 """
 
 import threading
@@ -18,6 +18,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from queue import SimpleQueue
 from typing import Protocol
 
+import numpy
 import torch
 from torch import Tensor
 
@@ -29,16 +30,7 @@ Spans = dict[str, tuple[int, int]]  # where a tensor's bytes begin and end in th
 MARGIN_BYTES = 4 << 30  # of device memory that a copy on the device leaves to training
 SMALLEST_BUFFER = 512 << 20
 STAGE_BYTES, STAGES = 64 << 20, 8  # a copy engine does one copy at a time, and training reads its loss through it
-WRITERS = 4  # threads: one alone writes a tmpfs at a seventh of what the way from the device gives
-
-
-class Into(Protocol):
-    """Where a copy goes: a slot."""
-
-    payload: Tensor  # uint8, over the slot's memory
-
-    def write(self, first: int, data: memoryview) -> None:
-        """Put bytes at `first` of the payload, without touching its mapping."""
+WRITERS = 6  # threads: one alone fills memory at a tenth of what the way from the device gives
 
 
 class Copier(Protocol):
@@ -46,11 +38,11 @@ class Copier(Protocol):
 
     device_s: float  # how long the last copy kept training waiting; what the host did in `start` is not in it
 
-    def start(self, into: Into) -> None:
-        """Begin; what the tensors hold now is what is copied."""
+    def start(self, payload: Tensor) -> None:
+        """Begin; what the tensors hold now is what is copied. `payload`: uint8, in the host's memory."""
 
     def done(self) -> dict[str, str] | None:
-        """The checksum of each tensor when all is in the payload; None until then. Raises OSError where the slot can't be written."""
+        """The checksum of each tensor when all is in the payload; None until then."""
 
     def before_update(self) -> None:
         """The tensors are about to change."""
@@ -67,10 +59,10 @@ class PlainCopy:
         self._tensors, self._spans = tensors, spans
         self._sums: dict[str, str] | None = None
 
-    def start(self, into: Into) -> None:
+    def start(self, payload: Tensor) -> None:
         for name, tensor in self._tensors.items():
             first, end = self._spans[name]
-            into.payload[first:end].copy_(bytes_of(tensor))
+            payload[first:end].copy_(bytes_of(tensor))
         # Of what training has, not of the copy: so an error of the copying shows too.
         self._sums = {name: tensor_sum(tensor) for name, tensor in self._tensors.items()}
 
@@ -95,27 +87,27 @@ class Stages:
         self._writers = ThreadPoolExecutor(WRITERS, thread_name_prefix="slot-writer")
         self._writing: list[Future[None]] = []
 
-    def send(self, data: Tensor, into: Into, first: int) -> None:
-        """Bytes of the device, on the current stream, to `first` of the payload; waits only for a buffer that is free."""
+    def send(self, data: Tensor, into: Tensor) -> None:
+        """Bytes of the device, on the current stream, into as many of the host's memory; waits only for a buffer that is free."""
         for begin in range(0, data.numel(), STAGE_BYTES):
             part = data[begin : begin + STAGE_BYTES]
             buffer, arrived = self._free.get()
             buffer[: part.numel()].copy_(part, non_blocking=True)
             arrived.record()
-            self._writing.append(self._writers.submit(self._write, buffer, arrived, part.numel(), into, first + begin))
+            target = into[begin : begin + STAGE_BYTES]
+            self._writing.append(self._writers.submit(self._write, buffer, arrived, target))
 
-    def _write(self, buffer: Tensor, arrived: torch.cuda.Event, size: int, into: Into, first: int) -> None:
+    def _write(self, buffer: Tensor, arrived: torch.cuda.Event, into: Tensor) -> None:
         try:
             arrived.synchronize()
-            into.write(first, buffer[:size].numpy().data)
+            # Not torch's copy: in each of these threads it would begin as many of its own.
+            numpy.copyto(into.numpy(), buffer[: into.numel()].numpy())
         finally:
             self._free.put((buffer, arrived))
 
     def finish(self) -> None:
-        """Until all is written. Raises OSError where something could not be."""
+        """Until all is written."""
         writing, self._writing = self._writing, []
-        for part in writing:
-            part.exception()  # all must have ended, before the first that failed is told
         for part in writing:
             part.result()
 
@@ -154,7 +146,7 @@ class DeviceCopy:
     def _whole(self) -> bool:
         return len(self._groups) == 1
 
-    def start(self, into: Into) -> None:
+    def start(self, payload: Tensor) -> None:
         here = torch.cuda.current_stream()
         self._began.record(here)
         self._waited, self._held_s = False, 0.0
@@ -162,13 +154,13 @@ class DeviceCopy:
             self._groups[0].gather()
         self._copied.record(here)
         self._gathered.clear()
-        self._following = self._follower.submit(self._follow, into)
+        self._following = self._follower.submit(self._follow, payload)
 
-    def _follow(self, into: Into) -> dict[str, str]:
+    def _follow(self, payload: Tensor) -> dict[str, str]:
         try:
-            with torch.cuda.device(self._device):
+            with torch.no_grad(), torch.cuda.device(self._device):
                 self._gathering.wait_event(self._copied)
-                pages = [self._pass_on(number, into) for number in range(len(self._groups))]
+                pages = [self._pass_on(number, payload) for number in range(len(self._groups))]
                 with torch.cuda.stream(self._gathering):
                     self._sums.copy_(sums_between(torch.cat(pages), self._first, self._end), non_blocking=True)
                     summed = torch.cuda.Event(blocking=True)
@@ -179,7 +171,7 @@ class DeviceCopy:
             self._gathered.set()
         return dict(zip(self._names, read_sums(self._sums), strict=True))
 
-    def _pass_on(self, number: int, into: Into) -> Tensor:
+    def _pass_on(self, number: int, payload: Tensor) -> Tensor:
         """Gather a group as soon as its buffer is free, drain it by the copy engine, and give its pages' sums, of the device's copy:
         so the way to the host, and its memory, are checked when the payload is read."""
         group = self._groups[number]
@@ -194,7 +186,7 @@ class DeviceCopy:
             pages = page_sums(group.pages)
         with torch.cuda.stream(self._draining):
             self._draining.wait_event(group.gathered)
-            self._stages.send(group.bytes, into, group.first)
+            self._stages.send(group.bytes, payload[group.first : group.end])
             group.drained.record()
         return pages
 

@@ -149,7 +149,7 @@ class Snapshots:
         generators = random_state()
         for name, state in generators.items():
             slot.put(name, state)
-        copier.start(slot)
+        copier.start(slot.payload)
         sums = self._padding | {name: tensor_sum(state) for name, state in generators.items()}
         self._pending = slot, msgspec.structs.replace(head, sums=sums)
 

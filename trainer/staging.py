@@ -51,13 +51,6 @@ class Slot:
         first, end = self.writer.span(name)
         self.payload[first:end].copy_(tensor)
 
-    def write(self, first: int, data: memoryview) -> None:
-        """See `copying.Into`. Raises DiskError."""
-        try:
-            self.writer.write(first, data)
-        except OSError as error:
-            raise DiskError(f"a snapshot can't be written to {self.writer.path}: {error.strerror}") from None
-
     def close(self) -> None:
         del self.payload
         self.writer.close()

@@ -1,6 +1,5 @@
 """Snapshots of a model on a GPU: every way of copying gives the bytes that training has, and the checksums that a reader finds."""
 
-import errno
 import struct
 import time
 
@@ -8,8 +7,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from adam.contract import slots
-from adam.contract.errors import DiskError
 from adam.contract.ram import claim
 from adam.contract.slots import PAGE_BYTES, TensorEntry, aligned
 from adam.contract.sums import page_sum
@@ -49,7 +46,7 @@ def test_the_bytes_and_their_sums(slot: Slot, tensors: dict[str, Tensor], size: 
     sizes = [need] if size == "whole" else [largest, largest]
     copier = DeviceCopy(tensors, spans, [torch.full((n,), 255, dtype=torch.uint8, device="cuda") for n in sizes])
     kept = {name: tensor.clone() for name, tensor in tensors.items()}
-    copier.start(slot)
+    copier.start(slot.payload)
     copier.before_update()
     for tensor in tensors.values():  # an optimizer that does not wait for anybody
         tensor.add_(1.0)
@@ -64,25 +61,23 @@ def test_the_bytes_and_their_sums(slot: Slot, tensors: dict[str, Tensor], size: 
     copier.close()
 
 
-def test_a_slot_that_takes_nothing_is_told_and_holds_nobody_up(
-    slot: Slot, tensors: dict[str, Tensor], monkeypatch
-) -> None:
+def test_a_snapshot_larger_than_the_stages(shared_memory, monkeypatch) -> None:
+    monkeypatch.setattr(copying, "STAGE_BYTES", 1 << 16)
+    torch.manual_seed(4)
+    tensors = {"a": torch.randn(3_000_001, device="cuda"), "b": torch.randn(7, device="cuda")}
+    entries = aligned([TensorEntry(name, "F32", tuple(tensor.shape)) for name, tensor in tensors.items()])
+    slot = Slot(shared_memory / "large", entries, 0)
     copier = make_copier(tensors, spans_of(slot, tensors))
-
-    def full(*_: object) -> int:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(slots.os, "pwrite", full)
-    copier.start(slot)
-    copier.before_update()
-    with pytest.raises(DiskError, match=r"can't be written to .*: No space left"):
-        while copier.done() is None:
+    for _ in range(3):
+        tensors["a"] += 1.0
+        copier.start(slot.payload)
+        while (sums := copier.done()) is None:
             time.sleep(0.001)
-    monkeypatch.undo()
-    copier.start(slot)
-    while copier.done() is None:
-        time.sleep(0.001)
+        assert list(sums.values()) == all_sums(list(tensors.values()))
+        first, end = spans_of(slot, tensors)["a"]
+        assert bytes(slot.payload[first:end].numpy()) == bytes(bytes_of(tensors["a"]).cpu().numpy())
     copier.close()
+    slot.close()
 
 
 def test_little_memory_means_a_small_buffer(slot: Slot, tensors: dict[str, Tensor], monkeypatch) -> None:
