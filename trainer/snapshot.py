@@ -84,7 +84,7 @@ class Snapshots:
         self._complete: tuple[SlotHead, Callable[[], bool]] | None = None  # on this rank; on all ranks?
         self._votes, self._completions = Ranks(), Ranks()
         self._sequence, self._debt = 0, ""  # why a durable snapshot was taken that is gone before it was a checkpoint
-        self._host_s = 0.0
+        self._host_s = self._waited_s = 0.0
         self.taken = self.durable = self.newest_step = self.saves = 0
         self.in_ram, self.trouble = False, ""
         self._report = Owed()
@@ -95,8 +95,8 @@ class Snapshots:
 
     @property
     def stall_s(self) -> float:
-        """What the last snapshot cost training: the time of its beginning, for which the device has nothing to do, and what the device then
-        does of it before the next step."""
+        """What the last snapshot cost training: the time of its beginning and of a wait for the one before (`finish`), for which the device
+        has nothing to do, and what the device then does of it before the next step."""
         return self._host_s + (self._copier.device_s if self._copier else 0.0)
 
     def _make_slots(self) -> None:
@@ -141,7 +141,7 @@ class Snapshots:
         self._sequence += 1
         why = self._and_owed(why, slot, control.committed)
         self._begin(slot, self._copier, self._head(position, why, control.saves, logged))
-        self._host_s = time.perf_counter() - began
+        self._host_s, self._waited_s = self._waited_s + time.perf_counter() - began, 0.0
         self.poll()
         return True
 
@@ -239,8 +239,10 @@ class Snapshots:
 
     def finish(self) -> None:
         """Wait until no copy is under way."""
+        began = time.perf_counter()
         while not self.poll():
             time.sleep(POLL_S)
+        self._waited_s += time.perf_counter() - began
 
     def _count(self, head: SlotHead) -> None:
         """A snapshot is complete on all ranks."""

@@ -7,10 +7,11 @@ Whoever reads the old one by an open descriptor (`tail -f`) is told in it that t
 import errno
 import os
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
 from operator import itemgetter
 from pathlib import Path
 
-from adam.contract.durable import free_bytes, remove_temporaries, replace_file_by, whole_lines, write_all
+from adam.contract.durable import free_bytes, is_at, remove_temporaries, replace_file_by, whole_lines, write_all
 from adam.contract.metrics import COLUMNS, columns_of, header
 
 FAREWELL = b"# this file has more columns now and was replaced: `tail -f` it again\n"
@@ -29,19 +30,26 @@ def columns_with(there: tuple[str, ...]) -> tuple[str, ...] | None:
 
 
 def widen(path: Path, columns: tuple[str, ...], alive: Callable[[], None] = lambda: None) -> None:
-    """Replace `path` by its rows under `columns`; cells that it has no value for are empty. Raises OSError; the file is then as it was.
+    """Replace `path` by its rows under `columns`; cells that it has no value for are empty. Raises OSError: the file is then as it was, or
+    has all columns already (its directory can't be made durable).
 
     `alive` is called now and then: millions of rows take many seconds.
     """
     remove_temporaries(path)  # of a watchdog that was killed here
     if free_bytes(path.parent) < ROOM * path.stat().st_size:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-    old = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
-    try:
+    with ExitStack() as stack:
+        old = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+        stack.callback(os.close, old)
+        stack.callback(_say_farewell, old, path)
         replace_file_by(path, blocks(path, columns, alive))
-        write_all(old, FAREWELL)
-    finally:
-        os.close(old)
+
+
+def _say_farewell(old: int, path: Path) -> None:
+    """In the old file, where there is a new one. A full disk costs its readers this word, and the new file nothing."""
+    if not is_at(old, path):
+        with suppress(OSError):
+            write_all(old, FAREWELL)
 
 
 def blocks(path: Path, columns: tuple[str, ...], alive: Callable[[], None]) -> Iterator[bytes]:

@@ -61,6 +61,21 @@ def test_a_copy_under_way_is_waited_for_and_nothing_else_is_begun(snapshots) -> 
     assert (complete_snapshots(paths)[0].head.step, taker.durable) == (3, 1)
 
 
+def test_a_wait_for_the_copy_before_is_part_of_what_a_snapshot_costs(snapshots) -> None:
+    """A milestone waits for the drain of a snapshot in memory, and training with it."""
+    taker, _ = snapshots
+    assert taker.take(Position(step=1), why="ram")
+    real, until = taker._copier.done, time.perf_counter() + 0.4
+    taker._copier.done = lambda: real() if time.perf_counter() > until else None
+    assert taker.take(Position(step=2), why="ram")
+    assert taker.stall_s < 0.2
+    taker.finish()
+    assert taker.take(Position(step=3), why="milestone")
+    assert taker.stall_s > 0.2
+    assert taker.take(Position(step=4), why="ram")
+    assert taker.stall_s < 0.2
+
+
 def test_fifty_saves_use_no_more_memory_than_ten(snapshots) -> None:
     taker, paths = snapshots
     process, used = psutil.Process(), []

@@ -1,5 +1,7 @@
 """metrics.csv of another Adam gets all columns: each row is kept, at whatever moment the watchdog dies or the disk is full."""
 
+import errno
+import os
 import subprocess
 from contextlib import suppress
 from pathlib import Path
@@ -7,6 +9,7 @@ from typing import Any
 
 import pytest
 from disk_calls import DiskCalls
+from failing_disk import FailingDisk
 from metric_rows import WORK, line, write_rows
 
 from adam.contract.metrics import COLUMNS, columns_of, header
@@ -137,6 +140,32 @@ class Failing(DiskCalls):
                 raise self._death
             self._left -= 1
         return super().perform(name, path, *arguments)
+
+
+def widened_on(disk: FailingDisk, path: Path) -> tuple[str, bytes]:
+    """(the error, what readers of the old file have read at last)."""
+    path.write_text(OLD_FILE)
+    with path.open("rb") as old, disk:
+        try:
+            widen(path, COLUMNS)
+            said = ""
+        except OSError as error:
+            said = str(error.strerror)
+        return said, old.read()
+
+
+def test_an_error_behind_the_rename_leaves_the_new_file_and_old_readers_know(paths) -> None:
+    """First the file is made durable, then its name, which is there whether that can be made durable or not."""
+    disk = FailingDisk(paths.root, (), "fsync", 1, errno.EIO, for_ever=True)
+    said, read = widened_on(disk, paths.metrics)
+    assert said == os.strerror(errno.EIO) and read.endswith(widening.FAREWELL)
+    assert paths.metrics.read_bytes().splitlines()[0] == header()
+
+
+def test_a_farewell_for_which_there_is_no_room_is_no_error(paths) -> None:
+    disk = FailingDisk(paths.root, (), "write", 1, errno.ENOSPC, for_ever=True)
+    assert widened_on(disk, paths.metrics) == ("", OLD_FILE.encode())
+    assert paths.metrics.read_bytes().splitlines()[0] == header()
 
 
 def test_zeros_that_a_power_cut_left_and_all_behind_them_are_made_again(paths) -> None:
