@@ -76,6 +76,7 @@ def adopt(turn: Turn, lease: LeaseSeen) -> None:
 
 # What an attempt starts without.
 FRESH = {
+    "unlaunched_told": False,
     "stop_asked": None,
     "stop_killed": False,
     "child_gone": None,

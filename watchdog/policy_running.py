@@ -11,6 +11,7 @@ from adam.watchdog.policy_idle import adopt
 from adam.watchdog.policy_log import note_log
 from adam.watchdog.policy_numeric import end_if_numeric, needs_rollback, trouble_of
 from adam.watchdog.policy_pulse import LONGEST_TICK_S, deadline_s, left_s, listen
+from adam.watchdog.policy_stuck import tell_unlaunched
 from adam.watchdog.policy_turn import Turn
 from adam.watchdog.policy_words import Collect, Hang, Launch, LeaseSeen, Signal, Stage, Sweep
 
@@ -73,6 +74,7 @@ def never_seen(turn: Turn, detail: str, text: str) -> None:
 def ask_again(turn: Turn) -> None:
     """The plan could not be written, or supervisord refused or did not answer: nothing has started, as far as is known."""
     turn.note(turn.seen.launch_error)
+    tell_unlaunched(turn)
     if not turn.wanted:
         turn.enter(Stage.IDLE, settled=None, asked=0.0)
     elif turn.now - turn.memory.asked >= ASK_AGAIN_S:

@@ -197,11 +197,13 @@ class Failures(msgspec.Struct, frozen=True):
     """What went wrong lately. `in_a_row` counts attempts without progress beyond the best before."""
 
     in_a_row: int = 0
+    deterministic: int = 0  # of them, those that the same input gives again
     signature: str = ""
     same: int = 0
     older_tried: bool = False
     kind: FailureClass | None = None
     text: str = ""
+    told: float | None = None  # when people were told that the run is stuck
 
 
 class Memory(msgspec.Struct, frozen=True, kw_only=True):
@@ -221,6 +223,7 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
     forged_before: int = 0
     failures: Failures = Failures()
     not_before: float = 0.0
+    unlaunched_told: bool = False  # people were told that the present attempt can't be started
     asked: float = 0.0  # when something was asked of supervisord, or signalled, last
     stop_asked: float | None = None
     stop_killed: bool = False
