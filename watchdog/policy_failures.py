@@ -33,6 +33,8 @@ DETERMINISTIC = {
     FailureClass.DATA,
     FailureClass.CHECKPOINT,
 }
+# What these are the program itself says, in its last lines.
+TELLING = {FailureClass.CODE, FailureClass.CONFIG, FailureClass.DATA}
 WORN_OUT = 3  # times `same_failures`: as many of these failures without progress, however they differ
 
 
@@ -126,14 +128,14 @@ def fail(
         same=past.same + 1 if signature == past.signature else 1,
         kind=kind,
         text=text,
+        log="\n".join(report.tail) if report is not None and kind in TELLING else "",
     )
     wait = turn.backoff_s(failures.in_a_row)
     deaths = deaths_lately((*memory.deaths, turn.now), turn.now) if turn.plan.program == "trainer" else memory.deaths
     doubtful = detail == HUNG or failures.in_a_row > 1
     turn.set(failures=failures, not_before=turn.now + wait, crashed=True, deaths=deaths, doubtful=doubtful)
-    turn.tell(
-        "crashed", text, failure=kind.value, detail=detail, step=step, in_a_row=failures.in_a_row, **facts_of(report)
-    )
+    told = {"detail": detail, "step": step, "in_a_row": failures.in_a_row, **facts_of(report), **log_of(failures)}
+    turn.tell("crashed", text, failure=kind.value, **told)
     if kind == FailureClass.CONFIG or (kind == FailureClass.DATA and not memory.listening.trained):
         turn.set(verdict=text)
     elif trouble is not None:
@@ -151,6 +153,11 @@ def fail(
     if not turn.memory.verdict:
         turn.tell("waiting", f"the next attempt is in {wait:.1f} s", seconds=round(wait, 3))
     turn.wake(turn.memory.not_before)
+
+
+def log_of(failures: Failures) -> dict[str, str]:
+    """The last lines of the program's log as a fact, where there are any that tell."""
+    return {"log": failures.log} if failures.log else {}
 
 
 def progressed(turn: Turn) -> bool:

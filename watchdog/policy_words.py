@@ -197,13 +197,14 @@ class Failures(msgspec.Struct, frozen=True):
     """What went wrong lately. `in_a_row` counts attempts without progress beyond the best before."""
 
     in_a_row: int = 0
-    deterministic: int = 0  # of them, those that the same input gives again
     signature: str = ""
     same: int = 0
     older_tried: bool = False
     kind: FailureClass | None = None
     text: str = ""
     told: float | None = None  # when people were told that the run is stuck
+    deterministic: int = 0  # of those in a row, the ones that the same input gives again
+    log: str = ""  # the program's last lines, where it is to them that people look
 
 
 class Memory(msgspec.Struct, frozen=True, kw_only=True):

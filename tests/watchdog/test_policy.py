@@ -140,6 +140,34 @@ def crash(
     bench.run_to_training(*checkpoints, step=step).ended(code, number, **fields).tick()
 
 
+@pytest.mark.parametrize("code", [1, 2, 4, 77])
+def test_where_the_program_is_to_blame_the_events_have_its_last_lines(bench, code):
+    tail = ("Traceback (most recent call last):", "  File x", "ValueError: y")
+    for _ in range(3):
+        if not bench.memory.verdict:
+            crash(bench, 25, code=code, tail=tail)
+    bench.tick(6)
+    bench.settle()
+    bench.tick()
+    assert (
+        bench.state == RunState.FAILED
+        and "\n" not in bench.decision.reason
+        and "ValueError: y" in bench.decision.reason
+    )
+    assert [told.facts["log"] for told in (*bench.told("crashed"), *bench.told("failed"))].count("\n".join(tail)) >= 2
+    assert bench.told("failed")[0].facts["log"] == "\n".join(tail)
+
+
+def test_where_the_machine_is_to_blame_the_log_says_nothing(bench):
+    crash(bench, 25, code=6)
+    crash(bench, 25, number=signal.SIGKILL)
+    assert not any("log" in told.facts for told in bench.told("crashed"))
+    bench.see(desired=Desired(running=False)).tick()
+    bench.settle()
+    bench.tick()
+    assert bench.told("stopped") and "log" not in bench.told("stopped")[0].facts
+
+
 def test_the_same_failure_takes_an_older_checkpoint_once(bench):
     for _ in range(3):
         crash(bench, 25, *kept(10, 20), code=1)
