@@ -101,7 +101,7 @@ def control(turn: Turn) -> Control:
         saves=desired.saves if desired.saves > turn.seen.saves_done else 0,
         due=memory.due,
         stop=int(memory.stop_asked is not None),
-        committed=max((kept.step for kept in turn.seen.checkpoints if kept.attempt == memory.plan.attempt), default=0),
+        committed=max([kept.step for kept in turn.seen.checkpoints if kept.attempt == memory.plan.attempt], default=0),
     )
 
 

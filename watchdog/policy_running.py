@@ -122,15 +122,15 @@ def hear(turn: Turn) -> None:
     """Take the pulse: progress, quiet time, and how far the run has ever come."""
     pulse, memory = turn.pulse, turn.memory
     beaten = memory.hang is not None and memory.hang.sent > CALLED_OFF
-    turn.set(listening=listen(memory.listening, pulse, turn.now, beaten=beaten))
-    went_on(turn)
+    listening = listen(memory.listening, pulse, turn.now, beaten=beaten)
     if pulse is None:
-        return
-    if turn.plan.program == "trainer":
-        turn.set(best=max(memory.best, pulse.step), sound=pulse.sound or memory.sound)
+        turn.set(listening=listening)
+    elif turn.plan.program == "trainer":
+        turn.set(listening=listening, best=max(memory.best, pulse.step), sound=pulse.sound or memory.sound)
         note_log(turn)
     else:
-        turn.set(forged=max(memory.forged, (pulse.phase << 48) + pulse.done))
+        turn.set(listening=listening, forged=max(memory.forged, (pulse.phase << 48) + pulse.done))
+    went_on(turn)
 
 
 def without_launcher(turn: Turn, lease: LeaseSeen | None) -> None:

@@ -69,16 +69,18 @@ class Checks:
         """Time went by, of which nothing changed in between."""
         machine = self.machine
         self.ledger.add(place(machine), seconds)
-        sees = machine.watchdog.watches and machine.t >= machine.heat.blind_until
-        self.hot_s = self.hot_s + seconds if machine.heat.hot and machine.trains and sees else 0.0
-        uploader, well = machine.watchdog.uploader, machine.hub.well(machine.t)
+        watches = machine.watchdog.watches
+        hot = machine.heat.hot and machine.trains and watches and machine.t >= machine.heat.blind_until
+        self.hot_s = self.hot_s + seconds if hot else 0.0
+        uploader = machine.watchdog.uploader
         newest = uploader.newest
-        waits = machine.watchdog.watches and newest and ("weights", newest.checkpoint) not in machine.hub.there
-        if waits and well and not refused(uploader.journal, uploader.key):
+        waits = watches and newest and ("weights", newest.checkpoint) not in machine.hub.there
+        if waits and machine.hub.well(machine.t) and not refused(uploader.journal, uploader.key):
             self.unsent_s += seconds
         if uploader.arrived_at >= machine.t:
             self.unsent_s = 0.0
-        self.finished_s += seconds if machine.watchdog.watches and well and self.final == RunState.FINISHED else 0.0
+        if self.final == RunState.FINISHED and watches and machine.hub.well(machine.t):
+            self.finished_s += seconds
 
     def progress(self) -> None:
         machine = self.machine
