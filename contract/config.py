@@ -268,6 +268,7 @@ class Alerts(Section, frozen=True):
         "stopped",
         "crashed",
         "hung",
+        "stuck",
         "quarantined",
         "numerics_changed",
         "backend_failed",

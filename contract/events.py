@@ -26,6 +26,7 @@ KINDS = frozenset(
         "ended",  # a program, as it should
         "crashed",
         "hung",
+        "stuck",  # nothing is given up, and nothing that is done helps
         "numeric",  # a loss that is not finite, a spike, a divergence, a stagnation
         "signalled",
         "checkpoint",

@@ -16,6 +16,7 @@ from adam.contract.states import Phase, RunState
 from adam.watchdog.policy_heat import feel, pause_words, pauses_of
 from adam.watchdog.policy_idle import done, idle, settling
 from adam.watchdog.policy_running import running, starting
+from adam.watchdog.policy_stuck import note_stuck
 from adam.watchdog.policy_turn import Turn
 from adam.watchdog.policy_words import Decision, Listening, Memory, Observation, Settings, Stage
 
@@ -39,6 +40,7 @@ def decide(settings: Settings, memory: Memory, seen: Observation, now: float) ->
         STEPS[stage](turn)
         if turn.memory.stage == stage:
             break
+    note_stuck(turn)
     state, reason = describe(turn)
     tell_pauses(turn, state)
     return Decision(
@@ -69,6 +71,7 @@ def restored(memory: Memory, now: float, *, same_boot: bool) -> Memory:
     return replace(
         memory,
         since=now,
+        failures=replace(memory.failures, told=None if memory.failures.told is None else now),
         not_before=now,
         asked=now,
         commit_at=now,
@@ -98,7 +101,7 @@ def control(turn: Turn) -> Control:
         saves=desired.saves if desired.saves > turn.seen.saves_done else 0,
         due=memory.due,
         stop=int(memory.stop_asked is not None),
-        committed=max((kept.step for kept in turn.seen.checkpoints if kept.attempt == memory.plan.attempt), default=0),
+        committed=max([kept.step for kept in turn.seen.checkpoints if kept.attempt == memory.plan.attempt], default=0),
     )
 
 

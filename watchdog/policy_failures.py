@@ -6,10 +6,13 @@ memory                         fewer samples at once (`policy_memory`)
 no GPU                         waits for one, and is no failure of training (`policy_gpu`)
 code, data, …                  the same one `same_failures` times without progress: an older checkpoint once, then failed
 checkpoint                     everything is verified again, the bad one put away
-host (killed, hung), disk      tried again for ever, at growing intervals
+host (killed, hung), disk      tried again for ever, at growing intervals; what a program brings upon itself, `same_failures` times at the
+                               same step, from an older checkpoint once, and then people are told (`policy_stuck`)
 """
 
 import signal
+
+from msgspec.structs import replace
 
 from adam.contract.records import ExitReport
 from adam.contract.states import FAILURE_OF_EXIT, Exit, FailureClass
@@ -18,6 +21,7 @@ from adam.watchdog.pace import deaths_lately
 from adam.watchdog.policy_gpu import is_to_blame, miss
 from adam.watchdog.policy_memory import shrink
 from adam.watchdog.policy_numeric import failure_of, needs_rollback, roll_back, words
+from adam.watchdog.policy_stuck import HUNG, begun, is_stuck, tell_stuck
 from adam.watchdog.policy_turn import Turn
 from adam.watchdog.policy_words import Failures, Stage
 
@@ -29,8 +33,9 @@ DETERMINISTIC = {
     FailureClass.DATA,
     FailureClass.CHECKPOINT,
 }
-HUNG = "hang"
-WORN_OUT = 3  # times `same_failures`: as many failures in a row without progress, however they differ
+# What these are the program itself says, in its last lines.
+TELLING = {FailureClass.CODE, FailureClass.CONFIG, FailureClass.DATA}
+WORN_OUT = 3  # times `same_failures`: as many of these failures without progress, however they differ
 
 
 def classify(report: ExitReport) -> tuple[FailureClass, str, str]:
@@ -113,22 +118,24 @@ def fail(
         miss(turn, text, detail, step, facts_of(report))
         return
     past = Failures() if progressed(turn) else memory.failures
-    signature = f"{turn.plan.program} {kind} {detail} step {step}"
-    failures = Failures(
+    early = " at its start" if kind == FailureClass.HOST and not begun(turn) else ""
+    signature = f"{turn.plan.program} {kind} {detail}{early} step {step}"
+    failures = replace(
+        past,
         in_a_row=past.in_a_row + 1,
+        deterministic=past.deterministic + (kind in DETERMINISTIC),
         signature=signature,
         same=past.same + 1 if signature == past.signature else 1,
-        older_tried=past.older_tried,
         kind=kind,
         text=text,
+        log="\n".join(report.tail) if report is not None and kind in TELLING else "",
     )
     wait = turn.backoff_s(failures.in_a_row)
     deaths = deaths_lately((*memory.deaths, turn.now), turn.now) if turn.plan.program == "trainer" else memory.deaths
     doubtful = detail == HUNG or failures.in_a_row > 1
     turn.set(failures=failures, not_before=turn.now + wait, crashed=True, deaths=deaths, doubtful=doubtful)
-    turn.tell(
-        "crashed", text, failure=kind.value, detail=detail, step=step, in_a_row=failures.in_a_row, **facts_of(report)
-    )
+    told = {"detail": detail, "step": step, "in_a_row": failures.in_a_row, **facts_of(report), **log_of(failures)}
+    turn.tell("crashed", text, failure=kind.value, **told)
     if kind == FailureClass.CONFIG or (kind == FailureClass.DATA and not memory.listening.trained):
         turn.set(verdict=text)
     elif trouble is not None:
@@ -136,12 +143,21 @@ def fail(
     elif shrink(turn, kind):
         turn.set(settled=None)
     elif kind in DETERMINISTIC and worn(turn, failures):
-        change_or_give_up(turn, failures)
+        if not go_back(turn, failures):
+            give_up(turn, failures)
+    elif is_stuck(turn, failures, detail):
+        if not go_back(turn, failures):
+            tell_stuck(turn, failures, detail, step)
     elif kind == FailureClass.CHECKPOINT:
         turn.set(full_verify=True, settled=None)
     if not turn.memory.verdict:
         turn.tell("waiting", f"the next attempt is in {wait:.1f} s", seconds=round(wait, 3))
     turn.wake(turn.memory.not_before)
+
+
+def log_of(failures: Failures) -> dict[str, str]:
+    """The last lines of the program's log as a fact, where there are any that tell."""
+    return {"log": failures.log} if failures.log else {}
 
 
 def progressed(turn: Turn) -> bool:
@@ -152,25 +168,36 @@ def progressed(turn: Turn) -> bool:
 
 def worn(turn: Turn, failures: Failures) -> bool:
     most = turn.settings.same_failures
-    return failures.same >= most or failures.in_a_row >= WORN_OUT * most
+    return failures.same >= most or failures.deterministic >= WORN_OUT * most
 
 
-def change_or_give_up(turn: Turn, failures: Failures) -> None:
-    """An older checkpoint, once; then the run has failed. No checkpoint makes memory suffice."""
-    times = f"{failures.in_a_row} times without progress, last at {failures.signature.rpartition(' step ')[2]}"
-    begun = turn.plan.resume
-    has_older = begun is not None and any(item.step < begun.step for item in turn.seen.checkpoints)
+def times(failures: Failures) -> str:
+    return f"{failures.in_a_row} times without progress, last at {failures.signature.rpartition(' step ')[2]}"
+
+
+def go_back(turn: Turn, failures: Failures) -> bool:
+    """Have the next attempt begin from an older checkpoint; False where there is none, or it was tried. None makes memory suffice."""
+    begun_from = turn.plan.resume
+    has_older = begun_from is not None and any(item.step < begun_from.step for item in turn.seen.checkpoints)
     memory_short = failures.kind == FailureClass.MEMORY
-    if turn.plan.program != "trainer" or failures.older_tried or begun is None or not has_older or memory_short:
-        also = ", also from an older checkpoint" if failures.older_tried else ""
-        also = ", computing one sample at once" if memory_short and turn.plan.program == "trainer" else also
-        turn.set(verdict=f"{failures.text} ({times}{also})")
-        return
-    reason = f"training failed after it {times}: {failures.text}"
+    if turn.plan.program != "trainer" or failures.older_tried or begun_from is None or not has_older or memory_short:
+        return False
+    reason = f"training failed after it {times(failures)}: {failures.text}"
     turn.set(
-        failures=Failures(failures.in_a_row, failures.signature, failures.same, True, failures.kind, failures.text),
-        quarantine=begun.checkpoint,
+        failures=replace(failures, older_tried=True),
+        quarantine=begun_from.checkpoint,
         quarantine_reason=reason,
         settled=None,
     )
-    turn.tell("plan_changed", f"going back to before {begun.checkpoint}: {reason}", checkpoint=begun.checkpoint)
+    turn.tell(
+        "plan_changed", f"going back to before {begun_from.checkpoint}: {reason}", checkpoint=begun_from.checkpoint
+    )
+    return True
+
+
+def give_up(turn: Turn, failures: Failures) -> None:
+    """The run has failed."""
+    also = ", also from an older checkpoint" if failures.older_tried else ""
+    of_memory = failures.kind == FailureClass.MEMORY and turn.plan.program == "trainer"
+    also = ", computing one sample at once" if of_memory else also
+    turn.set(verdict=f"{failures.text} ({times(failures)}{also})")

@@ -42,7 +42,10 @@ def p99(gaps: tuple[int, ...]) -> float:
 
 def longest(gaps: tuple[int, ...]) -> float:
     """Seconds of the longest gap that is not forgotten yet, rounded up to its class; 0.0 where nothing was heard yet."""
-    return gap_s(max(number for number, count in enumerate(gaps) if count)) if any(gaps) else 0.0
+    for number in range(len(gaps) - 1, -1, -1):
+        if gaps[number]:
+            return gap_s(number)
+    return 0.0
 
 
 def learnt_s(gaps: tuple[int, ...], floor: float, cap: float) -> float:

@@ -63,7 +63,8 @@ def feel(turn: Turn) -> None:
                 margin_c=gpu.margin_c,
                 memory_temperature_c=gpu.memory_temperature_c,
             )
-    turn.set(hot=tuple(sorted(still, key=lambda hot: hot.gpu)))
+    if still or turn.memory.hot:
+        turn.set(hot=tuple(sorted(still, key=lambda hot: hot.gpu)))
 
 
 def stays_hot(turn: Turn, hot: Hot, gpu: Gpu | None) -> Hot | None:

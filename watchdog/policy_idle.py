@@ -6,7 +6,7 @@ from adam.contract.records import Plan, Resume, SnapshotSeen
 from adam.contract.states import FailureClass, RunState
 from adam.watchdog.pace import death_interval_s
 from adam.watchdog.policy_commit import resumed
-from adam.watchdog.policy_failures import fail
+from adam.watchdog.policy_failures import fail, log_of
 from adam.watchdog.policy_gpu import stands_still
 from adam.watchdog.policy_turn import Turn
 from adam.watchdog.policy_words import (
@@ -76,6 +76,7 @@ def adopt(turn: Turn, lease: LeaseSeen) -> None:
 
 # What an attempt starts without.
 FRESH = {
+    "unlaunched_told": False,
     "stop_asked": None,
     "stop_killed": False,
     "child_gone": None,
@@ -221,7 +222,8 @@ def launch(turn: Turn, program: str, resume: Resume | None, why: str) -> None:
 def end(turn: Turn, final: RunState, reason: str) -> None:
     """Nothing is left to do until people want something else."""
     turn.enter(Stage.DONE, final=final, verdict=reason, decided_for=turn.wish_stamp, asked=turn.now, closing=False)
-    turn.tell(final.value, reason)
+    failures = turn.memory.failures
+    turn.tell(final.value, reason, **(log_of(failures) if reason.startswith(failures.text) else {}))
     close(turn)
 
 

@@ -18,4 +18,5 @@ def note_log(turn: Turn) -> None:
         turn.tell("disk_full", f"steps.jsonl can't be written: {why}; its rows wait in memory, training goes on")
     elif waited and not pulse.unlogged:
         turn.tell("disk_freed", "steps.jsonl is written again, no row is missing")
-    turn.set(unlogged=bool(pulse.unlogged))
+    if waited != bool(pulse.unlogged):
+        turn.set(unlogged=not waited)

@@ -25,8 +25,10 @@ SAME_PLACE = 2  # times `healthy_steps`: a trouble no further behind the last on
 def trouble_of(turn: Turn) -> Trouble | None:
     """What is wrong with the numbers of the present attempt."""
     found = turn.memory.trouble or turn.seen.trouble
+    if found is None:
+        return None
     wanted = turn.settings.rollbacks > 0 and turn.plan.program == "trainer"
-    return found if found is not None and wanted and found.attempt == turn.plan.attempt else None
+    return found if wanted and found.attempt == turn.plan.attempt else None
 
 
 def end_if_numeric(turn: Turn, lease: LeaseSeen) -> None:

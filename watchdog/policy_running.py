@@ -11,6 +11,7 @@ from adam.watchdog.policy_idle import adopt
 from adam.watchdog.policy_log import note_log
 from adam.watchdog.policy_numeric import end_if_numeric, needs_rollback, trouble_of
 from adam.watchdog.policy_pulse import LONGEST_TICK_S, deadline_s, left_s, listen
+from adam.watchdog.policy_stuck import tell_unlaunched
 from adam.watchdog.policy_turn import Turn
 from adam.watchdog.policy_words import Collect, Hang, Launch, LeaseSeen, Signal, Stage, Sweep
 
@@ -73,6 +74,7 @@ def never_seen(turn: Turn, detail: str, text: str) -> None:
 def ask_again(turn: Turn) -> None:
     """The plan could not be written, or supervisord refused or did not answer: nothing has started, as far as is known."""
     turn.note(turn.seen.launch_error)
+    tell_unlaunched(turn)
     if not turn.wanted:
         turn.enter(Stage.IDLE, settled=None, asked=0.0)
     elif turn.now - turn.memory.asked >= ASK_AGAIN_S:
@@ -120,15 +122,15 @@ def hear(turn: Turn) -> None:
     """Take the pulse: progress, quiet time, and how far the run has ever come."""
     pulse, memory = turn.pulse, turn.memory
     beaten = memory.hang is not None and memory.hang.sent > CALLED_OFF
-    turn.set(listening=listen(memory.listening, pulse, turn.now, beaten=beaten))
-    went_on(turn)
+    listening = listen(memory.listening, pulse, turn.now, beaten=beaten)
     if pulse is None:
-        return
-    if turn.plan.program == "trainer":
-        turn.set(best=max(memory.best, pulse.step), sound=pulse.sound or memory.sound)
+        turn.set(listening=listening)
+    elif turn.plan.program == "trainer":
+        turn.set(listening=listening, best=max(memory.best, pulse.step), sound=pulse.sound or memory.sound)
         note_log(turn)
     else:
-        turn.set(forged=max(memory.forged, (pulse.phase << 48) + pulse.done))
+        turn.set(listening=listening, forged=max(memory.forged, (pulse.phase << 48) + pulse.done))
+    went_on(turn)
 
 
 def without_launcher(turn: Turn, lease: LeaseSeen | None) -> None:

@@ -202,6 +202,9 @@ class Failures(msgspec.Struct, frozen=True):
     older_tried: bool = False
     kind: FailureClass | None = None
     text: str = ""
+    told: float | None = None  # when people were told that the run is stuck
+    deterministic: int = 0  # of those in a row, the ones that the same input gives again
+    log: str = ""  # the program's last lines, where it is to them that people look
 
 
 class Memory(msgspec.Struct, frozen=True, kw_only=True):
@@ -221,6 +224,7 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
     forged_before: int = 0
     failures: Failures = Failures()
     not_before: float = 0.0
+    unlaunched_told: bool = False  # people were told that the present attempt can't be started
     asked: float = 0.0  # when something was asked of supervisord, or signalled, last
     stop_asked: float | None = None
     stop_killed: bool = False

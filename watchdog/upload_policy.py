@@ -14,8 +14,11 @@ from adam.watchdog.upload_words import Failure, Journal, Newest, Sent, Task, Tro
 # The Hub takes 128 commits an hour to a repository: so apart, whatever fails and whatever is asked for, ours stay below.
 LEAST_S = 30.0
 FIRST_WAIT_S, LONGEST_WAIT_S = 60.0, 3600.0
-# What the Hub says of a moment: time-out, conflict, moved on meanwhile, too early, too many. Other 4xx are about us.
+# What the Hub says of a moment: time-out, conflict, moved on meanwhile, too early, too many.
 PASSING = frozenset({408, 409, 412, 423, 425, 429})
+# What it says of us: token, rights, place, size. Other 4xx may come of a Hub that is not well, and are believed when they are repeated.
+OURS = frozenset({401, 403, 404, 413})
+BELIEVED = 3  # in a row
 
 
 class Rules(msgspec.Struct, frozen=True):
@@ -33,9 +36,10 @@ class Wait(msgspec.Struct, frozen=True):
     seconds: float | None = None
 
 
-def is_permanent(trouble: Trouble) -> bool:
-    """True where trying again is no use before people have changed something: 401, 403, 404, 413 and their like."""
-    return 400 <= trouble.status < 500 and trouble.status not in PASSING
+def is_permanent(trouble: Trouble, alike: int = 1) -> bool:
+    """True where trying again is no use before people have changed something. `alike`: how often in a row it came."""
+    about_us = 400 <= trouble.status < 500 and trouble.status not in PASSING
+    return trouble.status in OURS or (about_us and alike >= BELIEVED)
 
 
 def decide(rules: Rules, journal: Journal, newest: Newest | None, key: str, now: Stamp) -> Task | Wait:
@@ -123,8 +127,10 @@ def failed(rules: Rules, journal: Journal, trouble: Trouble, key: str, now: Stam
     """The journal after a trouble: the wait doubles with each in a row, with jitter, up to an hour or what the Hub asked for."""
     last = journal.failure
     count = last.count + 1 if last is not None and not last.permanent else 1
+    alike = last.alike + 1 if last is not None and last.key == key and last.status == trouble.status else 1
     full = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2.0 ** min(count - 1, 60))
     text = f"{rules.seed}:{now.wall}:{count}"
     share = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) / 2**64
     wait = max(full * (0.5 + 0.5 * share), trouble.retry_after)
-    return replace(journal, failure=Failure(trouble.text, is_permanent(trouble), count, wait, now, key))
+    permanent = is_permanent(trouble, alike)
+    return replace(journal, failure=Failure(trouble.text, permanent, count, wait, now, key, trouble.status, alike))

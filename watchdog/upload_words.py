@@ -72,6 +72,8 @@ class Failure(msgspec.Struct, frozen=True):
     wait_s: float
     stamp: Stamp
     key: str
+    status: int = 0  # as in Trouble
+    alike: int = 1  # in a row, with that status
 
 
 class Journal(Record, frozen=True, kw_only=True):

@@ -32,6 +32,7 @@ def words(summary: Summary) -> str:
         ),
         f"longest outage      {summary.longest_outage_s:,.0f} s",
         f"hangs               {summary.hangs}, none of them false",
+        f"people called       {summary.stuck} times: the run is stuck",
         f"uploads             {summary.uploads:,}",
         f"decisions           {summary.decisions:,}",
         f"policy's memory     {summary.memory_bytes:,} bytes",

@@ -74,6 +74,7 @@ MIX: dict[str, float] = {
     "memory_lost": 2,
     "bad_host": 1,
     "bug": 0.5,
+    "crash": 0.6,
     "poison": 2,
     "unstable": 0.3,
     "data_gone": 0.5,

@@ -6,7 +6,7 @@ from collections import Counter, deque
 import msgspec
 from sim_box import DAY, HOUR
 from sim_ledger import Ledger, place
-from sim_machine import Machine
+from sim_machine import Crash, Machine
 from sim_program import Forge
 from sim_upload import MOST_AN_HOUR
 
@@ -19,6 +19,8 @@ from adam.watchdog.upload_policy import refused
 
 TRIES_AN_HOUR = 8  # of a boot, at training without a GPU, where the sensors do not say so
 SENSORS_S = 60.0  # … and after which they must have been heard where they do
+ASKED_S = 10.0  # between two times that supervisord is asked, and more
+UNTOLD = 6  # times that the same crash may come: three, and some from an older checkpoint
 ATTEMPTS_AN_HOUR = 30  # with the back-off at its cap there are twelve, and some before it is
 STANDSTILL_S = HOUR  # of a machine that could train, or forge
 STOPPING_S = 600.0
@@ -44,7 +46,9 @@ class Checks:
         self.restarts: Counter[str] = Counter()
         self.finals: Counter[str] = Counter()
         self.again: Counter[str] = Counter()  # steps, by why they are done again
-        self.hangs = 0
+        self.hangs = self.stuck = 0
+        self.told_of: Crash | None = None  # that people were told of
+        self.alerted = False  # … just now
         self.longest_outage = 0.0
         self.best = self.best_at_start = 0
         self.moved_to = self.moved_live_s = 0.0  # where training, or the forge, was last seen to leave
@@ -65,16 +69,18 @@ class Checks:
         """Time went by, of which nothing changed in between."""
         machine = self.machine
         self.ledger.add(place(machine), seconds)
-        sees = machine.watchdog.watches and machine.t >= machine.heat.blind_until
-        self.hot_s = self.hot_s + seconds if machine.heat.hot and machine.trains and sees else 0.0
-        uploader, well = machine.watchdog.uploader, machine.hub.well(machine.t)
+        watches = machine.watchdog.watches
+        hot = machine.heat.hot and machine.trains and watches and machine.t >= machine.heat.blind_until
+        self.hot_s = self.hot_s + seconds if hot else 0.0
+        uploader = machine.watchdog.uploader
         newest = uploader.newest
-        waits = machine.watchdog.watches and newest and ("weights", newest.checkpoint) not in machine.hub.there
-        if waits and well and not refused(uploader.journal, uploader.key):
+        waits = watches and newest and ("weights", newest.checkpoint) not in machine.hub.there
+        if waits and machine.hub.well(machine.t) and not refused(uploader.journal, uploader.key):
             self.unsent_s += seconds
         if uploader.arrived_at >= machine.t:
             self.unsent_s = 0.0
-        self.finished_s += seconds if machine.watchdog.watches and well and self.final == RunState.FINISHED else 0.0
+        if self.final == RunState.FINISHED and watches and machine.hub.well(machine.t):
+            self.finished_s += seconds
 
     def progress(self) -> None:
         machine = self.machine
@@ -119,8 +125,10 @@ class Checks:
                     self._started(plan.resume, plan.program, decision)
                 case Tell("hung"):
                     self._hung(action.text)
+                case Tell("stuck", _, {"reason": reason}):
+                    self._stuck(str(reason))
                 case Tell("crashed"):
-                    self._crashed(decision, str(action.facts["failure"]))
+                    self._crashed(decision, action.facts)
                 case AskSettle() if machine.program is not None:
                     self.fail("the keeper is to settle beside a living program")
                 case Reboot(_, why):
@@ -134,6 +142,17 @@ class Checks:
             self._final(decision)
         else:
             self.final = None
+
+    def _stuck(self, reason: str) -> None:
+        self.stuck += 1
+        crash, machine = self.machine.crash, self.machine
+        if reason == "not launched":
+            if machine.t > machine.mute_until + ASKED_S:
+                self.fail("people are told that supervisord is mute, and it is not")
+        elif crash is not None and crash.times:
+            self.told_of, self.alerted = crash, True
+        elif machine.t - machine.mended_at > HOUR:
+            self.fail(f"people are told that the run is stuck ({reason}), and it is not")
 
     def _hung(self, text: str) -> None:
         self.hangs += 1
@@ -212,12 +231,20 @@ class Checks:
             machine.rotted = machine.rotted and not much
         machine.memory_lost = machine.gone_back = False
 
-    def _crashed(self, decision: Decision, kind: str) -> None:
-        self.restarts[kind] += 1
+    def _crashed(self, decision: Decision, facts: dict[str, str | int | float | bool | None]) -> None:
+        self.restarts[str(facts["failure"])] += 1
+        if self.machine.crash is not None and facts["failure"] != FailureClass.GPU:
+            self._crashes_again(self.machine.crash, (facts["step"], facts["detail"]))
         self.down_able_s = self.ledger.able_s if self.down_able_s is None else self.down_able_s
         wait = decision.memory.not_before - self.machine.now
         if self.best > self.best_at_start and wait > self.machine.watchdog.settings.backoff_seconds:
             self.fail(f"a back-off that is not reset: {wait:.1f} s after an attempt that came further")
+
+    def _crashes_again(self, crash: Crash, ended: tuple[object, ...]) -> None:
+        """A loop ends, or people hear of it."""
+        crash.times = crash.times + 1 if ended == (crash.step, crash.detail) else 0
+        if crash.times > UNTOLD and self.told_of is not crash:
+            self.fail(f"a crash loop that nobody is told of: {crash.times} times {crash.detail} at step {crash.step}")
 
     def _stops(self) -> None:
         """Whoever asks for a stop gets it, the kernel willing."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from msgspec.structs import replace
 from sim_box import DAY, HOUR, MINUTE
-from sim_machine import Machine
+from sim_machine import Crash, Machine
 from sim_numeric import BATCH, STEPS_UNTIL_FOUND, Poison, position
 
 from adam.contract.clock import Stamp
@@ -115,6 +115,8 @@ class Faults:
         """It dies, and what it wrote can't be read."""
         if machine.watchdog.watches:
             machine.watchdog.end(machine.box.watchdog_s, amnesia=True)
+            if machine.crash is not None:
+                machine.crash.times = 0
 
     def supervisord(self, machine: Machine) -> None:
         """Everybody dies; systemd starts everything anew."""
@@ -181,6 +183,19 @@ class Faults:
             trainer.sync(machine.t)
             machine.bug_at = int(trainer.done) + self.chance.randrange(2, 500)
             trainer.marks["bug"] = (int(machine.bug_at), lambda: machine.end_program(Exit.CODE))
+
+    def crash(self, machine: Machine) -> None:
+        """Like that, by a signal or by standing still; sometimes for what it began from, so that an older checkpoint gets beyond it."""
+        if (trainer := machine.trainer) is not None and machine.crash is None:
+            trainer.sync(machine.t)
+            newest = max((item.step for item in machine.disk.stored), default=0)
+            machine.crash = Crash(
+                step=int(trainer.done) + self.chance.randrange(2, 500),
+                number=self.chance.choice([signal.SIGSEGV, signal.SIGABRT, None]),
+                attempt=trainer.plan.attempt,
+                begins=newest + 1 if self.chance.random() < 0.5 else 0,
+            )
+            machine.expect_crash(trainer)
 
     def poison(self, machine: Machine) -> None:
         """Data not far ahead that spoil whoever trains on them."""
@@ -264,10 +279,11 @@ class Faults:
 
     def up(self, machine: Machine) -> None:
         """Somebody has looked, mended what failed, and wants the run to go on."""
-        machine.bug_at = float("inf")
+        machine.bug_at, machine.crash, machine.mended_at = float("inf"), None, machine.t
         machine.poisons = [poison for poison in machine.poisons if poison.sample >= 0]
         if machine.trainer is not None:
             machine.trainer.marks.pop("bug", None)
+            machine.trainer.marks.pop("crash", None)
             machine.repeat_poisons()
         self.wish(machine, running=True)
         if machine.watchdog.up_at is None:

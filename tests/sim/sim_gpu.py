@@ -27,6 +27,8 @@ class Card:
 
     def next_at(self, now: float) -> float:
         """When something about it is to be seen."""
+        if now >= self.gone_until and now >= self.gone_from + SEEN_S:
+            return math.inf
         times = [at for at in (self.gone_until, self.gone_from + SEEN_S) if at > now]
         return min(times, default=math.inf)
 

@@ -40,11 +40,15 @@ class Heat:
 
     def next_at(self) -> float:
         """When it passes a limit, or something about it changes."""
-        times = [at for at in (self.broken_until, self.blind_until) if at > self._at]
+        at = math.inf
+        if self.broken_until > self._at:
+            at = self.broken_until
+        if self._at < self.blind_until < at:
+            at = self.blind_until
         goal, limit = self._goal(self._at), LIMITS.resume - PAST if self.hot else LIMITS.pause + 1 + PAST
         if (goal - limit) * (limit - self._from) > 0:
-            times.append(self._at + SECONDS * math.log((self._from - goal) / (limit - goal)))
-        return min(times, default=math.inf)
+            at = min(at, self._at + SECONDS * math.log((self._from - goal) / (limit - goal)))
+        return at
 
     def seen(self, now: float) -> tuple[tuple[Gpu, ...], str]:
         """What the probe says: readings, and the state of the sensors."""

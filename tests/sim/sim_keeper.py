@@ -59,6 +59,7 @@ class Keeper:
         """`token` is the lease's, `saves` what the watchdog remembered."""
         self.disk, self.box, self.token, self.saves = disk, box, token, saves
         self.verified: set[str] = set()
+        self._fresh: set[str] = set()  # of these, what the watchdog was not told of
         self.told: set[str] = set()  # what the watchdog was told is right, by this keeper or one before
         self.request: AskSettle | AskCommit | Look | None = None
         self.done_at = self.up_at = self.kill_at = math.inf
@@ -89,6 +90,7 @@ class Keeper:
         if isinstance(self.request, AskCommit):
             self.trouble = "the keeper died while it committed a checkpoint"
         self.verified.clear()
+        self._fresh.clear()
         self.request, self.alive, self.stopped = None, False, False
         self.done_at, self.kill_at, self.up_at = math.inf, math.inf, now + self.box.keeper_s
         self.look_at = math.inf if self.heard else self.up_at
@@ -150,7 +152,8 @@ class Keeper:
             self.trouble = self._commit(request, now, wall)
         else:
             self._confirm()
-        self.told |= self.verified
+        self.told |= self._fresh
+        self._fresh.clear()
         self.listed = self._listing()
         self.newest = next((item.name for item in reversed(self.disk.stored) if item.name in self.verified), "")
         if not self.verified and self.disk.stored:  # behind the answer; see keeper.Keeper.afterwards
@@ -160,7 +163,11 @@ class Keeper:
     def _confirm(self) -> None:
         """One checkpoint is known to be right: the newest that is."""
         if not self.verified:
-            self.verified |= {item.name for item in [item for item in self.disk.stored if item.good][-1:]}
+            self._found_right([item.name for item in self.disk.stored if item.good][-1:])
+
+    def _found_right(self, names: Collection[str]) -> None:
+        self.verified.update(names)
+        self._fresh.update(names)
 
     def _overdue(self, now: float) -> None:
         """The watchdog kills it; in a call that does not come back it dies when that does."""
@@ -181,12 +188,11 @@ class Keeper:
 
     def _there(self, snapshot: Snapshot) -> bool:
         """See commit.is_committed."""
-        return any(
-            item.attempt == snapshot.attempt
-            and item.step >= snapshot.step
-            and (item.name in self.verified or item.good)
-            for item in self.disk.stored
-        )
+        for item in reversed(self.disk.stored):
+            later = item.attempt == snapshot.attempt and item.step >= snapshot.step
+            if later and (item.name in self.verified or item.good):
+                return True
+        return False
 
     def _left(self, resumed: str) -> Snapshot | None:
         newest = next(iter(self.own(resumed)), None)
@@ -204,7 +210,7 @@ class Keeper:
         made = Stored(snapshot.step, snapshot.attempt, snapshot.name, wall, snapshot.saves, snapshot.spoil)
         self.disk.stored = [item for item in self.disk.stored if item.name != made.name] + [made]
         self.disk.stored.sort(key=lambda item: (item.step, item.attempt))
-        self.verified.add(snapshot.name)
+        self._found_right([snapshot.name])
         self.saves = max(self.saves, snapshot.saves)
         self.commit_seconds = self.box.commit_s
         gone = set(superfluous(self._listing(), RULES, {})) - set(self.disk.held)
@@ -241,7 +247,7 @@ class Keeper:
         for item in reversed(list(self.disk.stored)):
             trusted = item.name in self.verified and not request.verify
             if item.name != request.quarantine and (trusted or item.good):
-                self.verified.add(item.name)
+                self._found_right([item.name])
                 return
             self._put_away([item])
 
@@ -249,6 +255,7 @@ class Keeper:
         for item in items:
             self.disk.stored.remove(item)
             self.verified.discard(item.name)
+            self._fresh.discard(item.name)
             self.told.discard(item.name)
             self.disk.quarantined += 1
 

@@ -14,6 +14,7 @@ FORGING = "forging"
 APART = (
     "machine off",
     "machine kills all",
+    "crashes until mended",
     "process in the kernel",
     "disk refuses",
     "supervisord is mute",
@@ -29,8 +30,11 @@ APART = (
 
 def place(machine: Machine) -> str:
     """What the time that begins now is to be called."""
-    trainer = machine.trainer
-    return _people(machine) or _machine(machine) or (_trainer(machine) if trainer is not None else "between attempts")
+    return _people(machine) or _crashes(machine) or _machine(machine) or _trainer(machine)
+
+
+def _crashes(machine: Machine) -> str:
+    return "crashes until mended" if machine.crash is not None and machine.crash.times else ""
 
 
 def _people(machine: Machine) -> str:
@@ -69,6 +73,8 @@ def _machine(machine: Machine) -> str:
 
 
 def _trainer(machine: Machine) -> str:
+    if machine.trainer is None:
+        return "between attempts"
     if machine.trainer.stuck:
         return "hung"
     match machine.trainer.phase:

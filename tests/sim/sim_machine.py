@@ -6,6 +6,7 @@ True time `t` runs on through everything; CLOCK_BOOTTIME starts again at each bo
 import errno
 import math
 import signal
+from dataclasses import dataclass
 
 from msgspec.structs import replace
 from sim_box import HOUR, MINUTE, World
@@ -29,6 +30,21 @@ from adam.watchdog.policy_words import LeaseSeen, Settings
 LAUNCHER, CHILD = 10, 11
 UP_BEFORE_S = 20.0  # of a boot, before the watchdog is started
 NOWHERE = Stamp(0.0, "", 0.0)
+
+
+@dataclass
+class Crash:
+    """An attempt ends by a signal (None: it stands still) at a step: this one, and each that begins from step `begins` or a later one."""
+
+    step: int
+    number: int | None
+    attempt: int
+    begins: int
+    times: int = 0  # that the watchdog has told of it, with nothing else in between
+
+    @property
+    def detail(self) -> str:
+        return "hang" if self.number is None else signal.Signals(self.number).name
 
 
 class Machine:
@@ -55,6 +71,8 @@ class Machine:
         self.mute_until = 0.0  # supervisord does not answer
         self.bad_until = 0.0  # the host kills every program until then
         self.bug_at = math.inf  # the code fails at this step until somebody mends it
+        self.crash: Crash | None = None  # until somebody mends it
+        self.mended_at = -math.inf
         self.poisons: list[Poison] = []
         self.spoil: Spoil | None = None  # the last one that was found
         self.trouble: Trouble | None = None  # as the log of steps shows it
@@ -168,8 +186,22 @@ class Machine:
         trainer.marks["end"] = (self.world.steps, trainer.finish)
         if self.bug_at < math.inf:
             trainer.marks["bug"] = (max(int(self.bug_at), trainer.base), lambda: self.end_program(Exit.CODE))
+        self.expect_crash(trainer)
         trainer.expect(self.poisons, self._numbers_wrong)
         return trainer
+
+    def expect_crash(self, trainer: Trainer) -> None:
+        if self.crash is not None:
+            trainer.marks["crash"] = (max(self.crash.step, trainer.base), lambda: self._crashes(trainer))
+
+    def _crashes(self, trainer: Trainer) -> None:
+        crash = self.crash
+        if crash is None or (trainer.base < crash.begins and trainer.plan.attempt != crash.attempt):
+            self.crash, self.mended_at = None, self.t  # it gets beyond
+        elif crash.number is None:
+            trainer.stuck = True
+        else:
+            self.end_program(number=crash.number)
 
     def poison(self, poison: Poison) -> None:
         self.poisons.append(poison)

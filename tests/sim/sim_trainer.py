@@ -61,11 +61,11 @@ class Trainer(Program):
     def next_at(self) -> float:
         if self.stuck:
             return math.inf
-        times = [super().next_at(), self.drained_at]
-        if self.phase == Phase.TRAINING and self.marks:
-            last = min(step for step, _ in self.marks.values())
-            times.append(self.since + max(0.0, last - self.done) * self.box.step_s)
-        return min(times)
+        at = min(self.until, self.react_at, self.drained_at)
+        if self.phase is Phase.TRAINING and self.marks:
+            last = min([step for step, _ in self.marks.values()])
+            at = min(at, self.since + max(0.0, last - self.done) * self.box.step_s)
+        return at
 
     def sync(self, now: float) -> None:
         if now <= self.since:
@@ -78,8 +78,10 @@ class Trainer(Program):
         if now >= self.drained_at and not self.stuck:
             self._drained()
         super().move(now)
-        for name, (step, deed) in list(self.marks.items()):
-            if self.phase == Phase.TRAINING and not self.stuck and self.done >= step - 1e-3:
+        if self.phase is not Phase.TRAINING or self.stuck:
+            return
+        for name, (step, deed) in self.marks.items():
+            if self.done >= step - 1e-3:
                 self.done = float(max(step, self.base))
                 del self.marks[name]
                 deed()

@@ -100,8 +100,8 @@ class Watchdog:
             machine.lease = replace(machine.lease, held=False)
         starting = self.memory.stage == Stage.STARTING and machine.launching is None and program is None
         gpus, sensors = machine.heat.seen(machine.t)
-        card = machine.card
-        if card.fault(machine.t) or card.is_silent(machine.t):
+        card, fault = machine.card, machine.card.fault(machine.t)
+        if fault or card.is_silent(machine.t):
             gpus, sensors = (), "unknown"
         return Observation(
             desired=machine.desired,
@@ -122,9 +122,9 @@ class Watchdog:
             collecting=machine.t < self.collected_at,
             gpus=gpus,
             sensors=sensors,
-            gpu_fault=card.fault(machine.t),
-            lost=(0,) if card.fault(machine.t) == "lost" else (),
-            xids=card.xids(machine.t),
+            gpu_fault=fault,
+            lost=(0,) if fault == "lost" else (),
+            xids=card.xids(machine.t) if fault else (),
             trained_on="cuda H200",
             reboots=tuple(
                 RebootSeen(machine.t - at, step, boot == machine.boots) for at, boot, step in machine.reboots

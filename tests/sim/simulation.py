@@ -27,6 +27,7 @@ class Summary:
     again: dict[str, int]  # steps that were done again, by why
     faults: dict[str, int]
     hangs: int
+    stuck: int  # times that people were told so
     restarts: dict[str, int]
     finals: dict[str, int]
     longest_outage_s: float
@@ -63,6 +64,7 @@ def simulate(world: World, seed: int) -> Summary:
         again=dict(checks.again),
         faults=faults.happened,
         hangs=checks.hangs,
+        stuck=checks.stuck,
         restarts=dict(checks.restarts),
         finals=dict(checks.finals),
         longest_outage_s=checks.longest_outage,
@@ -79,7 +81,8 @@ def turn(machine: Machine, faults: Faults, checks: Checks) -> None:
     if watchdog.watches:
         past = watchdog.memory.stage
         checks.decided(watchdog.decide(), past)
-        if checks.final == RunState.FAILED and watchdog.up_at is None:
+        if checks.alerted or (checks.final == RunState.FAILED and watchdog.up_at is None):
+            checks.alerted = False
             faults.later(4 * HOUR, faults.up)
         if checks.final == RunState.FINISHED and watchdog.up_at is None:
             return

@@ -64,6 +64,7 @@ def only(days: float, faults_a_day: float, **mix: float) -> World:
     return World(days, faults_a_day, mix={name: mix.get(name, 0.0) for name in ROUGH.mix})
 
 
+CRASHING = only(20.0, 4.0, crash=3, kill=1, watchdog=1)
 SLOW_READS = only(10.0, 8.0, slow_reads=1, memory_lost=1)
 BAD_NUMBERS = only(10.0, 4.0, poison=1)
 HOT = only(5.0, 2.0, heat=1, blind=1)
@@ -84,7 +85,7 @@ def red(*worlds: World) -> str:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("world", [ROUGH, SLOW_READS, BAD_NUMBERS, HOT, FAR, GONE, REBOOTING])
+@pytest.mark.parametrize("world", [ROUGH, CRASHING, SLOW_READS, BAD_NUMBERS, HOT, FAR, GONE, REBOOTING])
 def test_nothing_is_found_where_nothing_is_planted(world):
     assert red(world) == ""
 
@@ -97,6 +98,21 @@ def test_finds_a_back_off_that_never_resets(monkeypatch):
 def test_finds_a_back_off_that_never_grows(monkeypatch):
     monkeypatch.setattr(Turn, "backoff_s", lambda turn, failures: 0.5)
     assert "a crash loop" in red()
+
+
+def test_finds_a_crash_loop_that_nobody_is_told_of(monkeypatch):
+    monkeypatch.setattr(policy_failures, "tell_stuck", lambda *of: None)
+    assert "a crash loop that nobody is told of" in red(CRASHING)
+
+
+def test_finds_that_people_are_told_of_what_passes(monkeypatch):
+    monkeypatch.setattr(policy_failures, "is_stuck", lambda turn, failures, detail: True)
+    assert "stuck (" in red(only(10.0, 2.0, bad_host=1))
+
+
+def test_an_older_checkpoint_ends_some_crash_loops():
+    summary = simulate(CRASHING, 0)
+    assert summary.again["an older checkpoint was tried"] > 0 and 0 < summary.stuck < summary.faults["crash"]
 
 
 def test_finds_that_what_passes_is_given_up(monkeypatch):

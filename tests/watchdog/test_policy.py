@@ -8,6 +8,7 @@ from msgspec.structs import replace
 from policy_bench import SETTINGS, Bench, kept
 
 from adam.contract.clock import Stamp
+from adam.contract.config import Alerts
 from adam.contract.records import Desired
 from adam.contract.shared import Pulse
 from adam.contract.states import FailureClass, Phase, RunState
@@ -139,6 +140,34 @@ def crash(
     bench.run_to_training(*checkpoints, step=step).ended(code, number, **fields).tick()
 
 
+@pytest.mark.parametrize("code", [1, 2, 4, 77])
+def test_where_the_program_is_to_blame_the_events_have_its_last_lines(bench, code):
+    tail = ("Traceback (most recent call last):", "  File x", "ValueError: y")
+    for _ in range(3):
+        if not bench.memory.verdict:
+            crash(bench, 25, code=code, tail=tail)
+    bench.tick(6)
+    bench.settle()
+    bench.tick()
+    assert (
+        bench.state == RunState.FAILED
+        and "\n" not in bench.decision.reason
+        and "ValueError: y" in bench.decision.reason
+    )
+    assert [told.facts["log"] for told in (*bench.told("crashed"), *bench.told("failed"))].count("\n".join(tail)) >= 2
+    assert bench.told("failed")[0].facts["log"] == "\n".join(tail)
+
+
+def test_where_the_machine_is_to_blame_the_log_says_nothing(bench):
+    crash(bench, 25, code=6)
+    crash(bench, 25, number=signal.SIGKILL)
+    assert not any("log" in told.facts for told in bench.told("crashed"))
+    bench.see(desired=Desired(running=False)).tick()
+    bench.settle()
+    bench.tick()
+    assert bench.told("stopped") and "log" not in bench.told("stopped")[0].facts
+
+
 def test_the_same_failure_takes_an_older_checkpoint_once(bench):
     for _ in range(3):
         crash(bench, 25, *kept(10, 20), code=1)
@@ -172,6 +201,80 @@ def test_kills_are_tried_for_ever_with_a_capped_wait(bench):
         crash(bench, 25, number=signal.SIGKILL)
         assert bench.memory.not_before - bench.now <= SETTINGS.backoff_cap_seconds
     assert not bench.memory.verdict and bench.memory.not_before - bench.now > 100
+
+
+def hang(bench: Bench, step: int, *checkpoints: Kept) -> None:
+    bench.run_to_training(*checkpoints, step=step)
+    while not bench.memory.hang:
+        bench.tick()
+    bench.ended(number=signal.SIGKILL).tick()
+
+
+@pytest.mark.parametrize("how", [signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, "hang"])
+def test_what_a_program_brings_upon_itself_for_ever_is_told_behind_an_older_checkpoint(bench, how):
+    def fail(*checkpoints: Kept) -> None:
+        hang(bench, 25, *checkpoints) if how == "hang" else crash(bench, 25, *checkpoints, number=how)
+
+    for _ in range(3):
+        assert not bench.told("plan_changed")
+        fail(*kept(10, 20))
+    (changed,) = bench.told("plan_changed")
+    assert changed.facts["checkpoint"] == "step-00000020-a01" and not bench.told("stuck")
+    for _ in range(20):
+        fail(*kept(10))
+    (stuck,) = bench.told("stuck")
+    assert stuck.facts["times"] == 4 and stuck.facts["step"] == 25 and "also from an older checkpoint" in stuck.text
+    assert len(bench.told("plan_changed")) == 1 and not bench.memory.verdict
+    assert SETTINGS.backoff_cap_seconds / 2 <= bench.memory.not_before - bench.now <= SETTINGS.backoff_cap_seconds
+    bench.tick()
+    assert any("23 times at the same step" in note for note in bench.decision.notes)
+    bench.run_to_training(*kept(10)).pulse(26).tick()
+    assert not bench.decision.notes
+    assert "stuck" in Alerts().kinds
+
+
+def test_a_run_that_is_stuck_is_told_anew_each_day(bench):
+    for _ in range(3):
+        crash(bench, 25, number=signal.SIGSEGV)
+    assert len(bench.told("stuck")) == 1
+    for _ in range(200):
+        bench.tick(600)
+        crash(bench, 25, number=signal.SIGSEGV)
+    assert 1 + 200 * 600 // 86400 <= len(bench.told("stuck")) <= 3
+    told = bench.memory.failures.told
+    assert told is not None and restored(bench.memory, 5.0, same_boot=False).failures.told == 5.0
+    assert restored(bench.memory, 5.0, same_boot=True).failures.told == told
+
+
+def test_a_loop_at_another_step_is_another(bench):
+    for _ in range(3):
+        crash(bench, 25, number=signal.SIGSEGV)
+    for _ in range(3):
+        crash(bench, 30, number=signal.SIGSEGV)
+    assert [told.facts["step"] for told in bench.told("stuck")] == [25, 30]
+
+
+def test_a_machine_that_kills_whatever_starts_is_waited_for(bench):
+    for number in (signal.SIGKILL, signal.SIGTERM):
+        for _ in range(12):
+            crash(bench, 25, *kept(10, 20), number=number)
+    for _ in range(12):
+        while bench.memory.stage != Stage.STARTING:
+            bench.tick()
+            if bench.memory.stage == Stage.SETTLING:
+                bench.settle(*kept(10, 20))
+        bench.started().pulse(25, Phase.LOADING).tick()
+        bench.ended(number=signal.SIGSEGV).tick()
+    crash(bench, 25, *kept(10, 20), number=signal.SIGSEGV)  # the first of its kind
+    assert not bench.told("plan_changed") and not bench.told("stuck")
+
+
+def test_what_the_machine_did_does_not_count_where_code_fails(bench):
+    for _ in range(12):
+        crash(bench, 25, number=signal.SIGKILL)
+    crash(bench, 25, code=1)
+    crash(bench, 26, code=1)
+    assert not bench.memory.verdict
 
 
 def test_what_follows_something_doubtful_shares_nothing_with_it(bench):
@@ -480,7 +583,11 @@ def test_a_deaf_supervisord_is_asked_again(bench):
         bench.tick(1)
     launches = bench.of(Launch)
     assert 3 <= len(launches) <= 6 and len({action.plan.token for action in launches}) == 1
-    assert bench.decision.notes == ("supervisord did not answer",)
+    assert bench.decision.notes == ("supervisord did not answer",) and not bench.told("stuck")
+    for _ in range(600):
+        bench.tick(1)
+    (stuck,) = bench.told("stuck")
+    assert 60 <= stuck.facts["seconds"] < 63 and "supervisord did not answer" in stuck.text
     bench.started().see(launch_error="").tick()
     assert bench.memory.stage == Stage.RUNNING
 

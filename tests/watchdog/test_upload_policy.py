@@ -73,12 +73,23 @@ def test_the_last_checkpoint_does_not_wait_for_its_hour() -> None:
     assert settled(RULES, failed(RULES, Journal(), PERMANENT, KEY, at(0)), Newest(name(2), True), KEY, at(100))
 
 
-@pytest.mark.parametrize("status", [401, 403, 404, 413, 400, 402, 422])
+@pytest.mark.parametrize("status", [401, 403, 404, 413])
 def test_what_only_people_can_mend_is_left_until_they_have(status: int) -> None:
     journal = failed(RULES, begun(Journal(), at(0)), Trouble("no", status), KEY, at(0))
     assert refused(journal, KEY)
     assert ask(journal, 1000 * DAY, step=9) == Wait()
     assert ask(journal, LEAST_S, step=9, key="another token") == Task(name(9), True, True)
+
+
+@pytest.mark.parametrize("status", [400, 402, 405, 422])
+def test_a_refusal_that_may_be_the_hubs_own_is_believed_when_it_comes_three_times_in_a_row(status: int) -> None:
+    trouble, journal = Trouble("bad request", status), Journal()
+    for other in (Trouble("away", 500), trouble, trouble, Trouble("bad", 451), trouble, trouble):
+        journal = failed(RULES, journal, other, KEY, at(0))
+        assert not refused(journal, KEY) and isinstance(ask(journal, DAY), Task)
+    assert refused(failed(RULES, journal, trouble, KEY, at(0)), KEY)
+    assert not refused(failed(RULES, journal, trouble, "another token", at(0)), "another token")
+    assert not refused(failed(RULES, sent(journal, 0), trouble, KEY, at(0)), KEY)
 
 
 @pytest.mark.parametrize("status", [0, 408, 409, 412, 425, 429, 500, 502, 503, 504])
