@@ -41,6 +41,7 @@ KINDS = frozenset(
         "backend",  # the backend that was looked for computes again
         "backend_failed",  # a faster one failed its self-check; training goes on with another
         "source_changed",
+        "steps_damaged",  # a line of steps.jsonl can't be read
         "disk_full",
         "disk_freed",
         "sensors",
