@@ -49,6 +49,7 @@ KINDS = frozenset(
         "gpu",  # Xid, uncorrected memory errors, clocks held down, lost, its driver changed
         "reboot",  # of the machine, asked of systemd
         "keeper_restarted",
+        "uploader_restarted",
         "uploaded",
         "upload_waiting",  # a trouble that passes: it is tried again by itself
         "upload_failed",  # a trouble that people have to mend
