@@ -28,6 +28,7 @@ from adam.contract.snapshots import Snapshot, complete_snapshots, read_snapshot,
 from adam.contract.steplog import write_left_behind
 from adam.contract.sums import check_sums
 from adam.watchdog.commit import commit, is_committed
+from adam.watchdog.frozen import FrozenWatchdog, lines_from
 from adam.watchdog.keeper_words import Answer, Commit, Committed, Look, Prune, PutAway, Request, Settle
 from adam.watchdog.store import Store
 
@@ -299,10 +300,10 @@ def _what_is_wrong_with(snapshot: Snapshot) -> str:
     return ""
 
 
-def serve(keeper: Keeper) -> int:
-    """Answer requests until stdin ends."""
+def serve(keeper: Keeper, watchdog: FrozenWatchdog) -> int:
+    """Answer requests until stdin ends; look after the watchdog in between."""
     decoder = msgspec.json.Decoder(Request)
-    for line in sys.stdin.buffer:
+    for line in lines_from(0, watchdog.look):
         sys.stdout.buffer.write(msgspec.json.encode(keeper.answer(decoder.decode(line))) + b"\n")
         sys.stdout.buffer.flush()
         keeper.afterwards()
@@ -328,7 +329,7 @@ def main() -> int:
     remove_stale(paths)
     store = Store(paths, arguments.keep_last, arguments.milestone_every, arguments.keep_every_hours)
     store.clean()
-    return serve(Keeper(store))
+    return serve(Keeper(store), FrozenWatchdog(paths, "keeper"))
 
 
 if __name__ == "__main__":

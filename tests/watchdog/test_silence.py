@@ -20,6 +20,7 @@ from adam.watchdog import alert_send, uploader, uploader_client
 from adam.watchdog.alert_send import Alert, by_command
 from adam.watchdog.child import BURY_S, LineChild
 from adam.watchdog.followers import SILENT_S, followers_of
+from adam.watchdog.frozen import FROZEN_S
 from adam.watchdog.journal import Journal
 from adam.watchdog.log import logger_to
 from adam.watchdog.upload_words import Outcome, Task
@@ -165,3 +166,19 @@ def test_a_stopped_uploader_of_a_run_is_replaced(box, await_) -> None:
     await_(lambda: box.pid_of("adam.watchdog.uploader") not in (0, stopped), 30)
     box.await_state(RunState.FINISHED)
     box.check_losses(200)
+
+
+@pytest.mark.timeout(150)
+def test_a_frozen_watchdog_is_replaced_while_no_launcher_lives(box, await_) -> None:
+    """Between two attempts, in a back-off: the keeper is there, and looks."""
+    box.watchdog |= {"backoff_seconds": 600.0, "backoff_cap_seconds": 600.0}
+    box.configure("20:exit=1", step_ms=20)
+    box.up()
+    box.await_state(RunState.RESTARTING)
+    await_(lambda: not box.pid_of("adam.watchdog.launcher"), 30)
+    frozen = box.status().watchdog_pid
+    os.kill(frozen, signal.SIGSTOP)
+    began = time.monotonic()
+    await_(lambda: box.status().watchdog_pid != frozen, 100)
+    assert time.monotonic() - began > FROZEN_S - 5
+    assert not box.pid_of("adam.watchdog.launcher")
