@@ -230,8 +230,8 @@ def log_lines(path: Path, offset: int = 0) -> Iterator[tuple[int, bytes]]:
         yield end, line
 
 
-def last_line(path: Path) -> bytes | None:
-    """The last complete line of `path` that has no NUL byte, read from its end; None where there is none."""
+def last_line(path: Path, good: Callable[[bytes], bool] = lambda _: True) -> bytes | None:
+    """The last complete line of `path` that has no NUL byte and is `good`, read from its end; None where there is none."""
     try:
         file = path.open("rb")
     except FileNotFoundError:
@@ -245,8 +245,9 @@ def last_line(path: Path) -> bytes | None:
             file.seek(start)
             tail = file.read(step) + tail
             lines = tail.split(b"\n")[1 if start else 0 : -1]
-            if whole := [line for line in lines if b"\0" not in line]:
-                return whole[-1]
+            found = (line for line in reversed(lines) if b"\0" not in line and good(line))
+            if (line := next(found, None)) is not None:
+                return line
     return None
 
 

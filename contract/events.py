@@ -42,6 +42,7 @@ KINDS = frozenset(
         "backend",  # the backend that was looked for computes again
         "backend_failed",  # a faster one failed its self-check; training goes on with another
         "source_changed",
+        "steps_damaged",  # a line of steps.jsonl can't be read
         "disk_full",
         "disk_freed",
         "sensors",
@@ -49,6 +50,7 @@ KINDS = frozenset(
         "gpu",  # Xid, uncorrected memory errors, clocks held down, lost, its driver changed
         "reboot",  # of the machine, asked of systemd
         "keeper_restarted",
+        "uploader_restarted",
         "uploaded",
         "upload_waiting",  # a trouble that passes: it is tried again by itself
         "upload_failed",  # a trouble that people have to mend

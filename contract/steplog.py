@@ -10,14 +10,16 @@ disk, and is never ahead of both. Keys (attempt, step) only grow, so a row that 
 import errno
 import itertools
 from collections import deque
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 
 from adam.contract.durable import LineAppender, last_line, log_lines
-from adam.contract.errors import DiskError
+from adam.contract.errors import AdamError, DiskError
 from adam.contract.paths import RunPaths
+from adam.contract.records import StepRow, decode_step
 
 MOST_WAITING = 100_000  # rows, about 40 MB: then training waits
 
@@ -25,11 +27,38 @@ MOST_WAITING = 100_000  # rows, about 40 MB: then training waits
 class RowKey(msgspec.Struct, frozen=True, order=True):
     """What tells rows apart."""
 
-    attempt: int = 0
-    step: int = 0
+    attempt: int
+    step: int
 
 
-key_of = msgspec.json.Decoder(RowKey).decode
+_KEYS = msgspec.json.Decoder(RowKey)
+
+
+def rows_in(log: Path, offset: int = 0) -> Iterator[tuple[int, StepRow | None]]:
+    """The rows of `log` from byte `offset`: (offset behind its line, the row).
+
+    None in place of a row that can't be read: whoever follows the log goes on behind it, for a damaged line gets no better.
+    """
+    for end, line in log_lines(log, offset):
+        try:
+            row = decode_step(line, log)
+        except AdamError:
+            row = None
+        yield end, row
+
+
+def key_of(line: bytes) -> RowKey | None:
+    """None where the line can't be read."""
+    try:
+        return _KEYS.decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def newest_key(log: Path) -> RowKey:
+    """Of the last row that can be read; (0, 0) where there is none."""
+    line = last_line(log, lambda line: key_of(line) is not None)
+    return (key_of(line) if line is not None else None) or RowKey(0, 0)
 
 
 def copy_path(paths: RunPaths) -> Path:
@@ -42,9 +71,8 @@ def waiting_rows(paths: RunPaths) -> list[bytes]:
     copied = [line for _, line in log_lines(copy_path(paths))]
     if not copied:
         return []
-    newest = last_line(paths.steps)
-    behind = key_of(newest) if newest else RowKey()
-    return [line for line in copied if key_of(line) > behind]
+    behind = newest_key(paths.steps)
+    return [line for line in copied if (key := key_of(line)) is not None and key > behind]
 
 
 def newest_row(paths: RunPaths) -> RowKey:

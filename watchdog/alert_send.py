@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 
 import msgspec
 
@@ -12,6 +13,7 @@ from adam.contract.credentials import credential_path, read_secret
 from adam.contract.process import die_with_parent
 
 COMMAND_S = 60.0
+KILLED_S = 2.0
 WEBHOOK_S = 30.0
 WEBHOOK = "alert_webhook"  # the credential's name; the variable is ADAM_ALERT_WEBHOOK
 
@@ -49,7 +51,12 @@ def by_command(command: str) -> Send:
             words = process.communicate(msgspec.json.encode(alert) + b"\n", COMMAND_S)[1]
         except BaseException as error:  # the time is over, or our own end has come
             os.killpg(process.pid, signal.SIGKILL)  # with what it has started
-            process.communicate()
+            with suppress(subprocess.TimeoutExpired):  # one that left the group may hold our pipe for ever
+                process.communicate(timeout=KILLED_S)
+            assert process.stderr is not None
+            process.stderr.close()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(KILLED_S)
             if isinstance(error, subprocess.TimeoutExpired):
                 return f"the alert command did not end within {COMMAND_S:g} s"
             raise

@@ -93,12 +93,13 @@ class Alerter:
         self._paths = paths
         rules = AlertRules(frozenset(alerts.kinds), alerts.per_hour, alerts.repeat_minutes * 60)
         known = read_offsets(paths)
+        self._voice = Voice()
         self._couriers = {
-            name: Courier(send, rules, str(paths.root), known.get(name, begin)) for name, send in sends.items()
+            name: Courier(self._told_of(send), rules, str(paths.root), known.get(name, begin))
+            for name, send in sends.items()
         }
         self._saved = dict(known)
         self._save()  # before anything is sent: who is killed while he sends is new no more
-        self._voice = Voice()
 
     def turn(self, now: float) -> None:
         for courier in self._couriers.values():
@@ -106,6 +107,16 @@ class Alerter:
         self._save()
         trouble = "; ".join(courier.trouble for courier in self._couriers.values() if courier.trouble)
         self._voice.say(FollowerWords(trouble), now)
+
+    def _told_of(self, send: Send) -> Send:
+        """`send`, and a sign of life behind it: several in a row may take longer than a follower may be silent."""
+
+        def sent(alert: Alert) -> str:
+            trouble = send(alert)
+            self._voice.again()
+            return trouble
+
+        return sent
 
     def _save(self) -> None:
         offsets = {name: courier.offset for name, courier in self._couriers.items()}

@@ -8,7 +8,10 @@ import subprocess
 import sys
 from collections.abc import Callable
 
+from adam.contract.process import state_letter
+
 TERM_S = 1.0
+BURY_S = 1.0  # for one that is killed to be gone
 LONGEST_LOOK_S = 1.0
 
 
@@ -43,6 +46,7 @@ class LineChild:
         self._selector, self._pauses, self._stderr = selector, pauses, stderr
         self._process: subprocess.Popen[bytes] | None = None
         self._rest = b""
+        self._undead: list[subprocess.Popen[bytes]] = []  # killed, and standing in the kernel
         self.deaths = 0  # in a row, without a line in between
         self.start_at = 0.0
 
@@ -138,7 +142,18 @@ class LineChild:
         self._process.kill()
         self._process.stdout.close()
         self._process.stdin.close()
-        self._process.wait()
+        try:
+            self._process.wait(BURY_S)
+        except subprocess.TimeoutExpired:
+            self._leave_alone(self._process)
         self._process, self._rest = None, b""
         self.deaths += 1
         self.start_at = now + self._pauses(self.deaths)
+
+    def _leave_alone(self, process: subprocess.Popen[bytes]) -> None:
+        """It stands in the kernel, and will do nothing more but die: nobody waits for that."""
+        self._undead = [*(other for other in self._undead if other.poll() is None), process]
+        module = self._command[3]
+        text = f"{module} (process {process.pid}, state {state_letter(process.pid)}) was killed and is not dead in {BURY_S:g} s: left alone"
+        with contextlib.suppress(OSError):  # a log on a full disk
+            os.write(self._stderr, f"watchdog: {text}\n".encode())

@@ -34,7 +34,11 @@ class Voice:
         if words == self._told and now - self._at < BEAT_S:
             return
         self._told, self._at = words, now
-        sys.stdout.buffer.write(msgspec.json.encode(words) + b"\n")
+        self.again()
+
+    def again(self) -> None:
+        """Say once more what was said last: within a turn that takes long for a good reason."""
+        sys.stdout.buffer.write(msgspec.json.encode(self._told) + b"\n")
         sys.stdout.buffer.flush()
 
 

@@ -1,6 +1,5 @@
 """The followers as the watchdog sees them: started where wanted, again when they die or fall silent, and waited for at the end only."""
 
-import math
 import selectors
 from collections.abc import Mapping
 from time import monotonic
@@ -14,7 +13,7 @@ from adam.watchdog.child import LineChild, Quiet
 from adam.watchdog.follower import BEAT_S, FollowerWords
 
 LAST_WORDS_S = 5.0  # for all of them together
-SILENT_S = 6 * BEAT_S
+SILENT_S = 6 * BEAT_S  # longer than a command of the alerter's, or its webhook, may take
 MISSING_AGAIN_S = 600.0
 
 
@@ -117,8 +116,7 @@ def followers_of(
     if config.alerts.command or webhook_of(environ):
         begin = paths.events.stat().st_size if paths.events.exists() else 0
         arguments = ["adam.watchdog.alerter", *run, "--begin", str(begin)]
-        # Its commands may take minutes, and end in their own time.
-        found.append(Follower("", arguments, selector, stderr, silent_s=math.inf))
+        found.append(Follower("", arguments, selector, stderr, silent_s=SILENT_S))
     for name in config.sinks.wanted:
         arguments = ["adam.watchdog.sink", name, *run]
         found.append(Follower(f"the sink {name}", arguments, selector, stderr, silent_s=SILENT_S))

@@ -1,8 +1,10 @@
-"""The launcher's watch over the watchdog."""
+"""The watch over the watchdog: by the launcher while a program runs, by the keeper whenever it has nothing to do."""
 
 import os
+import select
 import signal
 import sys
+from collections.abc import Callable, Iterator
 
 from adam.contract.clock import boottime_ns
 from adam.contract.paths import RunPaths
@@ -13,10 +15,10 @@ FROZEN_S = 30.0  # a watchdog that lives and has not beaten for so long is repla
 
 
 class FrozenWatchdog:
-    """Finds a watchdog that lives and does nothing, and kills it so that supervisord starts another."""
+    """Finds a watchdog that lives and does nothing, and kills it so that supervisord starts another. `who` looks."""
 
-    def __init__(self, paths: RunPaths) -> None:
-        self._path = paths.beat
+    def __init__(self, paths: RunPaths, who: str = "launcher") -> None:
+        self._path, self._who = paths.beat, who
         self._last_look = boottime_ns()
 
     def look(self) -> None:
@@ -27,5 +29,20 @@ class FrozenWatchdog:
         beat = read_beat(self._path)
         if beat is None or overslept or not beat.replaced or beat.silent_s() < FROZEN_S:
             return
-        print(f"launcher: the watchdog {beat.pid} has not beaten for {beat.silent_s():.0f} s: killed", file=sys.stderr)
+        print(
+            f"{self._who}: the watchdog {beat.pid} has not beaten for {beat.silent_s():.0f} s: killed", file=sys.stderr
+        )
         os.kill(beat.pid, signal.SIGKILL)
+
+
+def lines_from(fd: int, idle: Callable[[], None]) -> Iterator[bytes]:
+    """The whole lines that come from `fd`, without their newlines, until it ends; `idle` is called every CHECK_S in which none does."""
+    rest = b""
+    while True:
+        while not select.select([fd], [], [], CHECK_S)[0]:
+            idle()
+        block = os.read(fd, 65536)
+        if not block:
+            return
+        *lines, rest = (rest + block).split(b"\n")
+        yield from lines

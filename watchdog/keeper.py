@@ -30,6 +30,7 @@ from adam.contract.snapshots import Snapshot, complete_snapshots, empty, read_sn
 from adam.contract.steplog import newest_row, write_left_behind
 from adam.contract.sums import check_sums
 from adam.watchdog.commit import commit, is_committed
+from adam.watchdog.frozen import FrozenWatchdog, lines_from
 from adam.watchdog.keeper_words import Answer, Commit, Committed, Look, Prune, PutAway, Request, Settle
 from adam.watchdog.store import Store
 
@@ -318,10 +319,10 @@ class MemoryHold:
                 self._fd = hold(self._paths.ram)
 
 
-def serve(keeper: Keeper, memory: MemoryHold) -> int:
-    """Answer requests until stdin ends."""
+def serve(keeper: Keeper, memory: MemoryHold, watchdog: FrozenWatchdog) -> int:
+    """Answer requests until stdin ends; look after the watchdog in between."""
     decoder = msgspec.json.Decoder(Request)
-    for line in sys.stdin.buffer:
+    for line in lines_from(0, watchdog.look):
         memory.renew()
         sys.stdout.buffer.write(msgspec.json.encode(keeper.answer(decoder.decode(line))) + b"\n")
         sys.stdout.buffer.flush()
@@ -351,7 +352,7 @@ def main() -> int:
         remove_stale(paths)
     store = Store(paths, arguments.keep_last, arguments.milestone_every, arguments.keep_every_hours)
     store.clean()
-    return serve(Keeper(store), memory)
+    return serve(Keeper(store), memory, FrozenWatchdog(paths, "keeper"))
 
 
 if __name__ == "__main__":

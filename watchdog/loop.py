@@ -170,7 +170,9 @@ class Watchdog:
         supervisor = Supervisor(paths.supervisor_socket, timeout=CALL_S)
         numeric = Watched(lambda: load_config(paths.lock).numeric, paths.lock)
         losses = Losses(paths.steps, numeric.get, copy_path(paths))
-        self._eyes = Eyes(paths, supervisor, self._keeper, losses, self._uploader)
+        self._remembered = recall(paths, now)
+        self._keeper.saves = self._remembered.saves
+        self._eyes = Eyes(paths, supervisor, self._keeper, losses, self._uploader, self._remembered.policy.plan)
         self._reboots = RebootJournal(paths)
         self._hands = Hands(paths, supervisor, self._keeper, self._journal, self._collect, self._reboots)
         self._bundler = Bundler(paths, stderr)
@@ -188,8 +190,7 @@ class Watchdog:
             lambda: schema.load(paths.backend_report, BackendReport), paths.backend_report, otherwise=None
         )
         self._status = StatusFile(paths)
-        self._remembered = recall(paths, now)
-        self._keeper.saves = self._remembered.saves
+        self._damaged = ""  # what was told last of damaged lines
         self._doors = Doors(self._selector)
         self._ticks = start_ticks(os.getpid()) or 0
         self._beat = BeatWriter(paths.beat, self._ticks, replaced=supervised(paths))
@@ -295,12 +296,16 @@ class Watchdog:
         if self._telemetry.news:
             self._journal.tell("plan_changed", self._telemetry.news)
             self._telemetry.news = ""
+        if self._telemetry.damaged != self._damaged:
+            self._damaged = self._telemetry.damaged
+            self._journal.tell("steps_damaged", self._damaged)
 
     def _notes(self, decision: Decision, now: float) -> tuple[str, ...]:
         troubles = (
             self._hands.trouble,
             self._reboots.trouble,
             self._telemetry.trouble,
+            self._telemetry.damaged,
             self._journal.trouble,
             self._status.trouble,
             self._keeper.note,

@@ -9,8 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from adam.contract.config import Numeric
-from adam.contract.durable import log_lines
-from adam.contract.records import decode_step
+from adam.contract.steplog import rows_in
 from adam.watchdog.detect import PAST, Detector, Trouble
 
 ROW_BYTES = 512  # more than a row takes
@@ -56,10 +55,9 @@ class Losses:
             self._copy_offset = self._hear(detector, self._copy, self._copy_offset)
 
     def _hear(self, detector: Detector, log: Path, offset: int) -> int:
-        """The rows of `log` from `offset` on that are newer than any before; the offset behind them."""
-        for end, line in log_lines(log, offset):
-            row = decode_step(line, log)
-            if (row.attempt, row.step) > self._newest:
+        """The rows of `log` from `offset` on that are newer than any before; the offset behind them. Damaged ones are told by others."""
+        for end, row in rows_in(log, offset):
+            if row is not None and (row.attempt, row.step) > self._newest:
                 detector.hear(row)
                 self._newest = row.attempt, row.step
             offset = end

@@ -1,15 +1,17 @@
 """The watchdog's eyes: one look at everything, cheap enough for each tick of the loop."""
 
+from typing import Any
+
 from adam.contract import schema
 from adam.contract.checkpoints import list_checkpoints, parse_name
-from adam.contract.durable import last_line
 from adam.contract.errors import AdamError
 from adam.contract.lease import child_lives, launcher_lives, launcher_waits, lease_is_held, read_lease
 from adam.contract.paths import RunPaths
 from adam.contract.process import state_letter
-from adam.contract.records import Desired, ExitReport, Plan, decode_step
+from adam.contract.records import Desired, ExitReport, Plan
 from adam.contract.shards import data_ready
 from adam.contract.shared import Pulse, SharedWord
+from adam.contract.steplog import newest_key
 from adam.contract.supervisor import Supervisor
 from adam.watchdog.keeper_client import KeeperClient
 from adam.watchdog.losses import Losses
@@ -23,14 +25,22 @@ PULSE_OF = {"trainer": "0", "forge": "forge"}
 
 
 class Eyes:
-    """Looks; changes nothing."""
+    """Looks; changes nothing. `remembered` is the last plan as the watchdog before this one knew it, for a file that can't be read."""
 
     def __init__(
-        self, paths: RunPaths, supervisor: Supervisor, keeper: KeeperClient, losses: Losses, uploader: UploaderClient
+        self,
+        paths: RunPaths,
+        supervisor: Supervisor,
+        keeper: KeeperClient,
+        losses: Losses,
+        uploader: UploaderClient,
+        remembered: Plan | None = None,
     ) -> None:
         self._paths, self._supervisor, self._keeper = paths, supervisor, keeper
         self._losses, self._uploader = losses, uploader
-        self._desired = Watched(lambda: schema.load(paths.desired, Desired) or Desired(), paths.desired)
+        self._desired: Watched[Desired | None] = Watched(
+            lambda: schema.load(paths.desired, Desired) or Desired(), paths.desired, otherwise=None
+        )
         # What can't be read is not ready: the forge says what is wrong with it.
         self._ready = Watched(lambda: data_ready(paths), paths.shards_manifest, paths.tokens_manifest, otherwise=False)
         self._exits = {name: self._watch_exit(name) for name in PULSE_OF}
@@ -38,8 +48,11 @@ class Eyes:
         self._pulse_token = 0
         self._last_pulse: Pulse | None = None
         self._program_state, self._asked_at = "", 0.0
-        self._highest = highest_seen(paths)
-        self._changes = last_changes(paths)
+        self._plan = Watched(lambda: schema.load(paths.plan, Plan), paths.plan, otherwise=None)
+        plan = self._plan.get()
+        plan = remembered if self._plan.trouble else plan
+        self._highest = highest_seen(paths, plan)
+        self._changes = changes_of(plan)
 
     def _watch_exit(self, program: str) -> Watched[ExitReport | None]:
         path = self._paths.exit_report(program)
@@ -48,13 +61,17 @@ class Eyes:
     @property
     def troubles(self) -> tuple[str, ...]:
         """Files that can't be read; empty texts: they can."""
-        return (self._desired.trouble, self._ready.trouble, *(exit.trouble for exit in self._exits.values()))
+        files: tuple[Watched[Any], ...] = (self._desired, self._ready, self._plan, *self._exits.values())
+        return tuple(file.trouble for file in files)
 
     def look(self, memory: Memory, launch_error: str, now: float) -> Observation:
         """What is to be seen at `now`."""
         lease = self.lease(memory)
+        self._plan.get()  # for `troubles`: the next attempt's plan replaces one that can't be read
+        desired = self._desired.get()
         return Observation(
-            desired=self._desired.get(),
+            desired=desired or desired_before(memory),
+            wish_known=desired is not None,
             data_ready=self._ready.get(),
             lease=lease,
             pulse=self._read_pulse(memory.plan),
@@ -132,23 +149,26 @@ class Eyes:
         return self._program_state
 
 
-def last_changes(paths: RunPaths) -> Changes:
+def desired_before(memory: Memory) -> Desired:
+    """What people wanted, as far as the policy remembers it: a living program goes on as it was."""
+    pauses = tuple(name for name in memory.pauses if name not in ("heat", "disk"))  # those are the policy's own
+    return Desired(running=memory.stop_asked is None, pauses=pauses)
+
+
+def changes_of(plan: Plan | None) -> Changes:
     """What the last plan had besides the configuration."""
-    plan = schema.load(paths.plan, Plan)
     return (
         Changes() if plan is None else Changes(skip=plan.skip, micro_batch=plan.micro_batch, lr_factor=plan.lr_factor)
     )
 
 
-def highest_seen(paths: RunPaths) -> tuple[int, int]:
+def highest_seen(paths: RunPaths, plan: Plan | None) -> tuple[int, int]:
     """The highest (token, attempt) that anything in the run mentions: what comes next must be above both."""
-    tokens, attempts = [0], [0]
-    for record in (read_lease(paths), schema.load(paths.plan, Plan)):
+    tokens, attempts = [0], [newest_key(paths.steps).attempt]
+    for record in (read_lease(paths), plan):
         if record is not None:
             tokens.append(record.token)
             attempts.append(record.attempt)
     for path in list_checkpoints(paths.checkpoints):
         attempts.append((parse_name(path.name) or (0, 0))[1])
-    if line := last_line(paths.steps):
-        attempts.append(decode_step(line, paths.steps).attempt)
     return max(tokens), max(attempts)

@@ -21,6 +21,9 @@ from adam.watchdog.policy_turn import Turn
 from adam.watchdog.policy_words import Decision, Listening, Memory, Observation, Settings, Stage
 
 RESTING_S = 60.0  # between two decisions where nothing is under way
+UNKNOWN_WISH = (
+    "what is wanted can't be read, and nothing is started before it can: `adamctl up` or `adamctl down` says it anew"
+)
 
 STEPS: dict[Stage, Callable[[Turn], None]] = {
     Stage.IDLE: idle,
@@ -113,8 +116,9 @@ def describe(turn: Turn) -> tuple[RunState, str]:
             return memory.final or RunState.FAILED, memory.verdict
         case Stage.STARTING | Stage.RUNNING:
             return _describe_program(turn)
-    if memory.gpu is not None and memory.gpu.text:
-        return RunState.WAITING, memory.gpu.text
+    waits_for = (memory.gpu.text if memory.gpu is not None else "") if turn.seen.wish_known else UNKNOWN_WISH
+    if waits_for:
+        return RunState.WAITING, waits_for
     if memory.plan is None:
         return RunState.STARTING, "looking at what there is"
     if memory.failures.in_a_row:

@@ -34,6 +34,8 @@ def idle(turn: Turn) -> None:
         turn.enter(Stage.SETTLING, settle_id=turn.memory.settle_id + 1, asked=0.0)
     elif turn.memory.settled.snapshot is not None and ends_here(turn, turn.memory.settled.snapshot):
         turn.set(commit_all=True, settled=None)
+    elif not turn.seen.wish_known:
+        turn.wake(turn.now + ASK_AGAIN_S)
     elif not turn.wanted:
         end(turn, RunState.STOPPED, "stopped because it was asked for")
     elif turn.memory.verdict:
@@ -239,7 +241,8 @@ def close(turn: Turn) -> None:
 def done(turn: Turn) -> None:
     """A final state: left by a new wish; a run that was stopped goes on whenever it is wanted."""
     memory = turn.memory
-    if turn.wanted and (memory.final == RunState.STOPPED or turn.wish_stamp != memory.decided_for):
+    new_wish = turn.seen.wish_known and (memory.final == RunState.STOPPED or turn.wish_stamp != memory.decided_for)
+    if turn.wanted and new_wish:
         turn.enter(Stage.IDLE, final=None, verdict="", failures=replace(Failures()), not_before=0.0, settled=None)
         turn.set(ended_well=False, rollbacks=(), gpu=None)
     elif not memory.closing or (turn.seen.launch_error and turn.now - memory.asked > ASK_AGAIN_S):

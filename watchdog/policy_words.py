@@ -120,6 +120,7 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True):
     """What the shell saw. `pulse` and `exit` may be of any attempt: the policy looks at their tokens."""
 
     desired: Desired = Desired()
+    wish_known: bool = True  # False: nobody could read yet what people want, and `desired` is as it was before
     data_ready: bool = True
     lease: LeaseSeen | None = None
     pulse: Pulse | None = None

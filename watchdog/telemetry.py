@@ -7,8 +7,6 @@ last row's key, and rows that were logged while no watchdog looked, or had to wa
 from collections.abc import Callable
 from pathlib import Path
 
-import msgspec
-
 from adam.contract.config_file import load_config
 from adam.contract.durable import LineAppender, last_line, log_lines, mend_tail, whole_lines
 from adam.contract.errors import AdamError
@@ -16,21 +14,20 @@ from adam.contract.metrics import COLUMNS, Work, columns_of, header, row
 from adam.contract.mfu import FLOPS_PER_PARAMETER
 from adam.contract.model import parameter_count, resolved
 from adam.contract.paths import RunPaths
-from adam.contract.records import Numerics, StepRow, decode_step
+from adam.contract.records import Numerics, StepRow
 from adam.contract.shards import load_tokens
+from adam.contract.steplog import RowKey, key_of, rows_in
 from adam.watchdog.widen import columns_with, move_aside, widen
 
 LATE_S = 10.0  # a row that is older has waited for the disk
 MOST_AT_ONCE = 2000  # rows in one turn of the loop
 
 
-class _Key(msgspec.Struct):
-    attempt: int
-    step: int
-
-
 class Telemetry:
-    """Joins and appends. `trouble` says why rows wait; empty: none does. `alive` is called now and then in what takes long."""
+    """Joins and appends. `trouble` says why rows wait; empty: none does. `alive` is called now and then in what takes long.
+
+    `damaged` says which line of the log can't be read and has no row, the newest of them; empty: none was met.
+    """
 
     def __init__(self, paths: RunPaths, alive: Callable[[], None] = lambda: None) -> None:
         self._alive = alive
@@ -40,7 +37,7 @@ class Telemetry:
         self._offset = 0
         self._last = (0, 0)
         self._fresh_from = -1  # offset behind which rows were logged before our eyes
-        self.trouble = ""
+        self.trouble = self.damaged = ""
         self.newest: StepRow | None = None
         self.news = ""  # what was done to a file of another Adam
 
@@ -98,10 +95,10 @@ class Telemetry:
         if size == self._offset or self._file is None:
             return 0
         count = 0
-        for offset, line in log_lines(self._steps, self._offset):
-            step = decode_step(line, self._steps)
-            key = (step.attempt, step.step)
-            if key > self._last:
+        for offset, step in rows_in(self._steps, self._offset):
+            if step is None:
+                self.damaged = f"the line of {self._steps} that ends at byte {offset} can't be read: {self._metrics.name} lacks its row"
+            elif (key := (step.attempt, step.step)) > self._last:
                 fresh = offset > self._fresh_from and now - step.boottime < LATE_S
                 self._file.append(row(step, work, cells if fresh else {}, numerics, self._columns))
                 self._last, self.newest = key, step
@@ -129,19 +126,22 @@ def work_of(paths: RunPaths) -> Work:
 
 def last_key(metrics: Path) -> tuple[int, int]:
     """(attempt, step) of the last whole row; (0, 0) where there is none."""
-    cells = (last_line(metrics) or b"").split(b",")
-    if len(cells) < 3 or not cells[2].isdigit():
-        return 0, 0
-    return int(cells[1]), int(cells[2])
+    cells = (last_line(metrics, _has_key) or b"").split(b",")
+    return (int(cells[1]), int(cells[2])) if len(cells) > 2 else (0, 0)
+
+
+def _has_key(row: bytes) -> bool:
+    """False for the header too, and for a row that a disk has damaged."""
+    cells = row.split(b",")
+    return len(cells) > 2 and cells[1].isdigit() and cells[2].isdigit()
 
 
 def offset_behind(steps: Path, key: tuple[int, int]) -> int:
     """The offset in `steps` behind the last line whose key is not above `key`."""
-    behind = 0
-    decoder = msgspec.json.Decoder(_Key)
+    behind, last = 0, RowKey(*key)
     for offset, line in log_lines(steps):
-        found = decoder.decode(line)
-        if (found.attempt, found.step) > key:
+        found = key_of(line)
+        if found is not None and found > last:
             break
-        behind = offset
+        behind = offset if found is not None else behind
     return behind

@@ -11,11 +11,12 @@ from adam.contract.checkpoints import MANIFEST, FileEntry, Manifest
 from adam.contract.clock import stamp
 from adam.contract.config import Config
 from adam.contract.config_file import load_config
-from adam.contract.durable import fsync_dir, log_lines, replace_file, require_room, sha256_file
+from adam.contract.durable import fsync_dir, replace_file, require_room, sha256_file
 from adam.contract.far import SHARDS, STATE, TOKENS, WEIGHTS, Far, FarManifest, FarPart
 from adam.contract.paths import RunPaths
-from adam.contract.records import StepRow, decode_step
+from adam.contract.records import StepRow
 from adam.contract.shards import DataFile, load_shards, load_tokens, token_files
+from adam.contract.steplog import rows_in
 from adam.contract.weights import (
     CONFIG,
     mamba_config,
@@ -144,8 +145,7 @@ def rows_of(paths: RunPaths, step: int) -> tuple[StepRow | None, StepRow | None]
     """The last row up to `step`, and the last one that was validated."""
     last: StepRow | None = None
     validated: StepRow | None = None
-    for _, line in log_lines(paths.steps):
-        row = decode_step(line, paths.steps)
-        if row.step <= step:
+    for _, row in rows_in(paths.steps):
+        if row is not None and row.step <= step:
             last, validated = row, row if row.val_loss is not None else validated
     return last, validated

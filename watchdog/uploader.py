@@ -28,10 +28,11 @@ from adam.contract.hub_token import hub_token, token_mark
 from adam.contract.paths import RunPaths
 from adam.contract.process import die_with_parent
 from adam.contract.records import UploadSeen
+from adam.watchdog.follower import BEAT_S
 from adam.watchdog.upload_policy import Rules, arrived, begun, decide, failed, in_boot_of, refused, settled
 from adam.watchdog.upload_words import Event, Journal, Newest, Outcome, Report, Task, Trouble
 
-LOOK_S = 60.0  # a token that somebody has put in its place is seen so soon
+ENDING_S = 10.0  # for a job to end that has told its outcome; and to be gone, once it is killed
 PATIENCE_S, BYTES_PER_S = 1800.0, 1e6
 
 
@@ -54,9 +55,7 @@ class Job:
     def outcome(self) -> Outcome:
         """Of a job that has closed its stdout, or whose time is over: then it is killed."""
         late = self.left_s() <= 0
-        if late:
-            self._process.kill()
-        answer, _ = self._process.communicate()
+        answer = self._last_words(0.0 if late else ENDING_S)
         if late:
             return Outcome(trouble=Trouble(f"the upload did not end within {self._limit_s:.0f} s and was given up"))
         try:
@@ -64,6 +63,17 @@ class Job:
         except msgspec.DecodeError:
             code = self._process.returncode
             return Outcome(trouble=Trouble(f"the upload ended with exit code {code}: see logs/watchdog.log"))
+
+    def _last_words(self, seconds: float) -> bytes:
+        """What it has said; killed where it has not ended in `seconds`, and left alone where it does not even die."""
+        for limit in (seconds, ENDING_S):
+            try:
+                return self._process.communicate(timeout=limit)[0]
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+        return b""
 
 
 class Uploader:
@@ -93,17 +103,18 @@ class Uploader:
         return config_digest(self._upload)[:12] + token_mark(hub_token())
 
     def turn(self) -> float:
-        """Begin what is due; the seconds until the next look."""
+        """Begin what is due, and report; the seconds until the next look, in which a token is seen that somebody has put in its place."""
         if self.job is not None:
-            return max(0.0, self.job.left_s())
+            self.report()
+            return max(0.0, min(BEAT_S, self.job.left_s()))
         decision = decide(self._rules, self._journal, self._newest, self.key(), self._now())
         if isinstance(decision, Task):
             self._remember(begun(self._journal, self._now()))
             self.job = Job(self._paths, decision, self._limit_s(decision))
             self.report()
-            return self.job.left_s()
+            return min(BEAT_S, self.job.left_s())
         self.report()
-        return LOOK_S if decision.seconds is None else min(LOOK_S, max(0.0, decision.seconds))
+        return BEAT_S if decision.seconds is None else min(BEAT_S, max(0.0, decision.seconds))
 
     def _limit_s(self, task: Task) -> float:
         if self._upload.timeout_minutes:

@@ -12,7 +12,15 @@ from adam.contract.durable import whole_lines
 from adam.contract.errors import DiskError
 from adam.contract.paths import RunPaths
 from adam.contract.ram import claim
-from adam.contract.steplog import StepLog, copy_path, require_logged, waiting_rows, write_left_behind
+from adam.contract.steplog import (
+    RowKey,
+    StepLog,
+    copy_path,
+    newest_key,
+    require_logged,
+    waiting_rows,
+    write_left_behind,
+)
 
 
 @pytest.fixture
@@ -114,3 +122,11 @@ def test_what_waits_is_bounded(paths, monkeypatch) -> None:
         assert not log.full
         log.append(row(1, 3))
         assert log.full and log.waiting == 3
+
+
+def test_damaged_rows_are_no_end_of_it(paths) -> None:
+    paths.steps.write_bytes(row(1, 1) + b"\n" + row(1, 2) + b'\n{"attempt":\xff\n[[\n{"attempt":5}\n')
+    copy_path(paths).write_bytes(row(1, 2) + b"\nnonsense\n" + row(1, 3) + b"\n")
+    assert newest_key(paths.steps) == RowKey(1, 2)
+    assert waiting_rows(paths) == [row(1, 3)]
+    assert newest_key(paths.root / "none") == RowKey(0, 0)

@@ -129,3 +129,14 @@ def test_other_rules_judge_the_tail_anew(paths):
 def test_a_short_log_is_read_from_its_beginning(paths, offset):
     write(paths, spiked()[: 3 + offset])
     assert tail_offset(paths.steps, paths.steps.stat().st_size, 2048) == 0
+
+
+def test_a_damaged_row_is_left_out(paths):
+    series = spiked()
+    write(paths, series[:350])
+    with paths.steps.open("ab") as file:
+        file.write(b'{"schema":1,"att\xff\n')
+    losses = Losses(paths.steps, Numeric)
+    assert losses.trouble().step == 300
+    write(paths, series[350:])
+    assert losses.trouble().step == 300

@@ -630,3 +630,26 @@ def test_the_blows_wait_for_the_bundle_but_not_for_ever(bench):
     assert len(bench.of(Signal)) == 1  # 5.75 s, and it is still being made
     bench.tick()
     assert [action.number for action in bench.of(Signal)] == [signal.SIGUSR1, signal.SIGTERM, signal.SIGKILL]
+
+
+def test_nothing_is_started_or_ended_while_nobody_can_read_what_is_wanted(bench):
+    bench.see(wish_known=False).tick()
+    bench.settle(*kept(10))
+    for _ in range(20):
+        bench.tick()
+    assert not bench.of(Launch) and not bench.of(Shutdown) and bench.state == RunState.WAITING
+    bench.see(wish_known=True).tick()
+    bench.started().tick()
+    bench.see(wish_known=False).tick()
+    assert bench.memory.stage == Stage.RUNNING and not bench.of(Signal)
+
+
+def test_a_final_state_is_not_left_by_a_wish_that_can_not_be_read(bench):
+    bench.see(desired=Desired(running=False)).tick()
+    bench.settle(*kept(10))
+    bench.tick()
+    assert bench.state == RunState.STOPPED
+    bench.see(desired=Desired(), wish_known=False).tick()
+    assert bench.state == RunState.STOPPED
+    bench.see(wish_known=True).tick()
+    assert bench.memory.stage == Stage.SETTLING

@@ -144,3 +144,32 @@ def test_no_rows_no_key(paths):
     assert last_key(paths.metrics) == (0, 0)
     paths.metrics.write_bytes(header() + b"\n")
     assert last_key(paths.metrics) == (0, 0)
+
+
+DAMAGED = (b'{"schema":1,"attempt":1,"st\xff', b"nonsense", b"[[[[", b'{"schema":9}', b"")
+
+
+@pytest.mark.parametrize("line", DAMAGED)
+def test_a_damaged_line_of_the_log_is_left_out_and_told(paths, line):
+    log(paths, (1, 1))
+    with paths.steps.open("ab") as file:
+        file.write(line + b"\n")
+    log(paths, (1, 2))
+    telemetry = Telemetry(paths)
+    telemetry.join({}, 1.0, WORK)
+    assert keys(paths) == [(1, 1), (1, 2)]
+    assert f"{paths.steps} that ends at byte {len(step_row(1, 1)) + len(line) + 1} can't be read" in telemetry.damaged
+    log(paths, (1, 3))
+    behind = Telemetry(paths)  # another watchdog begins behind it
+    behind.join({}, 1.0, WORK)
+    assert keys(paths) == [(1, 1), (1, 2), (1, 3)] and not behind.damaged
+
+
+def test_a_damaged_last_row_is_not_where_the_rows_end(paths):
+    log(paths, (1, 1), (1, 2))
+    Telemetry(paths).join({}, 1.0, WORK)
+    with paths.metrics.open("ab") as file:
+        file.write(b"2026-11-22,x,2,garbage\n")
+    log(paths, (1, 3))
+    Telemetry(paths).join({}, 1.0, WORK)
+    assert [row["step"] for row in rows(paths) if row["attempt"] == "1"] == ["1", "2", "3"]
