@@ -4,6 +4,7 @@
 the container's files from one run to the next.
 """
 
+import json
 import os
 import shutil
 import signal
@@ -124,8 +125,8 @@ def frozen(run: Installed) -> None:
 def stopped(run: Installed) -> None:
     run.box.must("systemctl", "stop", "adam-trainer")
     assert run.state() == "stopped"
-    status = run.box.must(ADAMCTL, "status", "--json", "--run", RUN)
-    assert f'"step": {run.step()}' in status or f'"step":{run.step()}' in status
+    status = json.loads(run.box.must(ADAMCTL, "status", "--json", "--run", RUN))
+    assert status["checkpoint"]["step"] == status["step"] == run.step(), "the last step was not saved"
     assert not run.pid_of_any("adam.trainer") and run.pid_of_any("adam.watchdog")
     run.box.must("systemctl", "start", "adam-trainer")
     run.trains_beyond(run.step())
