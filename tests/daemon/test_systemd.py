@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from adam.contract.clock import boot_id
+
 UNITS = Path(__file__).parent.parent.parent / "systemd"
 
 
@@ -80,6 +82,17 @@ def test_what_libraries_keep_in_a_home_goes_elsewhere(name) -> None:
     assert caches.keys() == {"HF_HUB_CACHE", "HF_XET_CACHE", "TRITON_CACHE_DIR"}
     assert len(set(caches.values())) == 3 and all(place.startswith("/var/cache/adam/") for place in caches.values())
     assert not {"HF_HOME", "XDG_CACHE_HOME", "HOME"} & places.keys(), "the token of `hf auth login` is found by them"
+
+
+def test_the_units_and_who_asks_them_agree_on_the_boot(monkeypatch) -> None:
+    """%b is written without dashes."""
+    for name in ("adam-watchdog", "adam-trainer", "adam-forge", "adam-reboot"):
+        assert "ADAM_BOOT_ID=%b" in unit(name)["Service"]["Environment"].split()
+    plain = boot_id.__wrapped__()
+    monkeypatch.setenv("ADAM_BOOT_ID", plain.replace("-", ""))
+    assert boot_id.__wrapped__() == plain
+    monkeypatch.setenv("ADAM_BOOT_ID", "f" * 32)
+    assert boot_id.__wrapped__() == "ffffffff-ffff-ffff-ffff-ffffffffffff"
 
 
 def test_a_restart_of_the_machine_is_asked_for_by_a_change_and_never_by_what_lies_there() -> None:
