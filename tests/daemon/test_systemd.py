@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from adam.contract.clock import boot_id
+
 UNITS = Path(__file__).parent.parent.parent / "systemd"
 
 
@@ -64,10 +66,33 @@ def test_nobody_outlives_a_unit_and_memory_kills_one_process() -> None:
     for name in ("adam-trainer", "adam-watchdog"):
         service = unit(name)["Service"]
         assert (service["Type"], service["KillMode"], service["OOMPolicy"]) == ("notify", "mixed", "continue")
-        assert service["Environment"] == "PYTHONSAFEPATH=1"
+        assert "PYTHONSAFEPATH=1" in service["Environment"].split()
     assert unit("adam-trainer")["Service"]["NotifyAccess"] == "all"
     assert unit("adam-watchdog")["Service"]["WatchdogSec"] == "30"
     assert unit("adam-forge")["Service"]["Type"] == "oneshot"
+
+
+@pytest.mark.parametrize("name", ["adam-watchdog", "adam-trainer", "adam-forge"])
+def test_what_libraries_keep_in_a_home_goes_elsewhere(name) -> None:
+    """The home of `--user NAME` is read-only: there xet opens no session, and Triton compiles nothing."""
+    service = unit(name)["Service"]
+    assert service["ProtectHome"] == "read-only" and service["CacheDirectory"] == "adam"
+    places = dict(word.split("=") for word in service["Environment"].split())
+    caches = {key: place for key, place in places.items() if key.endswith(("_CACHE", "_CACHE_DIR"))}
+    assert caches.keys() == {"HF_HUB_CACHE", "HF_XET_CACHE", "TRITON_CACHE_DIR"}
+    assert len(set(caches.values())) == 3 and all(place.startswith("/var/cache/adam/") for place in caches.values())
+    assert not {"HF_HOME", "XDG_CACHE_HOME", "HOME"} & places.keys(), "the token of `hf auth login` is found by them"
+
+
+def test_the_units_and_who_asks_them_agree_on_the_boot(monkeypatch) -> None:
+    """%b is written without dashes."""
+    for name in ("adam-watchdog", "adam-trainer", "adam-forge", "adam-reboot"):
+        assert "ADAM_BOOT_ID=%b" in unit(name)["Service"]["Environment"].split()
+    plain = boot_id.__wrapped__()
+    monkeypatch.setenv("ADAM_BOOT_ID", plain.replace("-", ""))
+    assert boot_id.__wrapped__() == plain
+    monkeypatch.setenv("ADAM_BOOT_ID", "f" * 32)
+    assert boot_id.__wrapped__() == "ffffffff-ffff-ffff-ffff-ffffffffffff"
 
 
 def test_a_restart_of_the_machine_is_asked_for_by_a_change_and_never_by_what_lies_there() -> None:

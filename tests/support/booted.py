@@ -9,13 +9,14 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from real_run import wait_for
 
 CHECKOUT = Path(__file__).resolve().parent.parent.parent
-PACKAGES = "systemd,systemd-sysv,dbus,python3-minimal,libexpat1"
+PACKAGES = "systemd,systemd-sysv,dbus,python3-venv,libexpat1,ca-certificates"
 NAMESPACES = ("-m", "-u", "-i", "-n", "-p", "-C")
 RESTARTED = 133  # exit code of systemd-nspawn --keep-unit
 POWER_OFF = signal.SIGRTMIN + 4  # systemd(1)
@@ -30,7 +31,7 @@ def why_not() -> str:
 
 
 def make_root(root: Path) -> None:
-    """A small Debian in `root`: 260 MB, a minute. $ADAM_DEBIAN_MIRROR names the mirror."""
+    """A small Debian in `root`: 370 MB, a minute. $ADAM_DEBIAN_MIRROR names the mirror."""
     mirror = os.environ.get("ADAM_DEBIAN_MIRROR", "http://deb.debian.org/debian")
     command = ["debootstrap", "--variant=minbase", f"--include={PACKAGES}", "bookworm", str(root), mirror]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, timeout=900)
@@ -40,7 +41,7 @@ class Booted:
     """One machine, off at first."""
 
     def __init__(self, root: Path, *bound: Path) -> None:
-        """`bound`: what of the host is seen in it, read-only, beside the checkout and Python."""
+        """`bound`: what of the host is seen in it, read-only, beside the checkout, Python and what $ADAM_DEBIAN_BIND names (PATH:PATH)."""
         self.root = root
         self._process: subprocess.Popen[bytes] | None = None
         python = Path(sys.executable).resolve().parent.parent
@@ -50,6 +51,7 @@ class Booted:
             inside.mkdir(parents=True, exist_ok=True)
             for parent in inside.relative_to(root).parents:
                 (root / parent).chmod(0o755)  # the way to it is open to the container's users, /root too
+        self._bound += [Path(path) for path in os.environ.get("ADAM_DEBIAN_BIND", "").split(":") if path]
 
     def boot(self) -> None:
         """Switch it on, and wait until systemd has started everything."""
@@ -64,6 +66,17 @@ class Booted:
         found = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
         return int(found[0]) if found else 0
 
+    def pids(self) -> list[int]:
+        """All processes in it, as the host numbers them; none where it is off. What of this machine may not be looked at is none of them."""
+        if self._process is None or not (leader := self.leader()):
+            return []
+        inside, found = Path(f"/proc/{leader}/ns/pid").stat().st_ino, []
+        for entry in Path("/proc").iterdir():
+            with suppress(FileNotFoundError, ProcessLookupError, PermissionError):
+                if entry.name.isdigit() and (entry / "ns/pid").stat().st_ino == inside:
+                    found.append(int(entry.name))
+        return found
+
     def run(self, *command: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
         """A command in the container, as its root."""
         enter = [
@@ -75,6 +88,7 @@ class Booted:
             "env",
             "-i",
             "PATH=/usr/sbin:/usr/bin:/sbin:/bin",
+            *(f"{name}={value}" for name, value in os.environ.items() if name.startswith("PIP_")),
         ]
         return subprocess.run([*enter, *command], capture_output=True, text=True, timeout=timeout, check=False)
 
