@@ -22,7 +22,7 @@ import msgspec
 
 from adam.contract.durable import is_at
 from adam.contract.errors import CheckpointError, DiskError
-from adam.contract.steplog import RowKey
+from adam.contract.steplog import NO_ROW, RowKey
 
 SLOT_SCHEMA = 2  # 2: the header has a digest of itself
 PAGE_BYTES = 4096  # of memory, and of `contract.sums`
@@ -74,7 +74,7 @@ class SlotHead(msgspec.Struct, frozen=True, kw_only=True):
     saves: int  # the last save request that this snapshot answers
     why: str  # RAM, MILESTONE, interval, request, stop, final
     durable: bool = True  # to be committed; else it is for the next attempt, as long as the memory lasts
-    logged: RowKey = RowKey()  # the newest row of the log of steps when it was taken
+    logged: RowKey = NO_ROW  # the newest row of the log of steps when it was taken
     rank: int = 0
     world: int = 1  # ranks, a file each, that make up the snapshot
     parent: str  # the checkpoint that this attempt started from; empty: none

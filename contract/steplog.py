@@ -31,6 +31,7 @@ class RowKey(msgspec.Struct, frozen=True, order=True):
     step: int
 
 
+NO_ROW = RowKey(0, 0)
 _KEYS = msgspec.json.Decoder(RowKey)
 
 
@@ -56,9 +57,9 @@ def key_of(line: bytes) -> RowKey | None:
 
 
 def newest_key(log: Path) -> RowKey:
-    """Of the last row that can be read; (0, 0) where there is none."""
+    """Of the last row that can be read; NO_ROW where there is none."""
     line = last_line(log, lambda line: key_of(line) is not None)
-    return (key_of(line) if line is not None else None) or RowKey(0, 0)
+    return (key_of(line) if line is not None else None) or NO_ROW
 
 
 def copy_path(paths: RunPaths) -> Path:
@@ -77,14 +78,7 @@ def waiting_rows(paths: RunPaths) -> list[bytes]:
 
 def newest_row(paths: RunPaths) -> RowKey:
     """The newest row on disk that all before it are there with: what a power cut left of the log, however it lost the rest."""
-    return max((_key_or_none(line) for _, line in log_lines(paths.steps)), default=RowKey())
-
-
-def _key_or_none(line: bytes) -> RowKey:
-    """A line that says nothing (a damaged one) has the key of no row."""
-    with suppress(msgspec.DecodeError):
-        return key_of(line)
-    return RowKey()
+    return max((key_of(line) or NO_ROW for _, line in log_lines(paths.steps)), default=NO_ROW)
 
 
 class StepLog:
@@ -99,7 +93,7 @@ class StepLog:
         self._copy_file: LineAppender | None = None
         self._waiting = deque(waiting_rows(paths))
         self._uncopied = len(self._waiting)  # the newest of those that wait
-        self.newest = _key_or_none(self._waiting[-1] if self._waiting else last_line(self.path) or b"")
+        self.newest = (key_of(self._waiting[-1]) if self._waiting else None) or newest_key(self.path)
         if self._waiting and self._open_copy():
             self._uncopied = 0
         self.error = 0
@@ -123,7 +117,7 @@ class StepLog:
         """Take `row`, a line without its newline."""
         self._waiting.append(row)
         self._uncopied += 1
-        self.newest = key_of(row)
+        self.newest = key_of(row) or self.newest
         self.write()
 
     def write(self) -> bool:

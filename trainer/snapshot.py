@@ -16,7 +16,7 @@ from adam.contract.paths import RunPaths
 from adam.contract.records import Staging
 from adam.contract.shared import Control
 from adam.contract.slots import PADDING, RAM, Part, SlotHead, TensorEntry, aligned
-from adam.contract.steplog import RowKey
+from adam.contract.steplog import NO_ROW, RowKey
 from adam.contract.sums import page_sum
 from adam.trainer.copying import Copier, Tensors, make_copier
 from adam.trainer.model.lm import MambaLM
@@ -27,7 +27,7 @@ from adam.trainer.state import own_part, random_state, trained_state
 from adam.trainer.sums import tensor_sum
 
 GONE, NO_SLOT, ANY_SLOT = -2, -1, 1 << 30
-NOTHING, NO_ROW = Control(), RowKey()
+NOTHING = Control()
 RETRY_S = 30.0
 POLL_S = 0.005
 PATIENCE_S = 2.0  # small slots are made before the first step
