@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 
 from adam.contract.checkpoints import parse_name
-from adam.contract.durable import is_at, remove_tree
+from adam.contract.durable import fsync_dir, is_at, remove_tree
 from adam.contract.errors import AdamError, CheckpointError, DiskError, SchemaError, run_main
 from adam.contract.lease import lease_is_held, read_lease
 from adam.contract.paths import RunPaths
@@ -222,6 +222,8 @@ class Keeper:
             if reason:
                 dropped.append(PutAway(snapshot.path.name, reason))
                 remove_tree(snapshot.path)
+        if dropped and self._paths.staging.is_dir():
+            fsync_dir(self._paths.staging)  # or a power cut brings back what training failed after
         return dropped
 
     def _drop_strangers(self, request: Settle) -> list[PutAway]:

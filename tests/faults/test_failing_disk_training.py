@@ -187,6 +187,33 @@ def go_through(tmp_path, template, undisturbed, capfd, kind, ram, error_at, *, f
     assert set(ended) <= {0}  # the pulse: a trainer that can't be seen is none
 
 
+def ram_faults() -> list[tuple[str, bool]]:
+    return list(itertools.product(("create", "write", "rename", "mkdir", "allocate"), (False, True)))
+
+
+@pytest.mark.parametrize(("kind", "for_ever"), ram_faults())
+def test_memory_that_fails_costs_the_memory_and_no_run(
+    tmp_path, template, undisturbed, capfd, monkeypatch, kind, for_ever
+) -> None:
+    """The calls below $ADAM_SHM: snapshots are staged on the disk then, or taken later, or the reason is told."""
+    shm = tmp_path / "shm"
+    shm.mkdir()
+    monkeypatch.setenv("ADAM_SHM", str(shm))
+    for at in itertools.count():
+        life = Life(tmp_path / f"run-{at}", template, "auto")
+        life.plan()
+        disk = FailingDisk(shm, (), kind, at, ERRORS[at % 3], for_ever=for_ever)
+        with disk:
+            code = life.attempt(space_returns(disk))
+        assert code == Exit.OK, capfd.readouterr().err
+        assert not life.settle(commit=True).trouble
+        life.check(undisturbed)
+        shutil.rmtree(life.paths.root)
+        if not disk.reached:
+            break
+    assert at >= {"create": 2, "write": 1, "rename": 1, "mkdir": 2, "allocate": 1}[kind]
+
+
 def full_log(life: Life) -> FailingDisk:
     """A disk that takes everything but rows of the log."""
     return FailingDisk(life.paths.steps, (), "write", 0, errno.ENOSPC, for_ever=True)

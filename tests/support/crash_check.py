@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from crash_disk import Disk, Sync, Tree
-from crash_work import REASON, SIZE, Promise, Story, step_of
+from crash_work import REASON, SIZE, Promise, Story, always_the_same, step_of
 from small_slots import payload
 
 from adam.contract.checkpoints import parse_name, rank_file, verify
@@ -29,7 +29,7 @@ def crash_states(story: Story, most: int) -> Iterator[tuple[Promise, Tree]]:
     disk, promise = Disk(), None
     for number, item in enumerate([*story.log, None]):
         if promise is not None and number >= story.since and (item is None or isinstance(item, (Sync, Promise))):
-            for tree in disk.crashes(most, random.Random(number)):
+            for tree in disk.crashes(most // story.one_in, random.Random(number)):
                 yield promise, tree
         if isinstance(item, Promise):
             promise = item
@@ -63,7 +63,8 @@ def problems(story: Story, promise: Promise, tree: Tree, root: Path) -> list[str
     paths = RunPaths(root)
     try:
         before = list(before_anybody_mends(story, paths))
-        answer = recover(paths, story.keep_last)
+        with always_the_same():  # a slot on disk is of this run
+            answer = recover(paths, story.keep_last)
         resumed = answer.newest.name if answer.newest else ""
         wrong = before + list(what_is_wrong(story, promise, paths, resumed))
         return [

@@ -19,8 +19,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-BLOCK = 512  # a disk's sector
-MOST_SUBSETS = 64  # of the unsynced blocks of one file
+BLOCK, PAGE = 512, 4096  # a disk's sector, and what the kernel writes back of a mapped file
+MOST_SUBSETS = {BLOCK: 64, PAGE: 8}  # of the unsynced blocks of one file
 ROOT = 0  # the node of the directory that the model begins with; its own name is sure
 Tree = dict[str, bytes | None]  # path -> bytes, None: a directory
 
@@ -55,6 +55,14 @@ class Bytes:
 
 
 @dataclass(frozen=True)
+class Mapped:
+    """What a file has been made to hold through a mapping: no call tells of it, and each page is written back when the kernel likes."""
+
+    node: int
+    data: bytes
+
+
+@dataclass(frozen=True)
 class Sync:
     """An fsync or fdatasync of a file or directory, and from where in the code it came."""
 
@@ -62,13 +70,14 @@ class Sync:
     site: str
 
 
-Op = Made | Names | Bytes | Sync
+Op = Made | Names | Bytes | Mapped | Sync
 
 
 @dataclass
 class File:
     sure: bytes = b""
     now: bytes = b""  # as programs see it
+    block: int = BLOCK
 
 
 @dataclass
@@ -100,6 +109,8 @@ class Disk:
                 node.waiting.append(op.names)
             case Bytes(), File():
                 node.now = op.on(node.now)
+            case Mapped(), File():
+                node.now, node.block = op.data, PAGE
             case Sync(), File():
                 node.sure = node.now
             case Sync(), Directory():
@@ -135,7 +146,7 @@ class Disk:
         node = self.nodes[number]
         if isinstance(node, Directory):
             return list(range(1 << len(node.waiting)))
-        return file_options(node.sure, node.now)
+        return file_options(node.sure, node.now, node.block)
 
     def _reachable(self) -> list[int]:
         """The nodes that may have a name after a crash."""
@@ -160,29 +171,29 @@ class Disk:
 
 
 @lru_cache(maxsize=4096)
-def file_options(sure: bytes, now: bytes) -> list[bytes]:
+def file_options(sure: bytes, now: bytes, block: int = BLOCK) -> list[bytes]:
     """What a file may hold: `sure` first, `now` last. Of many sectors: each one alone and all but each one, and a sample."""
     if sure == now:
         return [now]
     old = sure.ljust(len(now), b"\0")
-    dirty = [at for at in range(0, len(now), BLOCK) if now[at : at + BLOCK] != old[at : at + BLOCK]]
-    found = [sure, *(mixed(old, now, chosen) for chosen in subsets(dirty))]
-    ends = {at + more for at in dirty for more in (0, BLOCK // 3)} | {(len(sure) + len(now)) // 2}
+    dirty = [at for at in range(0, len(now), block) if now[at : at + block] != old[at : at + block]]
+    found = [sure, *(mixed(old, now, chosen, block) for chosen in subsets(dirty, MOST_SUBSETS[block]))]
+    ends = {at + more for at in dirty for more in (0, block // 3)} | {(len(sure) + len(now)) // 2}
     found += [now[:end] for end in sorted(ends) if len(sure) < end < len(now)]
     return [*dict.fromkeys(data for data in found if data != now), now]
 
 
-def subsets(dirty: list[int]) -> list[set[int]]:
-    if 1 << len(dirty) <= MOST_SUBSETS:
+def subsets(dirty: list[int], most: int) -> list[set[int]]:
+    if 1 << len(dirty) <= most:
         return [{at for bit, at in enumerate(dirty) if chosen >> bit & 1} for chosen in range(1 << len(dirty))]
     chance = random.Random(len(dirty))
-    sample = [{at for at in dirty if chance.random() < 0.5} for _ in range(MOST_SUBSETS)]
+    sample = [{at for at in dirty if chance.random() < 0.5} for _ in range(most)]
     return [set(), *({at} for at in dirty), *(set(dirty) - {at} for at in dirty), *sample]
 
 
-def mixed(old: bytes, now: bytes, chosen: set[int]) -> bytes:
-    """The new bytes in the chosen sectors, the old ones in the others."""
+def mixed(old: bytes, now: bytes, chosen: set[int], block: int) -> bytes:
+    """The new bytes in the chosen blocks, the old ones in the others."""
     result = bytearray(old)
     for at in chosen:
-        result[at : at + BLOCK] = now[at : at + BLOCK]
+        result[at : at + block] = now[at : at + block]
     return bytes(result)

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from crash_disk import ROOT, Bytes, Directory, Disk, Made, Names, Op, Sync, Tree
+from crash_disk import ROOT, Bytes, Directory, Disk, Made, Mapped, Names, Op, Sync, Tree
 from disk_calls import DiskCalls
 
 PRODUCT = Path(__file__).parents[2]
@@ -42,6 +42,8 @@ class Recorder(DiskCalls):
             case "write":
                 end = os.lseek(arguments[0], 0, os.SEEK_CUR)
                 self._add(Bytes(node, end - result, bytes(arguments[1][:result])))
+            case "pwrite":
+                self._add(Bytes(node, arguments[2], bytes(arguments[1][:result])))
             case "ftruncate":
                 self._add(Bytes(node, arguments[1], None))
             case "fsync" | "fdatasync":
@@ -55,6 +57,14 @@ class Recorder(DiskCalls):
     def tell(self, what: object) -> None:
         """Note in the log what the world knows from here on."""
         self.log.append(what)
+
+    def mapped(self, path: Path) -> None:
+        """A file has been written through a mapping."""
+        self._add(Mapped(self._node(path), path.read_bytes()))
+
+    def write_back(self, path: Path) -> None:
+        """The kernel has got round to a file, or a directory's names: nobody asked for it, and nobody may rely on it."""
+        self._add(Sync(self._node(path), "the tests"))
 
     def _add(self, op: Op) -> None:
         self.log.append(op)

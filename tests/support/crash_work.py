@@ -7,7 +7,7 @@ import os
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from unittest.mock import patch
@@ -21,6 +21,7 @@ from adam.contract.clock import Stamp
 from adam.contract.durable import LineAppender
 from adam.contract.lease import take_lease
 from adam.contract.paths import RunPaths
+from adam.contract.steplog import RowKey
 from adam.watchdog.keeper import Keeper
 from adam.watchdog.keeper_words import Answer, Commit, Request, Settle
 from adam.watchdog.store import Store
@@ -50,22 +51,27 @@ class Story:
     rows: bytes  # all of steps.jsonl
     ends: dict[str, int]  # where the rows end that a checkpoint needs
     since: int = 0  # from where on in the log crashes are of interest
+    one_in: int = 1  # so many of the crashes that are asked for
 
 
-def write_slot(paths: RunPaths, step: int, attempt: int, size: int = SIZE) -> None:
-    """A snapshot as the trainer leaves it; the token is the attempt."""
-    small_slots.write_slot(paths, step, step // 10 % 2, token=attempt, attempt=attempt, size=size, saves=step)
+def write_slot(paths: RunPaths, step: int, attempt: int, size: int = SIZE, **head: RowKey) -> Path:
+    """A snapshot as the trainer leaves it; the token is the attempt. Its directory."""
+    number = step // 10 % 2
+    return small_slots.write_slot(paths, step, number, token=attempt, attempt=attempt, size=size, saves=step, **head)
 
 
 def apart(paths: RunPaths) -> tuple[Path, ...]:
-    """What does not outlive a reboot, or means nothing after it."""
+    """What does not outlive a reboot, or means nothing after it, where slots lie in memory (for which the staging directory stands here)."""
     return paths.staging, paths.lease
 
 
 class Work:
-    """A run from its first start on. Tells `recorder` what was promised, where there is one."""
+    """A run from its first start on. Tells `recorder` what was promised, where there is one. `staged`: the slots outlive a reboot."""
 
-    def __init__(self, root: Path, keep_last: int, recorder: Recorder | None = None, seed: int = 0) -> None:
+    def __init__(
+        self, root: Path, keep_last: int, recorder: Recorder | None = None, seed: int = 0, *, staged: bool = False
+    ) -> None:
+        self.staged = staged
         self.paths, self.keep_last, self.recorder = RunPaths(root), keep_last, recorder
         self.promise, self.answer = Promise(), Answer("")
         self.chance = random.Random(seed)
@@ -87,16 +93,29 @@ class Work:
         self.attempt += 1
         fd, _ = take_lease(self.paths, "trainer", self.attempt, self.attempt)
         os.close(fd)
+        if self.staged and self.chance.random() < 0.7:
+            self.written_back(self.paths.lease, self.paths.run)
+
+    def written_back(self, *places: Path) -> None:
+        assert self.recorder is not None
+        for place in places:
+            self.recorder.write_back(place)
 
     def train(self, step: int) -> str:
         """Log the steps up to `step` and leave a snapshot of it."""
+        name = checkpoint_name(step, self.attempt)
+        if self.staged:  # from now on a settling may find it
+            self.tell(replace(self.promise, may=self.promise.may | {name}))
         for number in range(step - 4, step + 1):
             row = b'{"attempt":%d,"step":%d,"loss":"%s"}' % (self.attempt, number, b"x" * self.chance.randrange(400))
             self.steps.append(row)
             self.rows += row + b"\n"
-        write_slot(self.paths, step, self.attempt)
-        name = checkpoint_name(step, self.attempt)
         self.ends[name] = len(self.rows)
+        slot = write_slot(self.paths, step, self.attempt, logged=RowKey(self.attempt, step))
+        if self.staged and self.recorder is not None:
+            self.recorder.mapped(slot / rank_file(0))
+            if self.chance.random() < 0.7:
+                self.written_back(slot / rank_file(0), slot, self.paths.staging)
         return name
 
     def ask(self, request: Request, *, making: str = "", losing: str = "") -> Answer:
@@ -194,17 +213,27 @@ def always_the_same() -> Iterator[None]:
         yield
 
 
-def told(name: str, root: Path, keep_last: int, tell: Callable[[Work], None], seed: int = 0) -> Story:
+def told(
+    name: str, root: Path, keep_last: int, tell: Callable[[Work], None], seed: int = 0, *, staged: bool = False
+) -> Story:
     """The story of a new run at `root`. Fails where the record of it is not, byte for byte, what is on the disk."""
     root.mkdir()
-    with always_the_same(), Recorder(root, apart(RunPaths(root))) as recorder:
-        work = Work(root, keep_last, recorder, seed)
+    with always_the_same(), Recorder(root, () if staged else apart(RunPaths(root))) as recorder:
+        work = Work(root, keep_last, recorder, seed, staged=staged)
         try:
             tell(work)
         finally:
             work.steps.close()
     assert recorder.disk.now() == real_tree(recorder), "something was written behind the recorder's back"
-    return Story(f"{name}, keep_last {keep_last}", keep_last, tuple(recorder.log), work.rows, work.ends, work.since)
+    return Story(
+        f"{name}, keep_last {keep_last}",
+        keep_last,
+        tuple(recorder.log),
+        work.rows,
+        work.ends,
+        work.since,
+        50 if staged else 1,
+    )
 
 
 def everything(work: Work) -> None:
@@ -265,3 +294,6 @@ def stories(place: Path, seeds: range) -> Iterator[list[Story]]:
         yield group
     for seed in seeds:
         yield [told(f"seed {seed}", place / f"seed {seed}", 1 + seed % 2, anything, seed)]
+    for seed in seeds[1::14]:  # slots of which the kernel has written back what it liked
+        root = place / f"staged, seed {seed}"
+        yield [told(root.name, root, 1 + seed % 2, anything if seed % 4 == 3 else a_little_of_all, seed, staged=True)]
