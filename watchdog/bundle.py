@@ -32,7 +32,10 @@ PROC = ("wchan", "stack", "syscall", "status")
 STOPPED = (
     "process {pid} is stopped (state {letter}): it can't write its stacks, and wakes for SIGCONT and SIGKILL only\n"
 )
-SILENT = "process {pid} (state {letter}) has written no stacks in {seconds:g} s: it is stuck in the kernel, or has no handler yet\n"
+SILENT = (
+    "process {pid} (state {letter}) has written no stacks in {seconds:g} s: "
+    "it is stuck in the kernel, or has no handler yet, or its log was moved away\n"
+)
 
 
 def prune(logs: Path, kept: int) -> None:
@@ -60,9 +63,10 @@ def stacks_text(path: Path, start: int, pid: int) -> str:
     letter = state_letter(pid) or "gone"
     if letter in "Tt":
         return STOPPED.format(pid=pid, letter=letter)
-    end, size, grown = time.monotonic() + STACKS_S, start, 0.0
+    end, size, grown = time.monotonic() + STACKS_S, 0, 0.0
     while (now := time.monotonic()) < end and not (size > start and now - grown > STILL_S):
         here = path.stat().st_size if path.exists() else 0
+        start = start if start <= here else 0  # cut short by whoever rotates logs
         size, grown = (here, now) if here != size else (size, grown)
         time.sleep(0.02)
     if size <= start:

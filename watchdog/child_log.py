@@ -28,7 +28,9 @@ class ChildLog:
         """The last lines that were written since this object was made, long ones cut."""
         if self.trouble:
             return (self.trouble,)
-        start = max(self._start, os.fstat(self.fd).st_size - TAIL_BYTES)
+        size = os.fstat(self.fd).st_size
+        begin = self._start if self._start <= size else 0  # cut short by whoever rotates logs: what is in it is ours
+        start = max(begin, size - TAIL_BYTES)
         text = os.pread(self.fd, TAIL_BYTES, start).decode(errors="replace")
         lines = [line.rstrip() for line in text.splitlines() if line.strip()]
         return tuple(line if len(line) <= LONGEST_LINE else line[:LONGEST_LINE] + " …" for line in lines[-TAIL_LINES:])
