@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from adam.contract.config import Upload
 from adam.contract.process import alive, start_ticks
 from adam.contract.states import RunState
 
@@ -323,13 +324,17 @@ def test_a_frozen_watchdog_is_replaced(box, await_):
     assert box.trainer_pid() == trainer and box.status().attempt == 1
 
 
-def test_idle_cost(box):
-    """supervisord, launcher, watchdog and keeper beside a training run: under 120 MB (PSS) and 1 % of a core."""
+def test_idle_cost(box, await_):
+    """supervisord, launcher, watchdog, keeper and uploader beside a training run: under 120 MB (PSS) and 1 % of a core."""
     box.trainer["steps"] = 100_000
+    box.upload = Upload(target=f"file://{box.paths.root.parent}/far")
     box.configure(step_ms=250)
     box.up()
-    box.await_step(8)
-    names = {"launcher": "adam.watchdog.launcher", "watchdog": "adam.watchdog", "keeper": "adam.watchdog.keeper"}
+    # The fake trainer's checkpoints are no model's: the first upload fails, and is tried again half a minute later at the soonest.
+    await_(lambda: box.events("upload_waiting", "upload_failed"), 60)
+    names = {name: f"adam.watchdog.{name}" for name in ("launcher", "keeper", "uploader")} | {
+        "watchdog": "adam.watchdog"
+    }
     pids = {name: box.pid_of(module) for name, module in names.items()} | {"supervisord": box.process.pid}
     share = shares(pids)
     pss = {name: psutil.Process(pid).memory_full_info().pss / 1e6 for name, pid in pids.items()}
