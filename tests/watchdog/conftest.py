@@ -1,6 +1,7 @@
 """A run directory without data or torch, and a real supervisord that runs the real watchdog and launcher over a fake trainer."""
 
 import csv
+import io
 import importlib.util
 import os
 import signal
@@ -206,10 +207,11 @@ redirect_stderr=true
     def rows(self) -> list[dict[str, str]]:
         if not self.paths.metrics.exists():
             return []
-        with self.paths.metrics.open(newline="") as file:
-            return list(csv.DictReader(file))
+        return list(
+            csv.DictReader(io.StringIO(self.paths.metrics.read_text(), newline=""))
+        )  # at once: it is being written
 
-    def await_step(self, step: int, seconds: float = 60.0) -> None:
+    def await_step(self, step: int, seconds: float = 120.0) -> None:
         def there() -> bool:
             rows = self.rows()
             return bool(rows) and int(rows[-1]["step"]) >= step
