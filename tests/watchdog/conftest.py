@@ -1,8 +1,8 @@
 """A run directory without data or torch, and a real supervisord that runs the real watchdog and launcher over a fake trainer."""
 
 import csv
-import io
 import importlib.util
+import io
 import os
 import signal
 import subprocess
