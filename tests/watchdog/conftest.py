@@ -174,7 +174,7 @@ redirect_stderr=true
         status = self.status()
         return status.state if status else None
 
-    def await_state(self, *states: RunState, seconds: float = 60.0) -> Status:
+    def await_state(self, *states: RunState, seconds: float = 120.0) -> Status:
         wait_until(lambda: self.state() in states, seconds, f"{states}, it is {self.status()}")
         status = self.status()
         assert status is not None

@@ -14,6 +14,7 @@ from small_checkpoint import make_uploading_run, uploading_config, write_checkpo
 from adam.contract.clock import stamp
 from adam.contract.config import Alerts, Config, Upload
 from adam.contract.config_file import load_config
+from adam.contract.process import state_letter
 from adam.contract.records import CheckpointSeen
 from adam.contract.states import RunState
 from adam.watchdog import alert_send, uploader, uploader_client
@@ -52,6 +53,7 @@ def test_a_stopped_uploader_is_replaced_and_the_next_one_uploads(tmp_path, await
     attend()
     first = client.pid
     os.kill(first, signal.SIGSTOP)
+    await_(lambda: state_letter(first) == "T")
     try:
         for _ in range(int(STOPPED_S)):
             attend(1.0)
