@@ -91,6 +91,7 @@ class Loop:
         self._validation, self._kept_at = validation, 0.0
         self._told = 0  # snapshots that the pulse speaks of
         self._told_waiting = 0  # … and rows that the log does not have
+        self._beside = False  # the step under way began beside a snapshot that is being copied
 
     def run(self, position: Position) -> bool:
         """Train from `position` to `trainer.steps`. True when all steps are done, False when somebody asked to stop.
@@ -193,9 +194,10 @@ class Loop:
         if step % self.config.trainer.log_every == 0 or validated is not None or step == total:
             self._log(update, validated)
         self.heart.beat(step=step, micro_step=0, done=step)
-        self.pace.stepped(update.seconds)
+        self.pace.stepped(update.seconds, beside=self._beside)
         if step < total:
             self._save_if_due(update.position)
+        self._beside = self.snapshots.under_way
 
     def _save_if_due(self, position: Position) -> None:
         self._write_owed()

@@ -13,7 +13,7 @@ from adam.contract.young import young_s
 SHARE = 0.004  # of the training time that snapshots in memory may cost: under half a per cent
 LONGEST_EVERY = 1000
 RETRY_S = 1.0
-REMEMBERED = 9
+REMEMBERED, STEPS_REMEMBERED = 9, 33
 
 
 def steps_between(stall_s: float, step_s: float, share: float = SHARE) -> int:
@@ -49,7 +49,10 @@ class Pace:
         self._death_interval_s, self._born = death_interval_s, clock()
         self._every, self._ram_every, self._milestone_every, self._clock = every, ram_every, milestone_every, clock
         self._stalls: deque[float] = deque(maxlen=REMEMBERED)
-        self._steps: deque[float] = deque(maxlen=REMEMBERED)
+        self._steps: deque[float] = deque(maxlen=STEPS_REMEMBERED)
+        self._slowed: deque[float] = deque(maxlen=STEPS_REMEMBERED)  # steps beside a copy, which may slow them
+        self._beside = 0  # how many of those there were since the last snapshot began
+        self._lasted: deque[int] = deque(maxlen=REMEMBERED)
         self._last_step: int | None = None
         self._wanted = ""
         self._blocked_until = 0.0
@@ -62,16 +65,27 @@ class Pace:
             return self._ram_every
         if not self._stalls or not self._steps:
             return 1
-        stall, step = statistics.median(self._stalls), statistics.median(self._steps)
-        chosen = steps_between(stall, step)
+        cost, step = self.cost_s, statistics.median(self._steps)
+        chosen = steps_between(cost, step)
         if not self._death_interval_s:
             return chosen
         # A trainer that has lived for long says that they no longer die so often.
         interval = max(self._death_interval_s, self._clock() - self._born)
-        return min(chosen, young_steps(stall, step, interval))
+        return min(chosen, young_steps(cost, step, interval))
 
-    def stepped(self, seconds: float) -> None:
-        self._steps.append(seconds)
+    @property
+    def cost_s(self) -> float:
+        """What a snapshot costs training: the stall, and how much longer the steps take while it is being copied."""
+        stall = statistics.median(self._stalls)
+        if not self._slowed or not self._lasted:
+            return stall
+        slower = statistics.median(self._slowed) - statistics.median(self._steps)
+        return stall + statistics.median(self._lasted) * max(0.0, slower)
+
+    def stepped(self, seconds: float, *, beside: bool = False) -> None:
+        """An update took so long; `beside` a snapshot that was being copied."""
+        (self._slowed if beside else self._steps).append(seconds)
+        self._beside += beside
 
     def asked(self, control: Control) -> bool:
         """True where somebody asks for a save that was not begun yet."""
@@ -93,6 +107,9 @@ class Pace:
     def begun(self, step: int, control: Control, stall_s: float) -> None:
         """A snapshot of `step` is under way; `stall_s` is what the last one cost."""
         self._stalls.append(stall_s)
+        if self._last_step is not None:
+            self._lasted.append(self._beside)
+        self._beside = 0
         self._last_step, self._wanted, self._answered = step, "", control
 
     def postponed(self) -> None:

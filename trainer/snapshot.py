@@ -99,6 +99,11 @@ class Snapshots:
         has nothing to do, and what the device then does of it before the next step."""
         return self._host_s + (self._copier.device_s if self._copier else 0.0)
 
+    @property
+    def under_way(self) -> bool:
+        """True while this rank copies."""
+        return self._pending is not None
+
     def _make_slots(self) -> None:
         """Slots in memory, else on disk, else none and the reason in `trouble`: the same on all ranks."""
         slots, why = self._maker.make(in_ram=True) if self._use_ram else ([], "checkpoint.ram is off")

@@ -28,6 +28,20 @@ def test_memory_is_paced_by_what_it_costs() -> None:
     assert not pace.due(30, NOTHING, in_ram=False)
 
 
+def test_what_a_copy_takes_from_the_steps_beside_it_is_counted() -> None:
+    """A device that waits for the host all the time (small steps) is slowed by the threads that empty its buffers."""
+    pace = Pace(0, 0)
+    for step in range(200):
+        pace.stepped(0.35 if step % 20 < 4 else 0.25, beside=step % 20 < 4)
+        if step % 20 == 0:
+            pace.begun(step, NOTHING, 0.02)
+    assert pace.cost_s == pytest.approx(0.02 + 4 * 0.1)
+    assert pace.every_in_ram == math.ceil(0.42 / (SHARE * 0.25)) == 420
+    for step in range(200, 400):  # steps that are large enough do not notice
+        pace.stepped(0.25, beside=step % 20 < 4)
+    assert pace.cost_s == pytest.approx(0.02)
+
+
 def test_where_trainers_die_often_snapshots_are_as_close_as_loses_least() -> None:
     def lost(every: int) -> float:
         return 0.025 / (every * 0.5) + every * 0.5 / (2 * 30)
