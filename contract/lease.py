@@ -77,11 +77,8 @@ def read_lease(paths: RunPaths) -> Lease | None:
     """
     try:
         return schema.decode(paths.lease.read_bytes(), Lease, str(paths.lease))
-    except (
-        FileNotFoundError,
-        DataError,
-    ):  # a power cut leaves zeros or a part where nothing was durable, and disks rot
-        return None
+    except (FileNotFoundError, DataError):
+        return None  # a power cut leaves zeros or a part where nothing was durable, and disks rot
 
 
 def launcher_lives(paths: RunPaths, lease: Lease) -> bool:

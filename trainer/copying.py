@@ -15,7 +15,6 @@ kernel 3 s to bury a process that has them (measured on an H200 with three slots
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
-from queue import SimpleQueue
 from typing import Protocol
 
 import numpy
@@ -23,13 +22,13 @@ import torch
 from torch import Tensor
 
 from adam.contract.slots import PAGE_BYTES
+from adam.trainer.stages import STAGE_BYTES, free_stages
 from adam.trainer.sums import bytes_of, page_sums, read_sums, sums_between, tensor_sum
 
 Tensors = dict[str, Tensor]
 Spans = dict[str, tuple[int, int]]  # where a tensor's bytes begin and end in the payload
 MARGIN_BYTES = 4 << 30  # of device memory that a copy on the device leaves to training
 SMALLEST_BUFFER = 512 << 20
-STAGE_BYTES, STAGES = 64 << 20, 8  # a copy engine does one copy at a time, and training reads its loss through it
 WRITERS = 6  # threads: one alone fills memory at a tenth of what the way from the device gives
 
 
@@ -80,10 +79,7 @@ class Stages:
     """Pinned buffers between a device and slots, each free again when a thread has written what was in it."""
 
     def __init__(self) -> None:
-        self._free: SimpleQueue[tuple[Tensor, torch.cuda.Event]] = SimpleQueue()
-        for _ in range(STAGES):
-            buffer = torch.empty(STAGE_BYTES, dtype=torch.uint8, pin_memory=True)
-            self._free.put((buffer, torch.cuda.Event(blocking=True)))
+        self._free = free_stages()
         self._writers = ThreadPoolExecutor(WRITERS, thread_name_prefix="slot-writer")
         self._writing: list[Future[None]] = []
 

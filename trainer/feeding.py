@@ -8,9 +8,9 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from adam.trainer.stages import STAGE_BYTES, Stage, free_stages
 from adam.trainer.sums import bytes_of
 
-STAGE_BYTES, STAGES = 64 << 20, 8
 READERS = 4  # threads: one alone reads a tmpfs at a fifth of what the way to the device takes
 
 
@@ -21,15 +21,10 @@ class Feeder:
     """
 
     def __init__(self, *, device: str) -> None:
-        self._free: SimpleQueue[tuple[Tensor, torch.cuda.Event]] = SimpleQueue()
-        self._stream: torch.cuda.Stream | None = None
+        self._free = free_stages() if device == "cuda" else SimpleQueue[Stage]()
+        self._stream = torch.cuda.current_stream() if device == "cuda" else None
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="feeder")
         self._reading: list[Future[None]] = []
-        if device == "cuda":
-            self._stream = torch.cuda.current_stream()
-            for _ in range(STAGES):
-                buffer = torch.empty(STAGE_BYTES, dtype=torch.uint8, pin_memory=True)
-                self._free.put((buffer, torch.cuda.Event(blocking=True)))
 
     def __enter__(self) -> Self:
         return self

@@ -27,7 +27,7 @@ from adam.contract.ram import hold, remove_stale
 from adam.contract.records import SnapshotSeen
 from adam.contract.slots import MILESTONE, read_head
 from adam.contract.snapshots import Snapshot, complete_snapshots, empty, read_snapshot, slots_of
-from adam.contract.steplog import newest_row, write_left_behind
+from adam.contract.steplog import NO_ROW, newest_row, write_left_behind
 from adam.contract.sums import check_sums
 from adam.watchdog.commit import commit, is_committed
 from adam.watchdog.frozen import FrozenWatchdog, lines_from
@@ -211,11 +211,14 @@ class Keeper:
         dropped = []
         failed_after = (parse_name(request.quarantine) or (0, 0))[0] if request.quarantine else math.inf
         wrong_from = request.beyond + 1 if request.beyond >= 0 else math.inf
-        for snapshot in self._own(request.resumed):
+        own = self._own(request.resumed)
+        staged = any(snapshot.path.parent == self._paths.staging for snapshot in own)
+        logged = newest_row(self._paths) if staged else NO_ROW  # the whole log is read for it
+        for snapshot in own:
             reason = ""
             if snapshot.head.step >= min(failed_after, wrong_from):
                 reason = request.reason
-            elif snapshot.path.parent == self._paths.staging and newest_row(self._paths) < snapshot.head.logged:
+            elif snapshot.path.parent == self._paths.staging and logged < snapshot.head.logged:
                 reason = "a power cut took rows of the log of steps that it needs"
             elif request.verify:
                 reason = _what_is_wrong_with(snapshot)

@@ -137,9 +137,8 @@ class Launcher:
         self._command = command_of(program, paths, override)
         self._copies = program == "trainer" and not override
         self._template: Template | None = None
-        self._made = (
-            False  # a template, in this attempt: one that dies, of too little memory perhaps, is not made at once again
-        )
+        # A template, in this attempt: one that dies, of too little memory perhaps, is not made at once again.
+        self._made = False
         self._kills: int | None = None  # for memory, before anything that the program can have caused
         self._relay, self._frozen = Relay(), FrozenWatchdog(paths)
 

@@ -1,10 +1,10 @@
 """Snapshots of a model on a GPU: every way of copying gives the bytes that training has, and the checksums that a reader finds."""
 
 import struct
-import time
 
 import pytest
 import torch
+from real_run import wait_for
 from torch import Tensor
 
 from adam.contract.ram import claim
@@ -38,6 +38,10 @@ def spans_of(slot: Slot, tensors: dict[str, Tensor]) -> dict[str, tuple[int, int
     return {name: slot.writer.span(name) for name in tensors}
 
 
+def awaited(copier: DeviceCopy) -> dict[str, str]:
+    return wait_for("a copy into a slot", copier.done)
+
+
 @pytest.mark.parametrize("size", ["whole", "largest"])
 def test_the_bytes_and_their_sums(slot: Slot, tensors: dict[str, Tensor], size: str) -> None:
     spans = spans_of(slot, tensors)
@@ -50,8 +54,7 @@ def test_the_bytes_and_their_sums(slot: Slot, tensors: dict[str, Tensor], size: 
     copier.before_update()
     for tensor in tensors.values():  # an optimizer that does not wait for anybody
         tensor.add_(1.0)
-    while (sums := copier.done()) is None:
-        time.sleep(0.001)
+    sums = awaited(copier)
     for name, tensor in kept.items():
         first, end = spans[name]
         written = bytes(slot.payload[first:end].numpy())
@@ -71,8 +74,7 @@ def test_a_snapshot_larger_than_the_stages(shared_memory, monkeypatch) -> None:
     for _ in range(3):
         tensors["a"] += 1.0
         copier.start(slot.payload)
-        while (sums := copier.done()) is None:
-            time.sleep(0.001)
+        sums = awaited(copier)
         assert list(sums.values()) == all_sums(list(tensors.values()))
         first, end = spans_of(slot, tensors)["a"]
         assert bytes(slot.payload[first:end].numpy()) == bytes(bytes_of(tensors["a"]).cpu().numpy())

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -85,13 +86,22 @@ def test_forwards_a_stop(paths, launch, await_):
     assert report(paths).code == 10 and report(paths).tail[-1] == "asked"
 
 
+def files_of(pid: int) -> set[str]:
+    """What a process has open, that opens and closes files meanwhile."""
+    found = set()
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):
+            found.add(str(link.readlink()))
+    return found
+
+
 def test_killed_launcher_takes_its_program_along(paths, launch, await_):
     process = launch("import time; time.sleep(60)")
     pid = await_(lambda: child(paths))
     ticks = start_ticks(pid)
     assert lease_is_held(paths)
     # Where the program, for whatever reason, outlived its launcher, the lease would still be held.
-    assert str(paths.lease) in {str(link.readlink()) for link in Path(f"/proc/{pid}/fd").iterdir()}
+    assert str(paths.lease) in files_of(pid)
     process.kill()
     await_(lambda: not alive(pid, ticks), 5)
     await_(lambda: not lease_is_held(paths), 5)

@@ -59,12 +59,17 @@ def test_a_damaged_last_line_of_the_log_ends_no_new_watchdog(box, await_):
     box.check_losses(200)
 
 
-def test_a_damaged_plan_ends_no_new_watchdog(box, await_):
+def training(box) -> tuple[int, int | None, int]:
+    """(pid, start ticks, token) of a trainer that has begun."""
     box.configure(step_ms=60)
     box.up()
     box.await_step(30)
-    trainer, token = box.trainer_pid(), read_lease(box.paths).token
-    ticks = start_ticks(trainer)
+    trainer = box.trainer_pid()
+    return trainer, start_ticks(trainer), read_lease(box.paths).token
+
+
+def test_a_damaged_plan_ends_no_new_watchdog(box, await_):
+    trainer, ticks, token = training(box)
     box.paths.plan.write_bytes(DAMAGED)
     second = next_watchdog(box, await_)
     assert any(str(box.paths.plan) in note for note in box.status().notes)
@@ -78,11 +83,7 @@ def test_a_damaged_plan_ends_no_new_watchdog(box, await_):
 
 
 def test_without_a_wish_that_can_be_read_a_living_program_goes_on_and_nothing_is_started(box, await_):
-    box.configure(step_ms=60)
-    box.up()
-    box.await_step(20)
-    trainer, token = box.trainer_pid(), read_lease(box.paths).token
-    ticks = start_ticks(trainer)
+    trainer, ticks, token = training(box)
     box.paths.desired.write_bytes(DAMAGED)
     second = next_watchdog(box, await_)
     step = int(box.rows()[-1]["step"])
