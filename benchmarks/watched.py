@@ -1,11 +1,15 @@
 """What the watchdog's presence costs training: step times while its processes run, and while they are stopped (SIGSTOP), in turn.
 
-    python -P benchmarks/watched.py --run DIR [--pairs 40] [--block 4] [--out FILE.json]
+    python -P benchmarks/watched.py --run DIR [--pairs 40] [--block 4] [--load] [--out FILE.json]
 
 DIR is a run that is training. The watchdog and all that it has started (keeper, uploader, probe, …) are stopped and go on together; none is
 killed. A pair is two blocks, in random order. Printed: the median of the pairs' ratios (mean step time watched / alone) with its 95 %
 confidence interval, and the same of the time from step to step, which has in it what is outside of steps too, validations excepted. Blocks
 are far below every limit of silence (30 s). Adam's launcher and supervisord, which sleep, go on all the time.
+
+The steps of a machine that is shared scatter by a tenth from one second to the next, which takes days of pairs for half a per cent. --load
+has matrix products of a few milliseconds on all cores in place of the steps: pairs can be as short as half a second. The run's trainer is
+put behind them (SCHED_IDLE) meanwhile, so that it logs its rows and takes nothing; its model must be a tiny one, or it looks hung.
 """
 
 import argparse
@@ -16,16 +20,22 @@ import random
 import signal
 import statistics
 import time
+from array import array
+from bisect import bisect_left
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from itertools import pairwise
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
 from adam.contract.clock import boottime_ns
 from adam.contract.durable import log_lines
+from adam.contract.lease import read_lease
 from adam.contract.paths import RunPaths
 from adam.contract.process import processes_with
 from adam.contract.records import StepRow, decode_step
@@ -34,6 +44,7 @@ LONGEST_BLOCK_S = 10.0
 SETTLE_S = 0.3  # behind each change, before a block begins
 FEWEST = 3  # rows that a block needs
 CONFIDENCE = 0.95
+PRODUCT = 512  # rows and columns of a load's matrices: 3 ms on two cores
 
 
 @dataclass(frozen=True)
@@ -46,25 +57,25 @@ class Block:
 
 
 def watchers(run: Path) -> list[int]:
-    """The watchdog and all that it has started; not the launcher, who would take them for frozen."""
-    found = []
+    """The watchdog, first, and all that it has started; not the launcher, who would take them for frozen."""
+    found: list[int] = []
     for pid in processes_with("ADAM_SUPERVISED", str(run)):
         with suppress(FileNotFoundError, ProcessLookupError):
             words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
             module = next((word for word in words if word.split(".")[:2] == ["adam", "watchdog"]), "")
             if module and module != "adam.watchdog.launcher":
-                found.append(pid)
+                found.insert(0 if module == "adam.watchdog" else len(found), pid)
     return found
 
 
 @contextmanager
 def stopped(pids: list[int]) -> Iterator[None]:
-    """They stand still within, and go on however it ends."""
+    """They stand still within, and go on however it ends; the watchdog sees none of the others stopped."""
     try:
         send(pids, signal.SIGSTOP)
         yield
     finally:
-        send(pids, signal.SIGCONT)
+        send(pids[::-1], signal.SIGCONT)
 
 
 def send(pids: list[int], number: signal.Signals) -> None:
@@ -105,6 +116,56 @@ def measured(rows: list[StepRow], begin: float, end: float) -> Block | None:
     return Block(len(steps), statistics.fmean(steps), statistics.fmean(paces)) if paces else None
 
 
+def products(pipe: Connection) -> None:
+    """Multiply matrices with all cores until the other side says something; then send when each product was done (CLOCK_BOOTTIME, s)."""
+    import torch
+
+    a, b, out = (torch.randn(PRODUCT, PRODUCT) for _ in range(3))
+    done = array("d")
+    pipe.send(None)
+    while not pipe.poll():
+        torch.mm(a, b, out=out)
+        done.append(boottime_ns() / 1e9)
+    pipe.send(done)
+
+
+@contextmanager
+def behind(pid: int) -> Iterator[None]:
+    """A process, threads and all, computes only where nobody else wants to."""
+    threads = [int(task.name) for task in Path(f"/proc/{pid}/task").iterdir()]
+    try:
+        for thread in threads:
+            os.sched_setscheduler(thread, os.SCHED_IDLE, os.sched_param(0))
+        yield
+    finally:
+        for thread in threads:
+            with suppress(ProcessLookupError):
+                os.sched_setscheduler(thread, os.SCHED_OTHER, os.sched_param(0))
+
+
+def under_load(paths: RunPaths, pairs: int, seconds: float) -> list[dict[str, float]]:
+    """Seconds a product, of each pair."""
+    lease = read_lease(paths)
+    if lease is None or lease.program != "trainer":
+        raise SystemExit(f"{paths.root} is not training")
+    ours, theirs = get_context("spawn").Pipe()
+    load = get_context("spawn").Process(target=products, args=(theirs,), daemon=True)
+    load.start()
+    ours.recv()
+    with behind(lease.child_pid):
+        windows = [both(paths.root, seconds) for _ in tqdm(range(pairs))]
+    ours.send(None)
+    done: Any = ours.recv()
+    load.join()
+    return [{kind: seconds_each(done, *window) for kind, window in pair.items()} for pair in windows]
+
+
+def seconds_each(done: Any, begin: float, end: float) -> float:
+    """From the first that was done in a window to the last, of sorted times, a piece."""
+    first, last = bisect_left(done, begin), bisect_left(done, end) - 1
+    return float(done[last] - done[first]) / (last - first)
+
+
 def median_with_interval(values: list[float]) -> tuple[float, float, float]:
     """(median, low, high): the narrowest pair of order statistics that holds the median with CONFIDENCE, whatever the distribution.
 
@@ -121,11 +182,16 @@ def median_with_interval(values: list[float]) -> tuple[float, float, float]:
 def tell(pairs: list[dict[str, Block]]) -> None:
     for name, what in (("step_s", "a step"), ("pace_s", "from step to step")):
         times = {kind: [getattr(pair[kind], name) for pair in pairs] for kind in ("watched", "alone")}
-        ratios = [watched / alone for watched, alone in zip(times["watched"], times["alone"], strict=True)]
-        middle, low, high = median_with_interval(ratios)
-        medians = ", ".join(f"{kind} {1e3 * statistics.median(values):.2f} ms" for kind, values in times.items())
-        cost = f"{100 * (middle - 1):+.2f} % ({100 * (low - 1):+.2f} to {100 * (high - 1):+.2f})"
-        print(f"{what:18} {medians}; watched costs {cost}, {len(ratios)} pairs")
+        tell_of(what, times)
+
+
+def tell_of(what: str, times: dict[str, list[float]]) -> None:
+    ratios = [watched / alone for watched, alone in zip(times["watched"], times["alone"], strict=True)]
+    middle, low, high = median_with_interval(ratios)
+    medians = ", ".join(f"{kind} {1e3 * statistics.median(values):.2f} ms" for kind, values in times.items())
+    cost = f"{100 * (middle - 1):+.2f} % ({100 * (low - 1):+.2f} to {100 * (high - 1):+.2f})"
+    sums = 100 * (statistics.fmean(times["watched"]) / statistics.fmean(times["alone"]) - 1)
+    print(f"{what:18} {medians}; watched costs {cost}, by the means {sums:+.2f} %, {len(ratios)} pairs")
 
 
 def main() -> None:
@@ -133,6 +199,7 @@ def main() -> None:
     parser.add_argument("--run", type=Path, required=True, help="a run that is training")
     parser.add_argument("--pairs", type=int, default=40)
     parser.add_argument("--block", type=float, default=4.0, help=f"seconds, {LONGEST_BLOCK_S:.0f} at most")
+    parser.add_argument("--load", action="store_true", help="a load of all cores in place of the run's own steps")
     parser.add_argument("--out", type=Path, help="where the pairs are written, as JSON")
     arguments = parser.parse_args()
     if not 0 < arguments.block <= LONGEST_BLOCK_S:
@@ -140,6 +207,10 @@ def main() -> None:
     paths = RunPaths(arguments.run.resolve())
     if not watchers(paths.root):
         raise SystemExit(f"no watchdog of {paths.root} runs here: start it with `adamctl up`")
+    if arguments.load:
+        loads = under_load(paths, arguments.pairs, arguments.block)
+        tell_of("a product", {kind: [pair[kind] for pair in loads] for kind in ("watched", "alone")})
+        return
     windows = [both(paths.root, arguments.block) for _ in tqdm(range(arguments.pairs))]
     rows = [decode_step(line, paths.steps) for _, line in log_lines(paths.steps)]
     found = [{kind: measured(rows, *window) for kind, window in pair.items()} for pair in windows]

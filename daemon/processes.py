@@ -21,6 +21,7 @@ from adam.contract.records import Status
 
 SUPERVISED = "ADAM_SUPERVISED"
 POLL_S = 0.05
+DYING_S = 2.0  # from the end of a process's memory to the end of its locks
 DIE_S = 15.0  # after SIGKILL: only a process that waits for a disk takes longer
 
 
@@ -80,10 +81,23 @@ def refuse_if_running(paths: RunPaths) -> None:
         )
     if left := ours(paths):
         raise BusyError(f"processes of the run {paths.root} are still alive: {left}", "end them with `adamctl down`")
-    if lease_is_held(paths):
+    if not lease_comes_free(paths):
         lease = read_lease(paths)
         who = f"{lease.program} (process {lease.launcher_pid})" if lease else "another process"
         raise BusyError(f"{who} holds the lease of {paths.root}", "wait for it, or end it")
+
+
+def lease_comes_free(paths: RunPaths) -> bool:
+    """Whether nobody holds the lease, now or in a moment.
+
+    The kernel takes a dying process's memory, and with it the environment that `ours` knows it by, before its files and their locks.
+    """
+    deadline = time.monotonic() + DYING_S
+    while lease_is_held(paths):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(POLL_S)
+    return True
 
 
 def wait_until_gone(paths: RunPaths, seconds: float) -> bool:

@@ -8,9 +8,12 @@ import pytest
 from adam.contract import schema
 from adam.contract.clock import stamp
 from adam.contract.lease import take_lease
+from adam.contract.paths import RunPaths
 from adam.contract.records import Desired
 from adam.contract.shards import DataFile, ShardManifest
 from adam.contract.states import Exit
+from adam.daemon import processes
+from adam.daemon.processes import refuse_if_running
 
 
 def refused(world, code: Exit, *arguments: str | Path) -> str:
@@ -102,6 +105,22 @@ def test_a_lease_that_somebody_holds(world) -> None:
     fd, _ = take_lease(paths, "forge", 1, 1)
     assert "forge (process" in refused(world, Exit.BUSY, "--run", "run")
     fcntl.flock(fd, fcntl.LOCK_UN)
+
+
+def test_a_lease_of_a_process_that_is_dying_is_waited_for(tmp_path, monkeypatch) -> None:
+    """supervisord was killed: its children have no memory any more, by which they are known, and still their locks."""
+    paths = RunPaths(tmp_path / "run")
+    paths.run.mkdir(parents=True)
+    fd, _ = take_lease(paths, "trainer", 1, 1)
+    polls: list[float] = []
+
+    def released(seconds: float) -> None:
+        polls.append(seconds)
+        fcntl.flock(fd, fcntl.LOCK_UN)
+
+    monkeypatch.setattr(processes.time, "sleep", released)
+    refuse_if_running(paths)
+    assert len(polls) == 1
 
 
 def test_another_up_at_work(world) -> None:
