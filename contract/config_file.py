@@ -13,10 +13,11 @@ import msgspec
 import tomli_w
 from msgspec import inspect
 
-from adam.contract.config import SCHEMA, Config, Section, contradictions
+from adam.contract.config import SCHEMA, Config, contradictions
 from adam.contract.durable import replace_file
 from adam.contract.errors import ConfigError, SchemaError
 from adam.contract.model import ModelConfig
+from adam.contract.section import Section
 
 STRUCTS = (Section, ModelConfig)
 
@@ -135,18 +136,20 @@ def _plain(config: msgspec.Struct) -> dict[str, Any]:
 def commented_toml(config: Config) -> str:
     """The configuration with each field's help above it, for people to edit."""
     lines = ["# Adam's configuration. Every key may be left out: the values here are then used.", ""]
-    tables = []
-    for field in msgspec.structs.fields(Config):
-        value = getattr(config, field.name)
+    return "\n".join([*lines, *_commented_section(config, "")]) + "\n"
+
+
+def _commented_section(section: msgspec.Struct, name: str) -> list[str]:
+    """The section's own keys, then its tables: TOML wants it in this order."""
+    lines, tables = [], []
+    for field in msgspec.structs.fields(section):
+        value = getattr(section, field.name)
         if isinstance(value, STRUCTS):
-            tables.append((field.name, value))
+            table = f"{name}.{field.name}".removeprefix(".")
+            tables += ["", f"[{table}]", *_commented_section(value, table)]
         else:
             lines += _commented_field(field, value)
-    for name, section in tables:
-        lines += ["", f"[{name}]"]
-        for field in msgspec.structs.fields(section):
-            lines += _commented_field(field, getattr(section, field.name))
-    return "\n".join(lines) + "\n"
+    return lines + tables
 
 
 def _commented_field(field: Any, value: Any) -> list[str]:

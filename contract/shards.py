@@ -48,6 +48,13 @@ class SourceFile(msgspec.Struct, frozen=True):
     skipped: str = ""
 
 
+class Example(msgspec.Struct, frozen=True):
+    """The beginning of a document that was dropped, or what in it was the reason, for people to look at."""
+
+    path: str
+    text: str
+
+
 class SourceSummary(msgspec.Struct, frozen=True):
     """What came of a source. read = written + the sum of `dropped`; files that were skipped are counted apart."""
 
@@ -62,6 +69,7 @@ class SourceSummary(msgspec.Struct, frozen=True):
     characters_written: int
     dropped: dict[str, int]  # reason -> documents
     files_skipped: dict[str, int]  # reason -> files
+    examples: dict[str, list[Example]] = {}  # reason -> the first few documents that were dropped for it
 
 
 class ShardManifest(Record, frozen=True, kw_only=True):

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from adam.contract import schema
 from adam.contract.checkpoints import list_checkpoints, read_manifest
-from adam.contract.config import Config, Source
+from adam.contract.config import Config
+from adam.contract.config_forge import Source
 from adam.contract.durable import require_room
 from adam.contract.errors import CheckpointError, ConfigError, DataError, DiskError
 from adam.contract.paths import RunPaths

@@ -3,7 +3,8 @@
 The demo's numbers, all of them, are in `tiny`.
 """
 
-from adam.contract.config import Checkpoint, Config, Forge, Source, Trainer
+from adam.contract.config import Checkpoint, Config, Trainer
+from adam.contract.config_forge import Forge, Source
 from adam.contract.model import PRESETS, ModelConfig, parameter_count, resolved
 
 # Two CPU cores, minutes. batch_size x seq_len is small so that a hang shows within seconds.

@@ -12,7 +12,8 @@ import msgspec
 
 from adam.contract.checkpoints import list_checkpoints
 from adam.contract.config import Config
-from adam.contract.config_file import config_digest, load_config
+from adam.contract.config_file import load_config
+from adam.contract.config_forge import forge_digest
 from adam.contract.durable import sha256_file, whole_lines
 from adam.contract.errors import BusyError, DataError, run_main
 from adam.contract.lease import read_lease, take_lease
@@ -104,7 +105,7 @@ def _changes(config: Config, paths: RunPaths) -> list[str]:
     """What is gone, changed or new in the sources and in [forge], a line each."""
     found, origins = [], []
     shards = load_shards(paths)
-    if shards is not None and shards.config_digest != config_digest(config.forge):
+    if shards is not None and shards.config_digest != forge_digest(config.forge):
         found.append("[forge] of the configuration is another than the shards were made by")
     try:
         origins = open_sources(config.forge.sources, paths.root)

@@ -17,22 +17,26 @@ import structlog
 
 from adam.contract import schema
 from adam.contract.clock import stamp
-from adam.contract.config import Config, Forge
-from adam.contract.config_file import config_digest
+from adam.contract.config import Config
+from adam.contract.config_forge import Forge, forge_digest
 from adam.contract.durable import free_bytes, fsync_dir, replace_file, require_room, whole_lines
 from adam.contract.errors import DataError, StoppedError
 from adam.contract.paths import RunPaths
-from adam.contract.shards import SOURCES, SPLITS, ShardManifest, SourceFile, SourceSummary, hashed, path_text
+from adam.contract.shards import SOURCES, SPLITS, Example, ShardManifest, SourceFile, SourceSummary, hashed, path_text
 from adam.contract.states import Phase
-from adam.forge.filters import Filters, document_hash, split_of
+from adam.forge.documents import EXAMPLE_CHARS, Document, document_hash, shard_record, split_of
+from adam.forge.filters import Filters
 from adam.forge.journal import Counts, Journal
+from adam.forge.parts import opener_of, parts
 from adam.forge.progress import Progress
 from adam.forge.readers import SkippedError
-from adam.forge.sources import Document, Origin, documents, file_status, listing_digest, open_sources
-from adam.forge.writer import ShardRecord, ShardWriter, cut_back, ids_in
+from adam.forge.sources import Origin, documents, file_status, listing_digest, open_sources
+from adam.forge.transforms import BATCH_CHARS, BATCH_DOCUMENTS, open_transforms
+from adam.forge.writer import ShardWriter, cut_back, ids_in
 
 JOURNAL_BYTES = 64_000_000  # of text, between two journals; a shard that is closed writes one too
 LISTED_SKIPS = 1000
+EXAMPLES = 3  # of each reason and source
 # A shard is JSON, a little longer than its text; a token stands for about three bytes of it.
 SHARD_PER_BYTE, BYTES_PER_TOKEN, DISK_MARGIN = 1.15, 3, 16_000_000
 
@@ -54,7 +58,7 @@ def build_shards(
     """
     origins = open_sources(config.forge.sources, paths.root)
     total = sum(file_status(path).size for origin in origins for path in origin.files)
-    fresh = Journal(config_digest=config_digest(config.forge), listing_digest=listing_digest(origins))
+    fresh = Journal(config_digest=forge_digest(config.forge), listing_digest=listing_digest(origins))
     journal, seen = _go_on(paths, fresh, progress.tick)
     if (paths.shards_work / "manifest.json").exists():
         return publish(paths)
@@ -134,7 +138,13 @@ class _Build:
         self._paths, self._start = paths, journal
         self._counts = [msgspec.structs.replace(counts) for counts in journal.counts] or [Counts() for _ in origins]
         self._skipped = list(journal.skipped)
-        self._filters = Filters(config, seen)
+        self._openers = [opener_of(origin.source) for origin in origins]
+        self._filters = Filters(
+            config, {origin.name: origin.source for origin in origins}, seen, self._work, journal.filters
+        )
+        self._transforms = open_transforms(config)
+        self._batch: list[tuple[Document, Counts]] = []
+        self._batched = 0  # characters
         self._writer = ShardWriter(self._work, config.shard_mb * 1_000_000, journal, progress.tick)
         self._listing = (self._work / SOURCES).open("ab")
         self._bytes = journal.bytes_read
@@ -142,14 +152,16 @@ class _Build:
 
     def close(self) -> None:
         """Let go of the files; they stay as they are."""
+        for transform in self._transforms:
+            transform.close()
         self._writer.abandon()
         self._listing.close()
 
     def read_all(self) -> None:
         for source, number in self._positions():
             at_start = (source, number) == (self._start.source, self._start.file)
-            first = self._start.record if at_start else 0
-            self._save_where_due(source, number, first)
+            first = (self._start.record, self._start.part) if at_start else (0, 0)
+            self._save_where_due(source, number, *first)
             self._read(source, number, first)
 
     def _positions(self) -> Iterator[tuple[int, int]]:
@@ -159,18 +171,22 @@ class _Build:
                 first = self._start.file if source == self._start.source else 0
                 yield from ((source, number) for number in range(first, len(origin.files)))
 
-    def _read(self, source: int, number: int, first: int) -> None:
-        """A file, from its record `first` on."""
+    def _read(self, source: int, number: int, first: tuple[int, int]) -> None:
+        """A file, from its part `first` (record, part of it) on."""
         origin, counts = self._origins[source], self._counts[source]
         path = origin.files[number]
         status, skipped, characters = file_status(path), "", 0
         try:
-            for record, document in enumerate(documents(path, origin.kind, status)):
-                characters += len(document.text or "")
+            for record, whole in enumerate(documents(path, origin.kind, status)):
+                characters += len(whole.text)
                 self._progress.at(self._bytes + min(characters, status.size))
-                if record >= first:
-                    self._take(document, origin, path_text(path), counts)
-                    self._save_where_due(source, number, record + 1)
+                if record < first[0]:
+                    continue
+                for part, document in enumerate(parts(whole, self._openers[source])):
+                    if (record, part) >= first:
+                        document.source, document.path = origin.name, path_text(path)
+                        self._take(document, counts)
+                        self._save_where_due(source, number, record, part + 1)
         except SkippedError as error:
             skipped = str(error)
             counts.files_skipped[skipped] = counts.files_skipped.get(skipped, 0) + 1
@@ -187,42 +203,56 @@ class _Build:
         if skipped and len(self._skipped) < LISTED_SKIPS:
             self._skipped.append(entry)
 
-    def _take(self, document: Document, origin: Origin, path: str, counts: Counts) -> None:
+    def _take(self, document: Document, counts: Counts) -> None:
         counts.documents_read += 1
-        text, reason = document.text, document.dropped
-        if text is not None:
-            self._unsaved += len(text)
-            digest = document_hash(text)
-            reason = self._filters.reason_to_drop(text, digest)
-            if not reason:
-                split = split_of(digest, self._config.val_fraction)
-                self._writer.write(split, ShardRecord(text, digest.hex(), origin.name, path))
-                counts.documents_written += 1
-                counts.characters_written += len(text)
-                return
-        counts.dropped[reason] = counts.dropped.get(reason, 0) + 1
+        self._unsaved += len(document.text)
+        if not document.dropped:
+            document.id = document_hash(document.text)
+            document.dropped = self._filters.reason_to_drop(document)
+        if document.dropped:
+            _count_dropped(document, counts)
+            return
+        self._batch.append((document, counts))
+        self._batched += len(document.text)
+        if not self._transforms or len(self._batch) >= BATCH_DOCUMENTS or self._batched >= BATCH_CHARS:
+            self._write_batch()
 
-    def _save_where_due(self, source: int, file: int, record: int) -> None:
+    def _write_batch(self) -> None:
+        """What was kept and waits, through the transforms into the shards."""
+        batch, self._batch, self._batched = self._batch, [], 0
+        done = [document for document, _ in batch]
+        for transform in self._transforms:
+            done = transform.apply(done)
+        for document, (_, counts) in zip(done, batch, strict=True):
+            self._writer.write(split_of(document, self._config.val_fraction), shard_record(document))
+            counts.documents_written += 1
+            counts.characters_written += len(document.text)
+            self._progress.tick()
+
+    def _save_where_due(self, source: int, file: int, record: int, part: int) -> None:
         """Between two documents: journal where enough is new, or somebody asked for an end (StoppedError)."""
         stopping = self._stop()
         if stopping or self._unsaved >= JOURNAL_BYTES or len(self._writer.closed) > self._closed:
-            self._write_journal(source, file, record)
+            self._write_journal(source, file, record, part)
         if stopping:
             raise StoppedError("stopped while reading sources; the next start goes on from here")
 
-    def _write_journal(self, source: int, file: int, record: int) -> None:
+    def _write_journal(self, source: int, file: int, record: int, part: int) -> None:
+        self._write_batch()
         shards = self._writer.sync()
         journal = msgspec.structs.replace(
             self._start,
             source=source,
             file=file,
             record=record,
+            part=part,
             bytes_read=self._bytes,
             listed=self._sync_listing(),
             shards=shards,
             closed=tuple(self._writer.closed),
             counts=tuple(self._counts),
             skipped=tuple(self._skipped),
+            filters=self._filters.sync(),
         )
         schema.save(self._work / "journal.json", journal)
         self._unsaved, self._closed = 0, len(self._writer.closed)
@@ -235,6 +265,7 @@ class _Build:
 
     def finish(self) -> None:
         """Close everything and write the manifest into `.work`. Raises DataError where a source or a split is empty."""
+        self._write_batch()
         files = self._writer.finish()
         self._sync_listing()
         self._check_not_empty({file.split for file in files})
@@ -273,6 +304,14 @@ class _Build:
             self._paths.shards.rmdir()
 
 
+def _count_dropped(document: Document, counts: Counts) -> None:
+    reason = document.dropped
+    counts.dropped[reason] = counts.dropped.get(reason, 0) + 1
+    shown = counts.examples.setdefault(reason, [])
+    if len(shown) < EXAMPLES:
+        shown.append(Example(document.path, document.example[:EXAMPLE_CHARS] or document.text[:EXAMPLE_CHARS]))
+
+
 def _how_to_fill(split: str, ids: list[bytes]) -> str:
     """What to do about an empty split: the hashes of the documents say which share would fill it."""
     shares = sorted(int.from_bytes(digest[:8], "big") / 2**64 for digest in ids)
@@ -304,4 +343,5 @@ def _summary(origin: Origin, counts: Counts, revision: str) -> SourceSummary:
         characters_written=counts.characters_written,
         dropped=counts.dropped,
         files_skipped=counts.files_skipped,
+        examples=counts.examples,
     )

@@ -1,32 +1,44 @@
-"""Which documents are kept, and which split they belong to."""
+"""Which documents are kept."""
 
-import hashlib
+from collections.abc import Mapping
+from pathlib import Path
 
-from adam.contract.config import Forge
+from adam.contract.config_forge import Forge, Source
+from adam.forge.documents import Document
 
 
 class Filters:
-    """Length and exact duplicates. `seen` has the hashes of the documents that were kept so far, and is added to."""
+    """Length and exact duplicates.
 
-    def __init__(self, config: Forge, seen: set[bytes]) -> None:
+    Args:
+        config: of the forge.
+        sources: the section of each source by its name, for settings that a source has of its own.
+        seen: `id` of the documents that were kept so far; added to.
+        work: a directory for files of its own (`shards/.work`): removed behind the last document.
+        state: what `sync` said when the journal was written that this forge goes on from; empty: from the start.
+    """
+
+    def __init__(
+        self, config: Forge, sources: Mapping[str, Source], seen: set[bytes], work: Path, state: Mapping[str, int]
+    ) -> None:
+        del sources, work, state  # length and duplicates have no settings of a source and no files
         self._config, self._seen = config, seen
 
-    def reason_to_drop(self, text: str, digest: bytes) -> str:
-        """Why a document is dropped, as it is counted; empty: it is kept, and remembered."""
-        if len(text) < self._config.min_chars:
+    def reason_to_drop(self, document: Document) -> str:
+        """Why a document is dropped, as it is counted; empty: it is kept, and remembered.
+
+        Called once for each document in their order, before transforms; `id`, `source` and `path` are filled in. Where another
+        part of the text than its beginning shows why, `document.example` is set.
+        """
+        if len(document.text) < self._config.min_chars:
             return "too_short"
-        if len(text) > self._config.max_chars:
+        if len(document.text) > self._config.max_chars:
             return "too_long"
-        if digest in self._seen:
+        if document.id in self._seen:
             return "duplicate"
-        self._seen.add(digest)
+        self._seen.add(document.id)
         return ""
 
-
-def document_hash(text: str) -> bytes:
-    return hashlib.sha256(text.encode()).digest()[:16]
-
-
-def split_of(digest: bytes, val_fraction: float) -> str:
-    """By the hash of its text alone: equal texts can't be on both sides, and a new document moves no other."""
-    return "val" if int.from_bytes(digest[:8], "big") < val_fraction * 2**64 else "train"
+    def sync(self) -> dict[str, int]:
+        """Make files in `work` durable; what the journal keeps for the next start (sizes to cut them back to)."""
+        return {}

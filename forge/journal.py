@@ -3,7 +3,7 @@
 import msgspec
 
 from adam.contract.schema import Record
-from adam.contract.shards import DataFile, SourceFile
+from adam.contract.shards import DataFile, Example, SourceFile
 
 
 class Counts(msgspec.Struct):
@@ -15,6 +15,7 @@ class Counts(msgspec.Struct):
     characters_written: int = 0
     dropped: dict[str, int] = {}
     files_skipped: dict[str, int] = {}
+    examples: dict[str, list[Example]] = {}  # reason -> the first few
 
 
 class OpenShard(msgspec.Struct):
@@ -26,16 +27,18 @@ class OpenShard(msgspec.Struct):
 
 
 class Journal(Record, frozen=True, kw_only=True):
-    """`shards/.work/journal.json`: everything before record `record` of file `file` of source `source` is on disk."""
+    """`shards/.work/journal.json`: everything before part `part` of record `record` of file `file` of source `source` is on disk."""
 
     config_digest: str
     listing_digest: str
     source: int = 0
     file: int = 0
     record: int = 0
+    part: int = 0
     bytes_read: int = 0  # of files that are read to their end
     listed: int = 0  # bytes of sources.jsonl
     shards: dict[str, OpenShard] = {}
     closed: tuple[DataFile, ...] = ()
     counts: tuple[Counts, ...] = ()
     skipped: tuple[SourceFile, ...] = ()
+    filters: dict[str, int] = {}  # what the filters want to be told again

@@ -10,25 +10,20 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from adam.contract.config import Source
+from adam.contract.config_forge import Source
 from adam.contract.errors import DataError
 from adam.contract.shards import path_text
+from adam.forge.documents import Document
 from adam.forge.readers import READERS, SkippedError, read_prose
 
 LARGEST_FILE = 256 * 1024 * 1024  # bytes that are read whole; JSON lines are streamed and may be of any size
 LEFT_OUT = frozenset({"__pycache__", "node_modules", "site-packages", "dist-packages"})
 
 
-class Document(NamedTuple):
-    """A text and where it is from. `text` None: a record that could not be used, for the reason in `dropped`."""
-
-    text: str | None
-    dropped: str = ""
-
-
 class Origin(NamedTuple):
     """A configured source with its files, in the order in which they are read."""
 
+    source: Source
     name: str
     kind: str
     path: str
@@ -72,6 +67,7 @@ def open_source(source: Source, run: Path) -> Origin:
         root = Path(sysconfig.get_paths()["stdlib"])
         version = "{}.{}.{}".format(*sys.version_info)
         return Origin(
+            source,
             source.name or "stdlib",
             "stdlib",
             f"python-{version}",
@@ -84,7 +80,7 @@ def open_source(source: Source, run: Path) -> Origin:
     files = list(_walk(path, set(READERS))) if path.is_dir() else [path]
     if not files:
         raise DataError(f"the source {path} has no text files", f"known endings are {' '.join(sorted(READERS))}")
-    return Origin(source.name or path.stem or str(path), "files", path_text(path), source.licence, files)
+    return Origin(source, source.name or path.stem or str(path), "files", path_text(path), source.licence, files)
 
 
 def _walk(root: Path, endings: set[str]) -> Iterator[Path]:
@@ -111,7 +107,7 @@ def documents(path: Path, kind: str, status: FileStatus) -> Iterable[Document]:
     reader = READERS.get(path.suffix.lower(), read_prose)
     if path.suffix.lower() != ".jsonl" and status.size > LARGEST_FILE:
         raise SkippedError("too_large")
-    return (Document(text, reason) for text, reason in reader(path))
+    return reader(path)
 
 
 def _topics(path: Path) -> Iterator[Document]:

@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from adam.contract.config import Forge
+from adam.contract.config_forge import Forge
 from adam.contract.errors import DataError
-from adam.forge.writer import ShardRecord
+from adam.forge.documents import ShardRecord
 
 END_OF_TEXT = "<|endoftext|>"
 KNOWN_MARKS = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>")

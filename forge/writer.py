@@ -9,16 +9,8 @@ import msgspec
 from adam.contract.durable import whole_lines
 from adam.contract.errors import DataError
 from adam.contract.shards import SOURCES, SPLITS, DataFile, hashed
+from adam.forge.documents import ShardRecord
 from adam.forge.journal import Journal, OpenShard
-
-
-class ShardRecord(msgspec.Struct, frozen=True):
-    """A line of a shard."""
-
-    text: str
-    id: str
-    source: str
-    path: str
 
 
 def shard_name(split: str, number: int) -> str:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adam.contract.config import Source
+from adam.contract.config_forge import Source
 from adam.contract.errors import DataError
 from adam.contract.shards import changed_sources, load_shards, path_text, text_path
 from adam.forge import sources

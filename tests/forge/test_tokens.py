@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-from adam.contract.config import Forge
+from adam.contract.config_forge import Forge
 from adam.contract.errors import DataError, StoppedError
 from adam.contract.shared import Pulse, read_once
 from adam.contract.states import Phase
 from adam.forge import tokenizer as tokenizers
+from adam.forge.documents import ShardRecord
 from adam.forge.tokenizer import bytes_of_ids, end_of_text, given, ids_of, learn, sample, take_marks_as_text
 from adam.forge.tokens import batches
-from adam.forge.writer import ShardRecord
 
 MARK = "<|endoftext|>"
 
