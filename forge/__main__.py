@@ -28,7 +28,6 @@ from adam.contract.shards import (
     data_ready,
     load_shards,
     load_tokens,
-    path_text,
     token_files,
 )
 from adam.contract.states import Exit, Phase
@@ -36,7 +35,7 @@ from adam.forge.build import build_shards
 from adam.forge.log import open_log
 from adam.forge.progress import Progress
 from adam.forge.report import lines
-from adam.forge.sources import open_sources
+from adam.forge.sources import file_text, open_sources
 from adam.forge.tokens import build_tokens
 
 NAMED_CHANGES = 20  # lines; of more, the number is said
@@ -108,13 +107,13 @@ def _changes(config: Config, paths: RunPaths) -> list[str]:
     if shards is not None and shards.config_digest != forge_digest(config.forge):
         found.append("[forge] of the configuration is another than the shards were made by")
     try:
-        origins = open_sources(config.forge.sources, paths.root)
+        origins = open_sources(config.forge, paths.root, remote=False)
     except DataError as error:
         found.append(str(error))  # a whole source is gone: that is a change, and the shards are still good
     found += changed_sources(paths)
     known = {msgspec.json.decode(line, type=SourceFile).path for _, line in whole_lines(paths.shards / SOURCES)}
     for origin in origins:
-        found += [f"{origin.name}: {path} is new" for path in map(path_text, origin.files) if path not in known]
+        found += [f"{origin.name}: {path} is new" for path in map(file_text, origin.files) if path not in known]
     return found
 
 
@@ -151,7 +150,7 @@ def _forget(config: Config, paths: RunPaths) -> None:
             f"{paths.checkpoints} has checkpoints that were trained on the present data",
             "start another run for other data",
         )
-    open_sources(config.forge.sources, paths.root)
+    open_sources(config.forge, paths.root)
     # Manifests first: data without one is no data.
     for manifest, directory in ((paths.tokens_manifest, paths.tokens), (paths.shards_manifest, paths.shards)):
         manifest.unlink(missing_ok=True)

@@ -21,8 +21,8 @@ from adam.contract.paths import RunPaths
 from adam.contract.shards import SPLITS, DataFile, ShardManifest, TokensManifest, TokenSplit, check_files, hashed
 from adam.contract.states import Phase
 from adam.forge.baseline import order2_bits_per_byte
-from adam.forge.build import token_bytes_needed
 from adam.forge.progress import Progress
+from adam.forge.room import token_bytes_needed
 from adam.forge.tokenizer import bytes_of_ids, end_of_text, given, ids_of, learn, sample, take_marks_as_text
 from adam.forge.writer import records
 
