@@ -84,9 +84,21 @@ def dataset_info(repo: str, revision: str) -> Any:
         raise explained(repo, error) from None
 
 
+def check_access(repo: str) -> None:
+    """Raise HubError where the files of a gated set are not for this token: its list of files is for everybody."""
+    from huggingface_hub import HfApi
+
+    try:
+        HfApi().auth_check(repo, repo_type="dataset")
+    except Exception as error:  # noqa: BLE001  (as above)
+        raise explained(repo, error) from None
+
+
 def list_files(source: Source, revision: str) -> tuple[str, list[HubFile]]:
     """(commit, the files of a source's configuration and split in order). Raises HubError, DataError."""
     info = dataset_info(source.id, revision or source.revision)
+    if info.gated:
+        check_access(source.id)
     there = {file.rfilename: file for file in info.siblings}
     if source.files:
         chosen = [name for name in sorted(there) if any(fnmatch.fnmatch(name, pattern) for pattern in source.files)]
@@ -123,6 +135,8 @@ def _files_of_split(source: Source, info: Any) -> list[str]:
         builder = datasets.load_dataset_builder(source.id, source.config or None, revision=info.sha)
         found = builder.config.data_files or {}
     except (ValueError, FileNotFoundError) as error:
+        if error.__cause__ is not None and hasattr(error.__cause__, "response"):
+            raise explained(source.id, error.__cause__) from None
         raise HubError(
             f"{source.id}: {str(error).splitlines()[0]}", "correct config in adam.toml", lasting=True
         ) from None
@@ -133,6 +147,15 @@ def _files_of_split(source: Source, info: Any) -> list[str]:
         raise HubError(f"{source.id} has no split {split!r}", f"it has {', '.join(map(str, found))}", lasting=True)
     prefix = f"hf://datasets/{source.id}@{info.sha}/"
     return [url.removeprefix(prefix) for url in map(str, found[split])]
+
+
+def open_first(file: HubFile) -> None:
+    """Fetch the first bytes of a file. Raises HubError."""
+    try:
+        with file.open("rb") as opened:
+            opened.read(1)
+    except Exception as error:  # noqa: BLE001  (as above)
+        raise explained(file.repo, error) from None
 
 
 def readable(files: list[HubFile], known: set[str]) -> list[HubFile]:
