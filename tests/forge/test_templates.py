@@ -27,12 +27,13 @@ def test_without_answers_there_are_no_spans() -> None:
     assert Template(Source(template="{a} {b}")).document({"a": "x", "b": "y"}).spans == ()
 
 
+ROLES = st.sampled_from(["user", "assistant", "system", "tool", "gpt"])
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 
 
 @settings(deadline=None)
 @given(
-    st.lists(st.tuples(st.sampled_from(["user", "assistant", "system", "tool", "gpt"]), TEXTS), min_size=1, max_size=8),
+    st.lists(st.tuples(ROLES, TEXTS), min_size=1, max_size=8),
     st.integers(0, 60),
 )
 def test_spans_cover_a_conversation_and_answers_are_the_assistants(turns, cut) -> None:
