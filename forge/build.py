@@ -137,6 +137,8 @@ class _Build:
         self._config, self._origins, self._work = config, origins, paths.shards_work
         self._paths, self._start = paths, journal
         self._counts = [msgspec.structs.replace(counts) for counts in journal.counts] or [Counts() for _ in origins]
+        for counts in self._counts:
+            progress.counted(counts.documents_read, sum(counts.dropped.values()))
         self._skipped = list(journal.skipped)
         self._openers = [opener_of(origin.source) for origin in origins]
         self._filters = Filters(
@@ -209,6 +211,7 @@ class _Build:
         if not document.dropped:
             document.id = document_hash(document.text)
             document.dropped = self._filters.reason_to_drop(document)
+        self._progress.counted(1, int(bool(document.dropped)))
         if document.dropped:
             _count_dropped(document, counts)
             return
