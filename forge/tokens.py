@@ -8,7 +8,6 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
 from tokenizers import Tokenizer
 
 from adam.contract import schema

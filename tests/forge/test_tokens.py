@@ -13,8 +13,8 @@ from adam.contract.shared import Pulse, read_once
 from adam.contract.states import Phase
 from adam.forge import tokenizer as tokenizers
 from adam.forge.documents import ShardRecord
-from adam.forge.tokenizer import bytes_of_ids, end_of_text, given, ids_of, learn, sample, take_marks_as_text
 from adam.forge.packing import batches
+from adam.forge.tokenizer import bytes_of_ids, end_of_text, given, ids_of, learn, sample, take_marks_as_text
 
 MARK = "<|endoftext|>"
 
