@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from adam.contract.config_skeletons import Skeletons, skeleton_contradictions
 from adam.contract.section import Section
 
 # A digest counts these always, as it did before there were others; newer keys only where they are not at their default.
@@ -13,6 +14,7 @@ FIRST_KEYS = {
     "Source": ("kind", "path", "name", "licence"),
     "Forge": ("sources", "val_fraction", "min_chars", "max_chars", "shard_mb", "tokenizer", "vocab_size"),
 }
+NOT_COUNTED = {"Skeletons": ("processes",)}  # the data are the same whatever these say
 
 
 class Source(Section, frozen=True):
@@ -29,6 +31,9 @@ class Source(Section, frozen=True):
     licence: Annotated[
         str, Meta(description="written into the manifest, for whoever asks later what the model was trained on")
     ] = ""
+    masked: Annotated[
+        bool, Meta(description="forge.skeletons may mask its prose; code is never masked, whatever is said here")
+    ] = True
 
 
 class Forge(Section, frozen=True):
@@ -59,6 +64,7 @@ class Forge(Section, frozen=True):
             description="of the tokenizer that is trained (256 bytes and the document mark are part of it)",
         ),
     ] = 4096
+    skeletons: Skeletons = Skeletons()
 
 
 def forge_contradictions(forge: Forge) -> list[str]:
@@ -69,7 +75,7 @@ def forge_contradictions(forge: Forge) -> list[str]:
     for number, source in enumerate(forge.sources):
         if source.kind == "files" and not source.path:
             found.append(f"forge.sources[{number}].path is empty: must name a file or folder")
-    return found
+    return found + skeleton_contradictions(forge.skeletons)
 
 
 def forge_digest(forge: Forge) -> str:
@@ -83,8 +89,12 @@ def _counted(value: Any) -> Any:
     if not isinstance(value, Section):
         return value
     first, found = FIRST_KEYS.get(type(value).__name__, ()), {}
+    left_out = NOT_COUNTED.get(type(value).__name__, ())
     for field in msgspec.structs.fields(value):
+        if field.name in left_out:
+            continue
         item = getattr(value, field.name)
-        if field.name in first or item != field.default:
-            found[field.name] = _counted(item)
+        counted = _counted(item)
+        if field.name in first or (item != field.default and counted != {}):
+            found[field.name] = counted
     return found

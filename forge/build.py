@@ -30,6 +30,7 @@ from adam.forge.journal import Counts, Journal
 from adam.forge.parts import opener_of, parts
 from adam.forge.progress import Progress
 from adam.forge.readers import SkippedError
+from adam.forge.skeletons import count_masked, masking_model
 from adam.forge.sources import Origin, documents, file_status, listing_digest, open_sources
 from adam.forge.transforms import BATCH_CHARS, BATCH_DOCUMENTS, open_transforms
 from adam.forge.writer import ShardWriter, cut_back, ids_in
@@ -58,7 +59,12 @@ def build_shards(
     """
     origins = open_sources(config.forge.sources, paths.root)
     total = sum(file_status(path).size for origin in origins for path in origin.files)
-    fresh = Journal(config_digest=forge_digest(config.forge), listing_digest=listing_digest(origins))
+    model = masking_model(config.forge, paths.root)
+    fresh = Journal(
+        config_digest=forge_digest(config.forge),
+        listing_digest=listing_digest(origins),
+        ner_model=model.version if model else "",
+    )
     journal, seen = _go_on(paths, fresh, progress.tick)
     if (paths.shards_work / "manifest.json").exists():
         return publish(paths)
@@ -84,8 +90,9 @@ def _go_on(paths: RunPaths, fresh: Journal, tick: Callable[[], object]) -> tuple
     try:
         journal = schema.load(work / "journal.json", Journal)
         if journal is not None:
-            if (journal.config_digest, journal.listing_digest) != (fresh.config_digest, fresh.listing_digest):
-                raise DataError("the sources or the configuration have changed")
+            made_of = [(j.config_digest, j.listing_digest, j.ner_model) for j in (journal, fresh)]
+            if made_of[0] != made_of[1]:
+                raise DataError("the sources, the configuration or the model that finds entities have changed")
             if (work / "manifest.json").exists():
                 return journal, set()
             cut_back(work, journal)
@@ -141,10 +148,9 @@ class _Build:
             progress.counted(counts.documents_read, sum(counts.dropped.values()))
         self._skipped = list(journal.skipped)
         self._openers = [opener_of(origin.source) for origin in origins]
-        self._filters = Filters(
-            config, {origin.name: origin.source for origin in origins}, seen, self._work, journal.filters
-        )
-        self._transforms = open_transforms(config)
+        sources = {origin.name: origin.source for origin in origins}
+        self._filters = Filters(config, sources, seen, self._work, journal.filters)
+        self._transforms = open_transforms(config, sources, paths.root, progress.tick)
         self._batch: list[tuple[Document, Counts]] = []
         self._batched = 0  # characters
         self._writer = ShardWriter(self._work, config.shard_mb * 1_000_000, journal, progress.tick)
@@ -226,7 +232,9 @@ class _Build:
         done = [document for document, _ in batch]
         for transform in self._transforms:
             done = transform.apply(done)
-        for document, (_, counts) in zip(done, batch, strict=True):
+        for document, (before, counts) in zip(done, batch, strict=True):
+            if document.form:
+                count_masked(counts.masked, before, document)
             self._writer.write(split_of(document, self._config.val_fraction), shard_record(document))
             counts.documents_written += 1
             counts.characters_written += len(document.text)
@@ -282,6 +290,7 @@ class _Build:
             skipped=tuple(self._skipped),
             files=files,
             val_fraction=self._config.val_fraction,
+            ner_model=self._start.ner_model,
             stamp=stamp(),
         )
         # Behind every file, since it is what a restart believes; the journal beside it says whose sources it is of.
@@ -347,4 +356,5 @@ def _summary(origin: Origin, counts: Counts, revision: str) -> SourceSummary:
         dropped=counts.dropped,
         files_skipped=counts.files_skipped,
         examples=counts.examples,
+        masked=counts.masked,
     )

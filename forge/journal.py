@@ -3,7 +3,7 @@
 import msgspec
 
 from adam.contract.schema import Record
-from adam.contract.shards import DataFile, Example, SourceFile
+from adam.contract.shards import DataFile, Example, MaskSummary, SourceFile
 
 
 class Counts(msgspec.Struct):
@@ -16,6 +16,7 @@ class Counts(msgspec.Struct):
     dropped: dict[str, int] = {}
     files_skipped: dict[str, int] = {}
     examples: dict[str, list[Example]] = {}  # reason -> the first few
+    masked: MaskSummary = msgspec.field(default_factory=MaskSummary)
 
 
 class OpenShard(msgspec.Struct):
@@ -31,6 +32,7 @@ class Journal(Record, frozen=True, kw_only=True):
 
     config_digest: str
     listing_digest: str
+    ner_model: str = ""
     source: int = 0
     file: int = 0
     record: int = 0
