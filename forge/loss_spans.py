@@ -1,5 +1,6 @@
 """Which tokens of a document are prompt, so that training may leave their loss out."""
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -22,10 +23,13 @@ class PromptFinder:
     def __init__(self, tokenizer: Tokenizer, table: npt.NDArray[np.uint16]) -> None:
         self._tokenizer, self._table = tokenizer, table.astype(np.int64)
 
-    def find(self, text: str, spans: tuple[Span, ...], ids: npt.NDArray[np.uint32]) -> npt.NDArray[np.int64]:
+    def find(
+        self, text: str, spans: tuple[Span, ...], ids: npt.NDArray[np.uint32], cuts: Sequence[tuple[int, int]] = ()
+    ) -> npt.NDArray[np.int64]:
         """(n, 2) runs [first, end) of tokens that lie wholly in prompt spans, in order and apart.
 
-        A token that has a character of anything else in it has something to be learnt, and is no prompt.
+        `cuts` are the places of `text` that are marks, one id each. A token that has a character of anything else in it has
+        something to be learnt, and is no prompt.
         """
         prompts = [span for span in spans if span.role == PROMPT]
         if not prompts or not len(ids):
@@ -35,8 +39,19 @@ class PromptFinder:
         # A normaliser changes bytes, and sums may agree by chance; what is ASCII is left as it is by all that count bytes.
         if ends[-1] == len(data) and (text.isascii() or self._tokenizer.normalizer is None):
             return _runs(self._inside(ends - self._table[ids], ends, _byte_spans(text, prompts)))
-        offsets = np.array(self._tokenizer.encode(text, add_special_tokens=False).offsets, dtype=np.int64)
+        offsets = np.array(self._offsets(text, cuts), dtype=np.int64)
         return _runs(self._inside(offsets[:, 0], offsets[:, 1], [(span.start, span.end) for span in prompts]))
+
+    def _offsets(self, text: str, cuts: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+        """Characters [start, end) of each token, as the library tells them."""
+        found: list[tuple[int, int]] = []
+        at = 0
+        for start, end in (*cuts, (len(text), len(text))):
+            piece = self._tokenizer.encode(text[at:start], add_special_tokens=False)
+            found += [(at + first, at + last) for first, last in piece.offsets]
+            found += [(start, end)] if end > start else []
+            at = end
+        return found
 
     @staticmethod
     def _inside(

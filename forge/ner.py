@@ -76,7 +76,9 @@ def find_model(name: str, run: Path, labels: Sequence[str]) -> Model:
         torch = TORCH.search((directory / "config.cfg").read_bytes()) is not None
     except (OSError, msgspec.DecodeError) as error:
         if isinstance(error, FileNotFoundError | NotADirectoryError) and not inside:
-            command = f"{sys.executable} -m spacy download {name}" if name.isidentifier() else "name a package or a folder"
+            command = (
+                f"{sys.executable} -m spacy download {name}" if name.isidentifier() else "name a package or a folder"
+            )
             raise ConfigError(f"{said}: no such spaCy model is installed", command) from None
         raise ConfigError(f"{said}: {top} is no spaCy model: {error}") from None
     known = {label for finder in FINDERS for label in meta.labels.get(finder, ())}
@@ -197,4 +199,6 @@ def _heard(model: "Language", finders: list[str]) -> set[str]:
     """The components whose vectors these share (`tok2vec` or `transformer` where a model was trained so)."""
     networks = [network for name in finders if (network := getattr(model.get_pipe(name), "model", None)) is not None]
     names = {getattr(node, "upstream_name", None) for network in networks for node in network.walk()}
-    return {name for name in model.pipe_names if name in names or ("*" in names and name.startswith(("tok2vec", "tran")))}
+    return {
+        name for name in model.pipe_names if name in names or ("*" in names and name.startswith(("tok2vec", "tran")))
+    }

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -10,8 +11,9 @@ import numpy.typing as npt
 from adam.contract.errors import StoppedError
 from adam.contract.shards import DataFile, TokenSplit, hashed
 from adam.forge.documents import ShardRecord
-from adam.forge.encoders import Encoded, Encoder
+from adam.forge.encoders import Encoder
 from adam.forge.loss_spans import PromptFinder
+from adam.forge.marks import mark_spans
 from adam.forge.progress import Progress
 
 STOPPED = "stopped while making tokens; the next start makes them again"
@@ -31,11 +33,38 @@ def batches(records: Iterable[ShardRecord], characters: int) -> Iterator[list[Sh
         yield batch
 
 
+class Marks(NamedTuple):
+    """The id before each document and behind the last, and the ids of what masking writes."""
+
+    document: int
+    masks: dict[str, int]
+
+
+class _Pieces:
+    """The texts of a batch, cut where masking wrote a mark: what stands before each piece is an id that no encoder gives."""
+
+    def __init__(self, batch: list[ShardRecord], marks: Marks) -> None:
+        self.texts: list[str] = []
+        self.leads: list[int] = []
+        self.first: list[int] = []  # piece of each record
+        self.cuts = [mark_spans(record.text, record.masks, marks.masks) if record.masks else [] for record in batch]
+        for record, cuts in zip(batch, self.cuts, strict=True):
+            self.first.append(len(self.texts))
+            at, lead = 0, marks.document
+            for start, end in cuts:
+                self._add(record.text[at:start], lead)
+                at, lead = end, marks.masks[record.text[start:end]]
+            self._add(record.text[at:], lead)
+
+    def _add(self, text: str, lead: int) -> None:
+        self.texts.append(text)
+        self.leads.append(lead)
+
+
 class Packer:
     """Encodes splits one after another into files of little-endian ids in `work`.
 
     Args:
-        mark: the id before each document, and behind the last.
         dtype: `<u2` or `<u4`.
     """
 
@@ -43,13 +72,13 @@ class Packer:
         self,
         encoder: Encoder,
         finder: PromptFinder,
-        mark: int,
+        marks: Marks,
         dtype: str,
         work: Path,
         progress: Progress,
         stop: Callable[[], bool],
     ) -> None:
-        self._encoder, self._finder, self._mark, self._dtype = encoder, finder, mark, dtype
+        self._encoder, self._finder, self._marks, self._dtype = encoder, finder, marks, dtype
         self._work, self._progress, self._stop = work, progress, stop
         self._done = 0
 
@@ -62,16 +91,14 @@ class Packer:
             for batch in batches(records, self._encoder.batch_chars):
                 if self._stop():
                     raise StoppedError(STOPPED)
-                encoded = self._encoder.encode([record.text for record in batch])
-                file.write(np.insert(encoded.ids, encoded.bounds[:-1], self._mark).astype(self._dtype).tobytes())
-                begins = count + encoded.bounds[:-1] + np.arange(len(batch))
+                ids, begins = self._encode(batch, prompts, count)
+                file.write(ids.astype(self._dtype).tobytes())
                 starts.append(begins)
-                prompts += self._prompts(batch, encoded, begins + 1)
-                count += len(batch) + len(encoded.ids)
+                count += len(ids)
                 self._done += sum(map(_bytes, batch))
                 self._progress.at(self._done)
                 self._progress.counted(len(batch))
-            file.write(np.array([self._mark], dtype=self._dtype).tobytes())
+            file.write(np.array([self._marks.document], dtype=self._dtype).tobytes())
         documents = sum(map(len, starts))
         write(self._work / f"{split}.docs", _joined(starts).tobytes())
         if prompts:
@@ -87,15 +114,21 @@ class Packer:
             prompt_tokens=sum(int((runs[:, 1] - runs[:, 0]).sum()) for runs in prompts),
         )
 
-    def _prompts(
-        self, batch: list[ShardRecord], encoded: Encoded, begins: npt.NDArray[np.int64]
-    ) -> Iterator[npt.NDArray[np.int64]]:
-        for number, record in enumerate(batch):
+    def _encode(
+        self, batch: list[ShardRecord], prompts: list[npt.NDArray[np.int64]], count: int
+    ) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.int64]]:
+        """(ids with their marks, where in the stream documents begin) of a batch behind `count` tokens; adds to `prompts`."""
+        pieces = _Pieces(batch, self._marks)
+        encoded = self._encoder.encode(pieces.texts)
+        ids = np.insert(encoded.ids, encoded.bounds[:-1], np.array(pieces.leads, dtype=np.uint32))
+        begins = (encoded.bounds[:-1] + np.arange(len(pieces.texts)))[pieces.first]
+        ends = [*begins[1:], len(ids)]
+        for record, cuts, begin, end in zip(batch, pieces.cuts, begins, ends, strict=True):
             if record.spans:
-                ids = encoded.ids[encoded.bounds[number] : encoded.bounds[number + 1]]
-                runs = self._finder.find(record.text, record.spans, ids)
+                runs = self._finder.find(record.text, record.spans, ids[begin + 1 : end], cuts)
                 if len(runs):
-                    yield runs + begins[number]
+                    prompts.append(runs + count + begin + 1)
+        return ids, begins + count
 
 
 def _bytes(record: ShardRecord) -> int:

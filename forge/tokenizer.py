@@ -2,8 +2,9 @@
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
@@ -48,13 +49,10 @@ def _without(texts: Iterable[str], marks: tuple[str, ...]) -> Iterable[str]:
 
 
 def register(tokenizer: Tokenizer, marks: tuple[str, ...]) -> dict[str, int]:
-    """Make each mark one id, wherever it is written; marks -> ids.
-
-    Ordinary tokens, not special ones: they are part of a document, stand for the bytes that they are written with and are shown
-    when it is decoded. Ids that are there already stay.
-    """
-    tokenizer.add_tokens([AddedToken(mark, normalized=False) for mark in marks])
-    return {mark: int(tokenizer.token_to_id(mark)) for mark in marks}
+    """Give each mark an id of its own; marks -> ids. Those that the tokenizer knows already keep theirs."""
+    tokenizer.add_special_tokens([AddedToken(mark, normalized=False) for mark in marks])
+    vocabulary = tokenizer.get_vocab()
+    return {mark: vocabulary[mark] for mark in marks}
 
 
 def sample(records: Iterator[ShardRecord], have_bytes: int, tick: Callable[[], object]) -> Iterator[str]:
@@ -123,7 +121,7 @@ def end_of_text(tokenizer: Tokenizer) -> int:
 
 
 def take_marks_as_text(tokenizer: Tokenizer, mark: int) -> None:
-    """Encode a mark that is written out in a document like other text: it must not look like the end of the document."""
+    """Encode marks that are written out in a document like other text: they must not look like the end of the document, or like masks."""
     tokenizer.add_special_tokens([tokenizer.id_to_token(mark)])
     tokenizer.encode_special_tokens = True
 
@@ -133,8 +131,10 @@ def ids_of(tokenizer: Tokenizer) -> int:
     return 1 + max(tokenizer.get_vocab().values())
 
 
-def bytes_of_ids(tokenizer: Tokenizer, mark: int) -> npt.NDArray[np.uint16]:
-    """For each id the bytes of text that it stands for, 0 for the mark and other special ones.
+def bytes_of_ids(
+    tokenizer: Tokenizer, mark: int, marks: Mapping[str, int] = MappingProxyType({})
+) -> npt.NDArray[np.uint16]:
+    """For each id the bytes of text that it stands for, 0 for the mark and other special ones that are not in `marks`.
 
     Byte-level vocabularies write each byte as one character, and the sum over a document is its size. Of others it is what the
     decoder gives for the single id, which may differ by the blanks that a tokenizer adds or drops.
@@ -152,4 +152,6 @@ def bytes_of_ids(tokenizer: Tokenizer, mark: int) -> npt.NDArray[np.uint16]:
         else:
             table[number] = len(tokenizer.decode([number]).encode())
     table[mark] = 0
+    for text, number in marks.items():
+        table[number] = len(text.encode())
     return table

@@ -23,7 +23,8 @@ from adam.forge.build import token_bytes_needed
 from adam.forge.documents import ShardRecord
 from adam.forge.encoders import CHECKED_CHARS, DiffersError, Encoder, choose_encoder, library_encoder
 from adam.forge.loss_spans import PromptFinder
-from adam.forge.packing import STOPPED, Packer, data_file, write
+from adam.forge.marks import marks
+from adam.forge.packing import STOPPED, Marks, Packer, data_file, write
 from adam.forge.progress import Progress
 from adam.forge.tokenizer import bytes_of_ids, end_of_text, given, ids_of, learn, register, sample, take_marks_as_text
 from adam.forge.writer import records
@@ -48,20 +49,20 @@ def build_tokens(
     shutil.rmtree(work, ignore_errors=True)
     need = token_bytes_needed(config.forge, sum(sizes.values()))
     require_room(paths.root, need, "tokens", free=free(paths.root))
-    marks: tuple[str, ...] = ()
+    written = marks(config.forge.skeletons)
     if config.forge.tokenizer == "train":
         texts = sample(records(paths.shards, shards.files, "train"), sizes["train"], progress.tick)
-        tokenizer, origin = learn(texts, config.forge, marks), "trained"
+        tokenizer, origin = learn(texts, config.forge, written), "trained"
     else:
         tokenizer, origin = given(config.forge.tokenizer, paths.root)
     mark = end_of_text(tokenizer)
-    registered = register(tokenizer, marks)
+    known = register(tokenizer, written)
     take_marks_as_text(tokenizer, mark)
     work.mkdir(parents=True)
-    table = bytes_of_ids(tokenizer, mark)
+    table = bytes_of_ids(tokenizer, mark, known)
     write(work / "tokenizer.json", tokenizer.to_str(pretty=True).encode())
     write(work / "token_bytes", table.tobytes())
-    pack = _Packing(paths, shards, PromptFinder(tokenizer, table), mark, work, progress, stop)
+    pack = _Packing(paths, shards, PromptFinder(tokenizer, table), Marks(mark, known), work, progress, stop)
     splits, encoder = pack.by_fastest(tokenizer, sizes)
     train, val = ((record.text.encode() for record in pack.records(split)) for split in SPLITS)
     floor = order2_bits_per_byte(train, val, progress.tick)
@@ -71,7 +72,7 @@ def build_tokens(
         tokenizer_origin=origin,
         vocab_size=ids_of(tokenizer),
         end_of_text=mark,
-        marks=registered,
+        marks=known,
         encoder=encoder,
         token_bytes=data_file(work / "token_bytes"),
         splits=splits,
@@ -94,12 +95,12 @@ class _Packing:
         paths: RunPaths,
         shards: ShardManifest,
         finder: PromptFinder,
-        mark: int,
+        marks: Marks,
         work: Path,
         progress: Progress,
         stop: Callable[[], bool],
     ) -> None:
-        self._paths, self._shards, self._finder, self._mark = paths, shards, finder, mark
+        self._paths, self._shards, self._finder, self._marks = paths, shards, finder, marks
         self._work, self._progress, self._stop = work, progress, stop
 
     def records(self, split: str) -> Iterator[ShardRecord]:
@@ -129,5 +130,5 @@ class _Packing:
     def _pack(self, tokenizer: Tokenizer, encoder: Encoder, sizes: dict[str, int]) -> dict[str, TokenSplit]:
         self._progress.enter(Phase.ENCODING, sum(sizes.values()))
         dtype = "<u2" if ids_of(tokenizer) <= 1 << 16 else "<u4"
-        packer = Packer(encoder, self._finder, self._mark, dtype, self._work, self._progress, self._stop)
+        packer = Packer(encoder, self._finder, self._marks, dtype, self._work, self._progress, self._stop)
         return {split: packer.pack(split, self.records(split)) for split in SPLITS}

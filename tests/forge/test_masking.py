@@ -44,7 +44,9 @@ def entities_of(text: str, **names: str) -> list[Entity]:
 
 def curies() -> list[Entity]:
     names = {"PERSON": "Marie Curie", "GPE": "Paris", "ORG": "Royal Society", "PERSON_2": "Curie met"}
-    return [e._replace(end=e.start + 5) if TEXT[e.start : e.end] == "Curie met" else e for e in entities_of(TEXT, **names)]
+    return [
+        e._replace(end=e.start + 5) if TEXT[e.start : e.end] == "Curie met" else e for e in entities_of(TEXT, **names)
+    ]
 
 
 def test_names_keep_their_number_all_through_a_document() -> None:
@@ -107,7 +109,9 @@ def marked(draw):
 @given(marked(), st.booleans(), st.integers(1, 3))
 def test_what_was_read_comes_back_from_any_skeleton(made, numbered, numbers) -> None:
     text, entities, spans = made
-    done = skeleton(text, usable(text, entities, LABELS, spans), Skeletons(enabled=True, numbered=numbered, numbers=numbers))
+    done = skeleton(
+        text, usable(text, entities, LABELS, spans), Skeletons(enabled=True, numbered=numbered, numbers=numbers)
+    )
     assert restore(done.text, done.masks) == text
     check_marks(text, done, spans, Skeletons(enabled=True, numbered=numbered, numbers=numbers))
     assert all(done.text[mask.start : mask.end].startswith(f"<{mask.label}") for mask in done.masks)
@@ -195,7 +199,10 @@ def test_the_list_of_marks_is_what_can_be_written() -> None:
     ("line", "said"),
     [
         ("share = 0.9", r"search_share = 0\.2: must not exceed 1 together with forge\.skeletons\.share = 0\.9"),
-        ('templates = ["<A>{name}</A>"]', r"templates\[0\] has \{name\}: must be one of \{entity\}, \{label\}, \{before\}"),
+        (
+            'templates = ["<A>{name}</A>"]',
+            r"templates\[0\] has \{name\}: must be one of \{entity\}, \{label\}, \{before\}",
+        ),
         ('templates = ["{entity}"]', r"templates\[0\] has no mark"),
         ('labels = ["person"]', r"labels\[0\] = 'person'"),
         ("labels = []", r"labels = \[\]"),
