@@ -35,6 +35,7 @@ from adam.forge.progress import Progress
 from adam.forge.reading import FileEnd, Patience, SourceReader
 from adam.forge.repeats import Repeats
 from adam.forge.room import disk_needed, text_bytes_expected
+from adam.forge.skeletons import count_masked, masking_model
 from adam.forge.sources import Origin, file_status, file_text, listing_digest, open_sources
 from adam.forge.transforms import BATCH_CHARS, BATCH_DOCUMENTS, open_transforms
 from adam.forge.writer import ShardWriter, cut_back, heads_in
@@ -57,8 +58,13 @@ def build_shards(
     digest = forge_digest(config.forge)
     found = _journal_of(paths, digest)
     origins = _open(config.forge, paths, found.pins if found else {}, progress, stop)
-    pins = {origin.name: origin.revision for origin in origins if origin.kind == "hub"}
-    fresh = Journal(config_digest=digest, listing_digest=listing_digest(origins), pins=pins)
+    model = masking_model(config.forge, paths.root)
+    fresh = Journal(
+        config_digest=digest,
+        listing_digest=listing_digest(origins),
+        ner_model=model.version if model else "",
+        pins={origin.name: origin.revision for origin in origins if origin.kind == "hub"},
+    )
     known = Known(config.forge)
     journal = _go_on(paths, found, fresh, known, progress.tick)
     if (paths.shards_work / "manifest.json").exists():
@@ -140,6 +146,8 @@ def _go_on(
         if journal is not None:
             if journal.listing_digest != fresh.listing_digest:
                 raise DataError("the sources have changed")
+            if journal.ner_model != fresh.ner_model:
+                raise DataError("the model that finds entities is another")
             if (work / "manifest.json").exists():
                 return journal
             cut_back(work, journal)
@@ -182,6 +190,8 @@ class Build:
         names = [origin.name for origin in origins]
         counts = journal.counts or [Counts() for _ in origins]
         self._counts = {name: msgspec.structs.replace(count) for name, count in zip(names, counts, strict=True)}
+        for count in self._counts.values():
+            progress.counted(count.documents_read, sum(count.dropped.values()))
         cursors = journal.cursors or [Cursor() for _ in origins]
         self._readers = {
             origin.name: SourceReader(origin, opener_of(origin.source), cursor)
@@ -191,15 +201,10 @@ class Build:
         self._mixes = config.phases or (ORDER,)
         self._states = [msgspec.structs.replace(state) for state in journal.phases]
         self._skipped = list(journal.skipped)
-        self._filters = Filters(
-            config,
-            {origin.name: origin.source for origin in origins},
-            known.seen,
-            self._work,
-            journal.filters,
-        )
         self._repeats = known.repeats
-        self._transforms = open_transforms(config)
+        sources = {origin.name: origin.source for origin in origins}
+        self._filters = Filters(config, sources, known.seen, self._work, journal.filters)
+        self._transforms = open_transforms(config, sources, paths.root, progress.tick)
         self._batch: list[tuple[Document, Counts]] = []
         self._batched = 0  # characters
         self._writer = ShardWriter(self._work, config.shard_mb * 1_000_000, journal, progress.tick)
@@ -281,6 +286,7 @@ class Build:
                 document.dropped = self._repeats.reason_to_drop(document, reader.cursor.turn, split)
             else:
                 document.dropped = self._filters.reason_to_drop(document)
+        self._progress.counted(1, int(bool(document.dropped)))
         if document.dropped:
             _count_dropped(document, counts)
             return False
@@ -299,7 +305,9 @@ class Build:
         done = [document for document, _ in batch]
         for transform in self._transforms:
             done = transform.apply(done)
-        for document, (_, counts) in zip(done, batch, strict=True):
+        for document, (before, counts) in zip(done, batch, strict=True):
+            if document.form:
+                count_masked(counts.masked, before, document)
             self._writer.write(split_of(document, self._config.val_fraction), shard_record(document))
             counts.documents_written += 1
             counts.characters_written += len(document.text)
@@ -378,6 +386,7 @@ class Build:
             skipped=tuple(self._skipped),
             files=files,
             val_fraction=self._config.val_fraction,
+            ner_model=self._start.ner_model,
             stamp=stamp(),
             phases=phase_summaries(self._config, self._states),
         )

@@ -103,6 +103,7 @@ def summary(origin: Origin, counts: Counts, revision: str) -> SourceSummary:
         dropped=counts.dropped,
         files_skipped=counts.files_skipped,
         examples=counts.examples,
+        masked=counts.masked,
         config=origin.source.config,
         split=origin.source.split,
         template=origin.source.template,

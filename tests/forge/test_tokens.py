@@ -13,8 +13,8 @@ from adam.contract.shared import Pulse, read_once
 from adam.contract.states import Phase
 from adam.forge import tokenizer as tokenizers
 from adam.forge.documents import ShardRecord
+from adam.forge.packing import batches
 from adam.forge.tokenizer import bytes_of_ids, end_of_text, given, ids_of, learn, sample, take_marks_as_text
-from adam.forge.tokens import batches
 
 MARK = "<|endoftext|>"
 
@@ -64,8 +64,12 @@ def test_a_sample_has_its_share_of_every_source(monkeypatch) -> None:
 
 
 def test_batches_hold_so_many_characters_and_not_so_many_documents() -> None:
-    documents = ["x" * size for size in (10, 90, 500, 1, 1, 1)]
-    assert [[len(text) for text in batch] for batch in batches(iter(documents), 100)] == [[10, 90], [500], [1, 1, 1]]
+    documents = [ShardRecord("x" * size, "", "", "") for size in (10, 90, 500, 1, 1, 1)]
+    assert [[len(record.text) for record in batch] for batch in batches(iter(documents), 100)] == [
+        [10, 90],
+        [500],
+        [1, 1, 1],
+    ]
 
 
 def test_the_phases_are_in_the_pulse(bench, monkeypatch) -> None:
@@ -148,7 +152,7 @@ class TestHub:
         snapshot = tmp_path / "hub" / "snapshots" / "0123abc"
         snapshot.mkdir(parents=True)
         word_level(50).save(str(snapshot / "tokenizer.json"))
-        monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda name, file: str(snapshot / file))
+        monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda name, file, revision: str(snapshot / file))
         return snapshot
 
     def test_its_revision_is_recorded(self, hub, bench) -> None:
@@ -166,7 +170,7 @@ class TestHub:
             HFValidationError("bad name"),
         ):
 
-            def fail(name: str, file: str, error: Exception = error) -> str:
+            def fail(name: str, file: str, revision: None, error: Exception = error) -> str:
                 raise error
 
             monkeypatch.setattr(huggingface_hub, "hf_hub_download", fail)
