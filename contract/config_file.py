@@ -158,12 +158,20 @@ def _commented_field(field: Any, value: Any) -> list[str]:
     if isinstance(value, tuple) and any(isinstance(item, STRUCTS) for item in value):
         items = [_inline_table(item) for item in value]
         return [comment, f"{field.name} = [", *(f"    {item}," for item in items), "]"]
-    return [comment, tomli_w.dumps({field.name: value}).strip()]
+    return [comment, f"{field.name} = {_inline(value)}"]
 
 
 def _inline_table(section: msgspec.Struct) -> str:
-    pairs = (tomli_w.dumps({key: value}).strip() for key, value in _plain(section).items() if value != "")
-    return "{ " + ", ".join(pairs) + " }"
+    return _inline({key: value for key, value in _plain(section).items() if value not in ("", {})})
+
+
+def _inline(value: Any) -> str:
+    """A value in one line, as the inside of an inline table has to be."""
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{key} = {_inline(item)}" for key, item in value.items()) + " }"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_inline, value)) + "]"
+    return tomli_w.dumps({"x": value}).strip().removeprefix("x = ")
 
 
 def _help_and_limits(kind: Any) -> tuple[str, str]:

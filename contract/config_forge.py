@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from adam.contract.config_filters import FilterOverrides, Filters, filter_contradictions, text_filters
 from adam.contract.section import Section
 
 # A digest counts these always, as it did before there were others; newer keys only where they are not at their default.
@@ -13,6 +14,8 @@ FIRST_KEYS = {
     "Source": ("kind", "path", "name", "licence"),
     "Forge": ("sources", "val_fraction", "min_chars", "max_chars", "shard_mb", "tokenizer", "vocab_size"),
 }
+
+NEVER_COUNTED = ("workers",)  # they change how long it takes, not what comes out
 
 
 class Source(Section, frozen=True):
@@ -29,6 +32,10 @@ class Source(Section, frozen=True):
     licence: Annotated[
         str, Meta(description="written into the manifest, for whoever asks later what the model was trained on")
     ] = ""
+    filters: Annotated[
+        FilterOverrides,
+        Meta(description="rules of [forge.filters] that are others for this source: { min_words = 50 }"),
+    ] = FilterOverrides()
 
 
 class Forge(Section, frozen=True):
@@ -59,6 +66,10 @@ class Forge(Section, frozen=True):
             description="of the tokenizer that is trained (256 bytes and the document mark are part of it)",
         ),
     ] = 4096
+    workers: Annotated[
+        int, Meta(ge=0, description="processes that filter documents; 0: as many as there are cores for this process")
+    ] = 0
+    filters: Filters = Filters()
 
 
 def forge_contradictions(forge: Forge) -> list[str]:
@@ -66,9 +77,12 @@ def forge_contradictions(forge: Forge) -> list[str]:
     found = []
     if forge.min_chars > forge.max_chars:
         found.append(f"forge.min_chars = {forge.min_chars}: must not exceed forge.max_chars = {forge.max_chars}")
+    found += filter_contradictions(forge.filters, "forge.filters")
     for number, source in enumerate(forge.sources):
         if source.kind == "files" and not source.path:
             found.append(f"forge.sources[{number}].path is empty: must name a file or folder")
+        own = text_filters(forge.filters, source.filters)
+        found += filter_contradictions(own, f"forge.sources[{number}].filters")
     return found
 
 
@@ -85,6 +99,6 @@ def _counted(value: Any) -> Any:
     first, found = FIRST_KEYS.get(type(value).__name__, ()), {}
     for field in msgspec.structs.fields(value):
         item = getattr(value, field.name)
-        if field.name in first or item != field.default:
+        if field.name in first or (item != field.default and field.name not in NEVER_COUNTED):
             found[field.name] = _counted(item)
     return found

@@ -25,11 +25,13 @@ from adam.contract.paths import RunPaths
 from adam.contract.shards import SOURCES, SPLITS, Example, ShardManifest, SourceFile, SourceSummary, hashed, path_text
 from adam.contract.states import Phase
 from adam.forge.documents import EXAMPLE_CHARS, Document, document_hash, shard_record, split_of
-from adam.forge.filters import Filters
+from adam.forge.filters import Filters, check_state
 from adam.forge.journal import Counts, Journal
 from adam.forge.parts import opener_of, parts
 from adam.forge.progress import Progress
 from adam.forge.readers import SkippedError
+from adam.forge.secrets_in_text import redacted
+from adam.forge.seen import Digests
 from adam.forge.sources import Origin, documents, file_status, listing_digest, open_sources
 from adam.forge.transforms import BATCH_CHARS, BATCH_DOCUMENTS, open_transforms
 from adam.forge.writer import ShardWriter, cut_back, ids_in
@@ -59,7 +61,7 @@ def build_shards(
     origins = open_sources(config.forge.sources, paths.root)
     total = sum(file_status(path).size for origin in origins for path in origin.files)
     fresh = Journal(config_digest=forge_digest(config.forge), listing_digest=listing_digest(origins))
-    journal, seen = _go_on(paths, fresh, progress.tick)
+    journal, seen = _go_on(config.forge, paths, fresh, progress.tick)
     if (paths.shards_work / "manifest.json").exists():
         return publish(paths)
     left = total - journal.bytes_read
@@ -78,7 +80,7 @@ def build_shards(
     return publish(paths)
 
 
-def _go_on(paths: RunPaths, fresh: Journal, tick: Callable[[], object]) -> tuple[Journal, set[bytes]]:
+def _go_on(config: Forge, paths: RunPaths, fresh: Journal, tick: Callable[[], object]) -> tuple[Journal, Digests]:
     """(journal, hashes of the documents that it has written) of a killed forge, or fresh ones with nothing on disk."""
     work = paths.shards_work
     try:
@@ -87,9 +89,10 @@ def _go_on(paths: RunPaths, fresh: Journal, tick: Callable[[], object]) -> tuple
             if (journal.config_digest, journal.listing_digest) != (fresh.config_digest, fresh.listing_digest):
                 raise DataError("the sources or the configuration have changed")
             if (work / "manifest.json").exists():
-                return journal, set()
+                return journal, Digests()
             cut_back(work, journal)
-            seen: set[bytes] = set()
+            check_state(config, paths.root, work, journal.filters)
+            seen = Digests()
             for digest in ids_in(work):
                 seen.add(digest)
                 tick()
@@ -102,7 +105,7 @@ def _go_on(paths: RunPaths, fresh: Journal, tick: Callable[[], object]) -> tuple
         if path.name.startswith((*SPLITS, SOURCES)):
             path.unlink()
     shutil.rmtree(work, ignore_errors=True)
-    return fresh, set()
+    return fresh, Digests()
 
 
 def publish(paths: RunPaths) -> ShardManifest:
@@ -129,7 +132,7 @@ class _Build:
         paths: RunPaths,
         origins: list[Origin],
         journal: Journal,
-        seen: set[bytes],
+        seen: Digests,
         progress: Progress,
         stop: Callable[[], bool],
     ) -> None:
@@ -139,9 +142,8 @@ class _Build:
         self._counts = [msgspec.structs.replace(counts) for counts in journal.counts] or [Counts() for _ in origins]
         self._skipped = list(journal.skipped)
         self._openers = [opener_of(origin.source) for origin in origins]
-        self._filters = Filters(
-            config, {origin.name: origin.source for origin in origins}, seen, self._work, journal.filters
-        )
+        sections = {origin.name: origin.source for origin in origins}
+        self._filters = Filters(config, sections, seen, paths.root, self._work, journal.filters, progress.tick)
         self._transforms = open_transforms(config)
         self._batch: list[tuple[Document, Counts]] = []
         self._batched = 0  # characters
@@ -154,6 +156,7 @@ class _Build:
         """Let go of the files; they stay as they are."""
         for transform in self._transforms:
             transform.close()
+        self._filters.close()
         self._writer.abandon()
         self._listing.close()
 
@@ -184,7 +187,7 @@ class _Build:
                     continue
                 for part, document in enumerate(parts(whole, self._openers[source])):
                     if (record, part) >= first:
-                        document.source, document.path = origin.name, path_text(path)
+                        document.source, document.path, document.record = origin.name, path_text(path), record
                         self._take(document, counts)
                         self._save_where_due(source, number, record, part + 1)
         except SkippedError as error:
@@ -309,7 +312,9 @@ def _count_dropped(document: Document, counts: Counts) -> None:
     counts.dropped[reason] = counts.dropped.get(reason, 0) + 1
     shown = counts.examples.setdefault(reason, [])
     if len(shown) < EXAMPLES:
-        shown.append(Example(document.path, document.example[:EXAMPLE_CHARS] or document.text[:EXAMPLE_CHARS]))
+        # A longer piece is looked through than is shown: a secret that is cut in two is none.
+        text = redacted((document.example or document.text)[: 2 * EXAMPLE_CHARS])[:EXAMPLE_CHARS]
+        shown.append(Example(document.path, text, document.record))
 
 
 def _how_to_fill(split: str, ids: list[bytes]) -> str:

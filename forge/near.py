@@ -97,10 +97,11 @@ class NearIndex:
         else:
             self._seen.add(memoryview(bands).cast("Q"))
 
-    def sync(self) -> None:
-        """Make the bands durable: before the journal that counts on them."""
+    def sync(self) -> int:
+        """Make the bands durable, before the journal that counts on them; the documents that they are of."""
         self._file.flush()
         os.fsync(self._file.fileno())
+        return self._rows
 
     def close(self) -> None:
         self._file.close()

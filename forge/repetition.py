@@ -11,7 +11,9 @@ from adam.forge.words import Places, Words
 LINES, LINE_CHARS, PARAGRAPHS, PARAGRAPH_CHARS = 0.30, 0.20, 0.30, 0.20
 TOP = {2: 0.20, 3: 0.18, 4: 0.16}
 DUPLICATE = {5: 0.15, 6: 0.14, 7: 0.13, 8: 0.12, 9: 0.11, 10: 0.10}
-PLACE_BITS = 22  # of a sorting key; the other 42 are an n-gram's hash. Filters look at no more words of a document than that
+PLACE_BITS = (
+    22  # of a sorting key; the other 42 are an n-gram's hash. Filters look at no more words of a document than that
+)
 PLACE = (1 << PLACE_BITS) - 1
 
 Shares = npt.NDArray[np.float64]

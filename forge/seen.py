@@ -77,3 +77,19 @@ class Seen:
             self._count += int(np.count_nonzero(taken[1:] != taken[:-1])) + bool(len(taken))
             left = slots[at] != kept
             at, kept = at[left] + 1 & self._mask, kept[left]
+
+
+class Digests:
+    """A set of digests, of which the first 8 bytes are kept: of 5 million documents one is taken for another in 1 of 1.5 million runs."""
+
+    def __init__(self) -> None:
+        self._seen = Seen()
+
+    def __len__(self) -> int:
+        return len(self._seen)
+
+    def __contains__(self, digest: bytes) -> bool:
+        return self._seen.has_any((int.from_bytes(digest[:8], "big"),))
+
+    def add(self, digest: bytes) -> None:
+        self._seen.add((int.from_bytes(digest[:8], "big"),))

@@ -18,7 +18,14 @@ Places = npt.NDArray[np.int64]
 CHAR_BASE, WORD_BASE = 0x9E6C63D0876A9A35, 0xC4CEB9FE1A85EC53
 MASK = (1 << 64) - 1
 TABLE = 0x20000  # code points with a value of their own; above are rare ideographs, and marks without words
-IDEOGRAPHS = ((0x2E80, 0x3000), (0x3040, 0x3100), (0x31F0, 0x3200), (0x3400, 0xA000), (0xF900, 0xFB00), (0x20000, 0x40000))
+IDEOGRAPHS = (
+    (0x2E80, 0x3000),
+    (0x3040, 0x3100),
+    (0x31F0, 0x3200),
+    (0x3400, 0xA000),
+    (0xF900, 0xFB00),
+    (0x20000, 0x40000),
+)
 FIRST_IDEOGRAPH = IDEOGRAPHS[0][0]
 
 
@@ -40,8 +47,8 @@ class Words:
         sums = _prefix_sums(values, CHAR_BASE)
         self.hashes = mixed((sums[ends] - sums[starts]) * _powers(CHAR_BASE, len(values))[1][starts])
         self.lengths: Places = ends - starts
-        offsets = np.cumsum([0, *(len(text) + 1 for text in texts)])
-        self.bounds: Places = np.searchsorted(starts, offsets)
+        self._starts, self._offsets = starts, np.cumsum([0, *(len(text) + 1 for text in texts)])
+        self.bounds: Places = np.searchsorted(starts, self._offsets)
 
     @cached_property
     def _sums(self) -> Hashes:
@@ -66,10 +73,32 @@ class Words:
         """The hashes of the n-grams that begin at `places`."""
         return mixed((self._sums[places + n] - self._sums[places]) * _powers(WORD_BASE, len(self.hashes))[1][places])
 
+    def place_in_text(self, word: int) -> int:
+        """The character of its document at which a word begins."""
+        document = np.searchsorted(self.bounds, word, side="right") - 1
+        return int(self._starts[word] - self._offsets[document])
+
     def per_document(self, values: npt.NDArray[np.integer] | npt.NDArray[np.bool_]) -> Places:
         """The sum over each document of a number that each word has: (documents,)."""
         sums = np.concatenate([[0], np.cumsum(values, dtype=np.int64)])
         return sums[self.bounds[1:]] - sums[self.bounds[:-1]]
+
+
+class WordSet:
+    """Tells which words, or n-grams, are in it. Most are not, and one look at a table says so. `hashes`: in order, each once."""
+
+    def __init__(self, hashes: Hashes) -> None:
+        self.hashes = np.unique(hashes)
+        slots = 1 << min(26, max(12, (8 * len(hashes)).bit_length()))
+        self._mask = np.uint64(slots - 1)
+        self._table = np.zeros(slots, dtype=bool)
+        self._table[self.hashes & self._mask] = True
+
+    def find(self, hashes: Hashes) -> Places:
+        """Where in `hashes` some are that are in the set."""
+        near = np.flatnonzero(self._table[hashes & self._mask])
+        at = np.minimum(np.searchsorted(self.hashes, hashes[near]), len(self.hashes) - 1)
+        return near[self.hashes[at] == hashes[near]] if len(self.hashes) else near[:0]
 
 
 def mixed(hashes: Hashes) -> Hashes:
