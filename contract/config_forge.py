@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from adam.contract.config_filters import FilterOverrides, Filters, filter_contradictions, text_filters
 from adam.contract.config_skeletons import Skeletons, skeleton_contradictions
 from adam.contract.section import Section
 
@@ -15,7 +16,8 @@ FIRST_KEYS = {
     "Source": ("kind", "path", "name", "licence"),
     "Forge": ("sources", "val_fraction", "min_chars", "max_chars", "shard_mb", "tokenizer", "vocab_size"),
 }
-NOT_COUNTED = {"Skeletons": ("processes",)}  # the data are the same whatever these say
+# They change how long it takes, not what comes out.
+NOT_COUNTED = {"Skeletons": ("processes",), "Forge": ("workers", "retry_minutes")}
 
 
 class Source(Section, frozen=True):
@@ -86,6 +88,11 @@ class Source(Section, frozen=True):
     masked: Annotated[
         bool, Meta(description="forge.skeletons may mask its prose; code is never masked, whatever is said here")
     ] = True
+    min_chars: Annotated[int, Meta(ge=0, description="as forge.min_chars, for this source; 0: that one")] = 0
+    filters: Annotated[
+        FilterOverrides,
+        Meta(description="rules of [forge.filters] that are others for this source: { min_words = 50 }"),
+    ] = FilterOverrides()
 
 
 class RegistryEntry(Section, frozen=True):
@@ -174,6 +181,10 @@ class Forge(Section, frozen=True):
         float,
         Meta(ge=0, description="how long a source that fails is tried again, before the others go on without it"),
     ] = 30.0
+    workers: Annotated[
+        int, Meta(ge=0, description="processes that filter documents; 0: as many as there are cores for this process")
+    ] = 0
+    filters: Filters = Filters()
     skeletons: Skeletons = Skeletons()
 
 
@@ -182,6 +193,7 @@ def forge_contradictions(forge: Forge) -> list[str]:
     found = []
     if forge.min_chars > forge.max_chars:
         found.append(f"forge.min_chars = {forge.min_chars}: must not exceed forge.max_chars = {forge.max_chars}")
+    found += filter_contradictions(forge.filters, "forge.filters")
     for number, source in enumerate(forge.sources):
         if source.kind == "files" and not (source.path or source.id):
             found.append(f"forge.sources[{number}].path is empty: must name a file or folder (or id a set)")
@@ -189,6 +201,8 @@ def forge_contradictions(forge: Forge) -> list[str]:
             found.append(
                 f"forge.sources[{number}].id is empty: must name a set of the registry, or USER/NAME on the Hub"
             )
+        own = text_filters(forge.filters, source.filters)
+        found += filter_contradictions(own, f"forge.sources[{number}].filters")
     for number, phase in enumerate(forge.phases):
         found += [f"forge.phases[{number}].{line}" for line in _phase_problems(phase)]
     return found + skeleton_contradictions(forge.skeletons)

@@ -56,6 +56,7 @@ class Example(msgspec.Struct, frozen=True):
 
     path: str
     text: str
+    record: int = 0  # its number in the file, from 0
 
 
 class MaskExample(msgspec.Struct, frozen=True):

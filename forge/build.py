@@ -7,7 +7,6 @@ phases ──> whose turn ──> its next document ──> filters ──> tran
 """
 
 import os
-import shutil
 import time
 from collections.abc import Callable
 
@@ -19,9 +18,9 @@ from adam.contract.clock import stamp
 from adam.contract.config import Config
 from adam.contract.config_forge import Forge, forge_digest
 from adam.contract.durable import free_bytes, require_room
-from adam.contract.errors import DataError, StoppedError
+from adam.contract.errors import StoppedError
 from adam.contract.paths import RunPaths
-from adam.contract.shards import NOT_NEEDED, SOURCES, SPLITS, Example, ShardManifest, SourceFile, hashed
+from adam.contract.shards import NOT_NEEDED, SOURCES, Example, ShardManifest, SourceFile, hashed
 from adam.contract.states import Phase as ForgePhase
 from adam.forge.documents import EXAMPLE_CHARS, Document, document_hash, shard_record, split_of
 from adam.forge.files import File
@@ -32,13 +31,14 @@ from adam.forge.journal import Counts, Cursor, Journal
 from adam.forge.mix import ORDER, Mix, PhaseState
 from adam.forge.parts import opener_of
 from adam.forge.progress import Progress
-from adam.forge.reading import FileEnd, Patience, SourceReader
-from adam.forge.repeats import Repeats
+from adam.forge.reading import Ahead, FileEnd, Patience, SourceReader
+from adam.forge.resume import Known, go_on, journal_of, open_patiently, wait_for
 from adam.forge.room import disk_needed, text_bytes_expected
+from adam.forge.secrets_in_text import redacted
 from adam.forge.skeletons import count_masked, masking_model
-from adam.forge.sources import Origin, file_status, file_text, listing_digest, open_sources
+from adam.forge.sources import Origin, file_status, file_text, listing_digest
 from adam.forge.transforms import BATCH_CHARS, BATCH_DOCUMENTS, open_transforms
-from adam.forge.writer import ShardWriter, cut_back, heads_in
+from adam.forge.writer import ShardWriter
 
 JOURNAL_BYTES = 64_000_000  # of text, between two journals; a shard that is closed writes one too
 LISTED_SKIPS = 1000
@@ -56,8 +56,8 @@ def build_shards(
     Raises DataError (a source that is missing or empty), DiskError (no room), StoppedError (somebody asked).
     """
     digest = forge_digest(config.forge)
-    found = _journal_of(paths, digest)
-    origins = _open(config.forge, paths, found.pins if found else {}, progress, stop)
+    found = journal_of(paths, digest)
+    origins = open_patiently(config.forge, paths, found.pins if found else {}, progress, stop)
     model = masking_model(config.forge, paths.root)
     fresh = Journal(
         config_digest=digest,
@@ -66,7 +66,7 @@ def build_shards(
         pins={origin.name: origin.revision for origin in origins if origin.kind == "hub"},
     )
     known = Known(config.forge)
-    journal = _go_on(paths, found, fresh, known, progress.tick)
+    journal = go_on(config.forge, paths, found, fresh, known, progress.tick)
     if (paths.shards_work / "manifest.json").exists():
         return publish(paths)
     expected = text_bytes_expected(config.forge, origins)
@@ -83,92 +83,6 @@ def build_shards(
     finally:
         build.close()
     return publish(paths)
-
-
-def _journal_of(paths: RunPaths, config_digest: str) -> Journal | None:
-    """The journal of a killed forge with this configuration; None where there is none that can be gone on with."""
-    try:
-        journal = schema.load(paths.shards_work / "journal.json", Journal)
-        if journal is not None and journal.config_digest != config_digest:
-            raise DataError("the configuration has changed")
-    except DataError as error:
-        log.warning("starting again", why=str(error))
-        return None
-    return journal
-
-
-class Known:
-    """The documents that are in the shards: all of them for the filters, those of sources that may be read again by their source."""
-
-    def __init__(self, config: Forge) -> None:
-        again = {name for phase in config.phases if phase.when_dry == "repeat" for name in phase.shares}
-        self.seen: set[bytes] = set()
-        self.repeats = Repeats(again)
-
-    def clear(self) -> None:
-        self.seen.clear()
-        self.repeats.clear()
-
-
-def _open(
-    config: Forge, paths: RunPaths, pins: dict[str, str], progress: Progress, stop: Callable[[], bool]
-) -> list[Origin]:
-    """The sources; a Hub that can't be reached is waited for."""
-    patience = Patience(config.retry_minutes * 60)
-    while True:
-        try:
-            return open_sources(config, paths.root, pins)
-        except HubError as error:
-            wait = patience.wait_for(error, time.monotonic())
-            if wait is None:
-                raise
-            progress.enter(ForgePhase.READING, 0)
-            log.warning("the Hub fails and is tried again", why=error.args[0], seconds=round(wait, 1))
-            wait_for(wait, progress, stop)
-            if stop():
-                raise StoppedError("stopped while waiting for the Hub; the next start tries again") from None
-
-
-def wait_for(seconds: float, progress: Progress, stop: Callable[[], bool]) -> None:
-    """Let time pass, with signs of life, until somebody asks for an end."""
-    until = time.monotonic() + seconds
-    while (left := until - time.monotonic()) > 0 and not stop():
-        progress.tick()
-        time.sleep(min(0.1, left))
-
-
-def _go_on(
-    paths: RunPaths, journal: Journal | None, fresh: Journal, known: Known, tick: Callable[[], object]
-) -> Journal:
-    """The journal of a killed forge, with what is in its shards in `known`, or a fresh one with nothing on disk."""
-    work = paths.shards_work
-    try:
-        if journal is not None:
-            if journal.listing_digest != fresh.listing_digest:
-                raise DataError("the sources have changed")
-            if journal.ner_model != fresh.ner_model:
-                raise DataError("the model that finds entities is another")
-            if (work / "manifest.json").exists():
-                return journal
-            cut_back(work, journal)
-            documents = 0
-            for head in heads_in(work):
-                digest = bytes.fromhex(head.id)
-                known.seen.add(digest)
-                known.repeats.remember(head.source, digest)
-                documents += 1
-                tick()
-            log.info("going on", documents=documents, bytes_read=journal.bytes_read)
-            return journal
-    except (DataError, ValueError) as error:
-        log.warning("starting again", why=str(error))
-    known.clear()
-    # Files that were moved but never got their manifest go too.
-    for path in list(paths.shards.glob("*.jsonl")):
-        if path.name.startswith((*SPLITS, SOURCES)):
-            path.unlink()
-    shutil.rmtree(work, ignore_errors=True)
-    return fresh
 
 
 class Build:
@@ -193,17 +107,17 @@ class Build:
         for count in self._counts.values():
             progress.counted(count.documents_read, sum(count.dropped.values()))
         cursors = journal.cursors or [Cursor() for _ in origins]
-        self._readers = {
-            origin.name: SourceReader(origin, opener_of(origin.source), cursor)
-            for origin, cursor in zip(origins, cursors, strict=True)
-        }
         self._patience = {name: Patience(config.retry_minutes * 60) for name in names}
         self._mixes = config.phases or (ORDER,)
         self._states = [msgspec.structs.replace(state) for state in journal.phases]
         self._skipped = list(journal.skipped)
         self._repeats = known.repeats
         sources = {origin.name: origin.source for origin in origins}
-        self._filters = Filters(config, sources, known.seen, self._work, journal.filters)
+        self._filters = Filters(config, sources, known.seen, paths.root, self._work, journal.filters, progress.tick)
+        self._readers = {
+            origin.name: Ahead(SourceReader(origin, opener_of(origin.source), cursor), self._filters)
+            for origin, cursor in zip(origins, cursors, strict=True)
+        }
         self._transforms = open_transforms(config, sources, paths.root, progress.tick)
         self._batch: list[tuple[Document, Counts]] = []
         self._batched = 0  # characters
@@ -216,6 +130,7 @@ class Build:
         """Let go of the files; they stay as they are."""
         for transform in self._transforms:
             transform.close()
+        self._filters.close()
         self._writer.abandon()
         self._listing.close()
 
@@ -255,7 +170,7 @@ class Build:
                 return len(document.text)
         return max(1, round(len(document.text) / (origin.source.chars_per_token or CHARS_PER_TOKEN[document.kind])))
 
-    def _dry(self, reader: SourceReader, mix: Mix) -> None:
+    def _dry(self, reader: Ahead, mix: Mix) -> None:
         name = reader.origin.name
         if mix.may_repeat(name) and self._repeats.any(name):
             mix.repeat(name)
@@ -273,15 +188,17 @@ class Build:
         log.warning("a source fails and is tried again", source=name, why=error.args[0], seconds=round(wait, 1))
         wait_for(wait, self._progress, self._stop)
 
-    def _take(self, document: Document, reader: SourceReader) -> bool:
+    def _take(self, document: Document, reader: Ahead) -> bool:
         """Whether a document is kept; it then waits to be written."""
         counts = self._counts[document.source]
         counts.documents_read += 1
         self._unsaved += len(document.text)
-        self._progress.at(self._bytes + min(reader.characters, reader.size))
+        self._progress.at(self._bytes + reader.done)
         if not document.dropped:
             document.id = document_hash(document.text)
-            if reader.cursor.turn:
+            if len(document.text) < reader.origin.source.min_chars:
+                document.dropped = "too_short"
+            elif reader.cursor.turn:
                 split = split_of(document, self._config.val_fraction)
                 document.dropped = self._repeats.reason_to_drop(document, reader.cursor.turn, split)
             else:
@@ -313,7 +230,7 @@ class Build:
             counts.characters_written += len(document.text)
             self._progress.tick()
 
-    def _end_file(self, reader: SourceReader, ended: FileEnd) -> None:
+    def _end_file(self, reader: Ahead, ended: FileEnd) -> None:
         file, counts = reader.origin.files[ended.number], self._counts[reader.origin.name]
         if reader.cursor.turn:
             return  # counted and listed the first time
@@ -393,7 +310,7 @@ class Build:
         # Behind every file, since it is what a restart believes; the journal beside it says whose sources it is of.
         schema.save(self._work / "manifest.json", manifest)
 
-    def _list_rest(self, reader: SourceReader) -> None:
+    def _list_rest(self, reader: Ahead) -> None:
         """Files that a full mix left unread, the one that it was in the middle of among them."""
         for number in range(reader.cursor.file, len(reader.origin.files)):
             begun = number == reader.cursor.file and (reader.cursor.record or reader.cursor.part)
@@ -406,4 +323,6 @@ def _count_dropped(document: Document, counts: Counts) -> None:
     counts.dropped[reason] = counts.dropped.get(reason, 0) + 1
     shown = counts.examples.setdefault(reason, [])
     if len(shown) < EXAMPLES:
-        shown.append(Example(document.path, document.example[:EXAMPLE_CHARS] or document.text[:EXAMPLE_CHARS]))
+        # A longer piece is looked through than is shown: a secret that is cut in two is none.
+        text = redacted((document.example or document.text)[: 2 * EXAMPLE_CHARS])[:EXAMPLE_CHARS]
+        shown.append(Example(document.path, text, document.record))
