@@ -158,7 +158,7 @@ def _commented_field(field: Any, value: Any) -> list[str]:
     if isinstance(value, tuple) and any(isinstance(item, STRUCTS) for item in value):
         items = [_inline_table(item) for item in value]
         return [comment, f"{field.name} = [", *(f"    {item}," for item in items), "]"]
-    return [comment, tomli_w.dumps({field.name: value}).strip()]
+    return [comment, f"{field.name} = {_inline(value)}"]
 
 
 def _inline_table(section: msgspec.Struct) -> str:

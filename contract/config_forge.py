@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from adam.contract.config_filters import FilterOverrides, Filters, filter_contradictions, text_filters
 from adam.contract.section import Section
 
 # A digest counts these always, as it did before there were others; newer keys only where they are not at their default.
@@ -14,6 +15,8 @@ FIRST_KEYS = {
     "Source": ("kind", "path", "name", "licence"),
     "Forge": ("sources", "val_fraction", "min_chars", "max_chars", "shard_mb", "tokenizer", "vocab_size"),
 }
+
+NEVER_COUNTED = ("workers",)  # they change how long it takes, not what comes out
 
 
 class Source(Section, frozen=True):
@@ -81,6 +84,10 @@ class Source(Section, frozen=True):
     chars_per_token: Annotated[
         float, Meta(ge=0, description="for shares by tokens; 0: 4.5 of prose and 3.2 of code, as GPT-NeoX has")
     ] = 0.0
+    filters: Annotated[
+        FilterOverrides,
+        Meta(description="rules of [forge.filters] that are others for this source: { min_words = 50 }"),
+    ] = FilterOverrides()
 
 
 class RegistryEntry(Section, frozen=True):
@@ -169,6 +176,10 @@ class Forge(Section, frozen=True):
         float,
         Meta(ge=0, description="how long a source that fails is tried again, before the others go on without it"),
     ] = 30.0
+    workers: Annotated[
+        int, Meta(ge=0, description="processes that filter documents; 0: as many as there are cores for this process")
+    ] = 0
+    filters: Filters = Filters()
 
 
 def forge_contradictions(forge: Forge) -> list[str]:
@@ -176,6 +187,7 @@ def forge_contradictions(forge: Forge) -> list[str]:
     found = []
     if forge.min_chars > forge.max_chars:
         found.append(f"forge.min_chars = {forge.min_chars}: must not exceed forge.max_chars = {forge.max_chars}")
+    found += filter_contradictions(forge.filters, "forge.filters")
     for number, source in enumerate(forge.sources):
         if source.kind == "files" and not (source.path or source.id):
             found.append(f"forge.sources[{number}].path is empty: must name a file or folder (or id a set)")
@@ -183,6 +195,8 @@ def forge_contradictions(forge: Forge) -> list[str]:
             found.append(
                 f"forge.sources[{number}].id is empty: must name a set of the registry, or USER/NAME on the Hub"
             )
+        own = text_filters(forge.filters, source.filters)
+        found += filter_contradictions(own, f"forge.sources[{number}].filters")
     for number, phase in enumerate(forge.phases):
         found += [f"forge.phases[{number}].{line}" for line in _phase_problems(phase)]
     return found
@@ -212,7 +226,7 @@ def _counted(value: Any) -> Any:
     first, found = FIRST_KEYS.get(type(value).__name__, ()), {}
     for field in msgspec.structs.fields(value):
         item = getattr(value, field.name)
-        if field.name in first or item != _default_of(field):
+        if field.name in first or (field.name not in NEVER_COUNTED and item != _default_of(field)):
             found[field.name] = _counted(item)
     return found
 

@@ -55,6 +55,7 @@ class Example(msgspec.Struct, frozen=True):
 
     path: str
     text: str
+    record: int = 0  # its number in the file, from 0
 
 
 class SourceSummary(msgspec.Struct, frozen=True):

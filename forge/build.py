@@ -21,11 +21,13 @@ from adam.contract.config_forge import Forge, forge_digest
 from adam.contract.durable import free_bytes, require_room
 from adam.contract.errors import DataError, StoppedError
 from adam.contract.paths import RunPaths
-from adam.contract.shards import NOT_NEEDED, SOURCES, SPLITS, Example, ShardManifest, SourceFile, hashed
+from adam.contract.shards import NOT_NEEDED, SOURCES, SPLITS, ShardManifest, SourceFile, hashed
 from adam.contract.states import Phase as ForgePhase
-from adam.forge.documents import EXAMPLE_CHARS, Document, document_hash, shard_record, split_of
+from adam.forge.ahead import JudgedReader
+from adam.forge.documents import Document, document_hash, shard_record, split_of
+from adam.forge.dropped import count_dropped
 from adam.forge.files import File
-from adam.forge.filters import Filters
+from adam.forge.filters import Filters, check_state
 from adam.forge.finish import check_not_empty, phase_summaries, publish, revisions, summary
 from adam.forge.hub import HubError
 from adam.forge.journal import Counts, Cursor, Journal
@@ -35,13 +37,13 @@ from adam.forge.progress import Progress
 from adam.forge.reading import FileEnd, Patience, SourceReader
 from adam.forge.repeats import Repeats
 from adam.forge.room import disk_needed, text_bytes_expected
+from adam.forge.seen import Digests
 from adam.forge.sources import Origin, file_status, file_text, listing_digest, open_sources
 from adam.forge.transforms import BATCH_CHARS, BATCH_DOCUMENTS, open_transforms
 from adam.forge.writer import ShardWriter, cut_back, heads_in
 
 JOURNAL_BYTES = 64_000_000  # of text, between two journals; a shard that is closed writes one too
 LISTED_SKIPS = 1000
-EXAMPLES = 3  # of each reason and source
 CHARS_PER_TOKEN = {"prose": 4.5, "code": 3.2}  # GPT-NeoX's on English prose and on Python
 
 log = structlog.get_logger()
@@ -60,7 +62,7 @@ def build_shards(
     pins = {origin.name: origin.revision for origin in origins if origin.kind == "hub"}
     fresh = Journal(config_digest=digest, listing_digest=listing_digest(origins), pins=pins)
     known = Known(config.forge)
-    journal = _go_on(paths, found, fresh, known, progress.tick)
+    journal = _go_on(config.forge, paths, found, fresh, known, progress.tick)
     if (paths.shards_work / "manifest.json").exists():
         return publish(paths)
     expected = text_bytes_expected(config.forge, origins)
@@ -96,11 +98,11 @@ class Known:
 
     def __init__(self, config: Forge) -> None:
         again = {name for phase in config.phases if phase.when_dry == "repeat" for name in phase.shares}
-        self.seen: set[bytes] = set()
+        self.seen = Digests()
         self.repeats = Repeats(again)
 
     def clear(self) -> None:
-        self.seen.clear()
+        self.seen = Digests()
         self.repeats.clear()
 
 
@@ -132,7 +134,7 @@ def wait_for(seconds: float, progress: Progress, stop: Callable[[], bool]) -> No
 
 
 def _go_on(
-    paths: RunPaths, journal: Journal | None, fresh: Journal, known: Known, tick: Callable[[], object]
+    config: Forge, paths: RunPaths, journal: Journal | None, fresh: Journal, known: Known, tick: Callable[[], object]
 ) -> Journal:
     """The journal of a killed forge, with what is in its shards in `known`, or a fresh one with nothing on disk."""
     work = paths.shards_work
@@ -143,6 +145,7 @@ def _go_on(
             if (work / "manifest.json").exists():
                 return journal
             cut_back(work, journal)
+            check_state(config, paths.root, work, journal.filters)
             documents = 0
             for head in heads_in(work):
                 digest = bytes.fromhex(head.id)
@@ -183,21 +186,18 @@ class Build:
         counts = journal.counts or [Counts() for _ in origins]
         self._counts = {name: msgspec.structs.replace(count) for name, count in zip(names, counts, strict=True)}
         cursors = journal.cursors or [Cursor() for _ in origins]
+        sections = {origin.name: origin.source for origin in origins}
+        self._filters = Filters(config, sections, known.seen, paths.root, self._work, journal.filters, progress.tick)
         self._readers = {
-            origin.name: SourceReader(origin, opener_of(origin.source), cursor)
+            origin.name: JudgedReader(
+                SourceReader(origin, opener_of(origin.source), cursor), self._filters, progress.tick
+            )
             for origin, cursor in zip(origins, cursors, strict=True)
         }
         self._patience = {name: Patience(config.retry_minutes * 60) for name in names}
         self._mixes = config.phases or (ORDER,)
         self._states = [msgspec.structs.replace(state) for state in journal.phases]
         self._skipped = list(journal.skipped)
-        self._filters = Filters(
-            config,
-            {origin.name: origin.source for origin in origins},
-            known.seen,
-            self._work,
-            journal.filters,
-        )
         self._repeats = known.repeats
         self._transforms = open_transforms(config)
         self._batch: list[tuple[Document, Counts]] = []
@@ -211,6 +211,7 @@ class Build:
         """Let go of the files; they stay as they are."""
         for transform in self._transforms:
             transform.close()
+        self._filters.close()
         self._writer.abandon()
         self._listing.close()
 
@@ -250,7 +251,7 @@ class Build:
                 return len(document.text)
         return max(1, round(len(document.text) / (origin.source.chars_per_token or CHARS_PER_TOKEN[document.kind])))
 
-    def _dry(self, reader: SourceReader, mix: Mix) -> None:
+    def _dry(self, reader: JudgedReader, mix: Mix) -> None:
         name = reader.origin.name
         if mix.may_repeat(name) and self._repeats.any(name):
             mix.repeat(name)
@@ -268,7 +269,7 @@ class Build:
         log.warning("a source fails and is tried again", source=name, why=error.args[0], seconds=round(wait, 1))
         wait_for(wait, self._progress, self._stop)
 
-    def _take(self, document: Document, reader: SourceReader) -> bool:
+    def _take(self, document: Document, reader: JudgedReader) -> bool:
         """Whether a document is kept; it then waits to be written."""
         counts = self._counts[document.source]
         counts.documents_read += 1
@@ -282,7 +283,7 @@ class Build:
             else:
                 document.dropped = self._filters.reason_to_drop(document)
         if document.dropped:
-            _count_dropped(document, counts)
+            count_dropped(document, counts)
             return False
         self._repeats.kept(document)
         self._batch.append((document, counts))
@@ -305,7 +306,7 @@ class Build:
             counts.characters_written += len(document.text)
             self._progress.tick()
 
-    def _end_file(self, reader: SourceReader, ended: FileEnd) -> None:
+    def _end_file(self, reader: JudgedReader, ended: FileEnd) -> None:
         file, counts = reader.origin.files[ended.number], self._counts[reader.origin.name]
         if reader.cursor.turn:
             return  # counted and listed the first time
@@ -384,17 +385,9 @@ class Build:
         # Behind every file, since it is what a restart believes; the journal beside it says whose sources it is of.
         schema.save(self._work / "manifest.json", manifest)
 
-    def _list_rest(self, reader: SourceReader) -> None:
+    def _list_rest(self, reader: JudgedReader) -> None:
         """Files that a full mix left unread, the one that it was in the middle of among them."""
         for number in range(reader.cursor.file, len(reader.origin.files)):
             begun = number == reader.cursor.file and (reader.cursor.record or reader.cursor.part)
             self._list(reader.origin, reader.origin.files[number], "" if begun else NOT_NEEDED)
             self._counts[reader.origin.name].files += bool(begun)
-
-
-def _count_dropped(document: Document, counts: Counts) -> None:
-    reason = document.dropped
-    counts.dropped[reason] = counts.dropped.get(reason, 0) + 1
-    shown = counts.examples.setdefault(reason, [])
-    if len(shown) < EXAMPLES:
-        shown.append(Example(document.path, document.example[:EXAMPLE_CHARS] or document.text[:EXAMPLE_CHARS]))

@@ -70,7 +70,7 @@ class SourceReader:
             cursor.record, cursor.part = cursor.record + 1, 0
             return True
         cursor.part += 1
-        document.source, document.path = self.origin.name, file_text(file)
+        document.source, document.path, document.record = self.origin.name, file_text(file), cursor.record
         return document
 
     def _end_file(self, skipped: str) -> FileEnd:
