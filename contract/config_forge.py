@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from adam.contract.config_skeletons import Skeletons, skeleton_contradictions
 from adam.contract.section import Section
 
 # A digest counts these always, as it did before there were others; newer keys only where they are not at their default.
@@ -14,6 +15,8 @@ FIRST_KEYS = {
     "Source": ("kind", "path", "name", "licence"),
     "Forge": ("sources", "val_fraction", "min_chars", "max_chars", "shard_mb", "tokenizer", "vocab_size"),
 }
+
+NOT_COUNTED = {"Skeletons": ("processes",)}  # the data are the same whatever these say
 
 
 class Source(Section, frozen=True):
@@ -73,7 +76,11 @@ class Source(Section, frozen=True):
         dict[str, str], Meta(description='what is kept with each document, and of which column: { title = "title" }')
     ] = {}
     text: Annotated[
-        Literal["", "prose", "code"], Meta(description="what it is; code is never masked; empty: by the file's ending")
+        Literal["", "prose", "code", "books"],
+        Meta(
+            description="what it is; code is never masked; books: prose that loses Project Gutenberg's licence and notes, and whose parts stay "
+            "together in one split; empty: by the file's ending"
+        ),
     ] = ""
     cut_chars: Annotated[
         int, Meta(ge=0, description="records are cut to so many characters (the seed's: 4096); 0: never")
@@ -81,6 +88,9 @@ class Source(Section, frozen=True):
     chars_per_token: Annotated[
         float, Meta(ge=0, description="for shares by tokens; 0: 4.5 of prose and 3.2 of code, as GPT-NeoX has")
     ] = 0.0
+    masked: Annotated[
+        bool, Meta(description="forge.skeletons may mask its prose; code is never masked, whatever is said here")
+    ] = True
 
 
 class RegistryEntry(Section, frozen=True):
@@ -98,7 +108,7 @@ class RegistryEntry(Section, frozen=True):
     turns: dict[str, str] = {}
     where: dict[str, tuple[str, ...]] = {}
     meta: dict[str, str] = {}
-    text: Literal["", "prose", "code"] = ""
+    text: Literal["", "prose", "code", "books"] = ""
     licence: str = ""
     gated: bool = False
     gone: Annotated[str, Meta(description="why it can't be had any more; empty: it can")] = ""
@@ -169,6 +179,7 @@ class Forge(Section, frozen=True):
         float,
         Meta(ge=0, description="how long a source that fails is tried again, before the others go on without it"),
     ] = 30.0
+    skeletons: Skeletons = Skeletons()
 
 
 def forge_contradictions(forge: Forge) -> list[str]:
@@ -185,7 +196,7 @@ def forge_contradictions(forge: Forge) -> list[str]:
             )
     for number, phase in enumerate(forge.phases):
         found += [f"forge.phases[{number}].{line}" for line in _phase_problems(phase)]
-    return found
+    return found + skeleton_contradictions(forge.skeletons)
 
 
 def _phase_problems(phase: Phase) -> list[str]:
@@ -210,10 +221,12 @@ def _counted(value: Any) -> Any:
     if not isinstance(value, Section):
         return value
     first, found = FIRST_KEYS.get(type(value).__name__, ()), {}
+    left_out = NOT_COUNTED.get(type(value).__name__, ())
     for field in msgspec.structs.fields(value):
         item = getattr(value, field.name)
-        if field.name in first or item != _default_of(field):
-            found[field.name] = _counted(item)
+        counted = _counted(item)
+        if field.name in first or (field.name not in left_out and item != _default_of(field) and counted != {}):
+            found[field.name] = counted
     return found
 
 

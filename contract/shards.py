@@ -57,6 +57,24 @@ class Example(msgspec.Struct, frozen=True):
     text: str
 
 
+class MaskExample(msgspec.Struct, frozen=True):
+    """A piece of a document around its first mask, for people to look at."""
+
+    path: str
+    before: str
+    after: str
+
+
+class MaskSummary(msgspec.Struct):
+    """What masking made of a source's prose. Code and sources that are not masked are in none of these."""
+
+    documents: dict[
+        str, int
+    ] = {}  # skeleton, trajectory, plain, nothing_found (no entity to mask), failed -> documents
+    entities: dict[str, int] = {}  # label -> placeholders that were written
+    examples: dict[str, list[MaskExample]] = {}  # skeleton, trajectory -> the first few
+
+
 class SourceSummary(msgspec.Struct, frozen=True):
     """What came of a source. read = written + the sum of `dropped`; files that were skipped are counted apart."""
 
@@ -77,6 +95,7 @@ class SourceSummary(msgspec.Struct, frozen=True):
     template: str = ""  # by which its columns became text
     given_up: str = ""  # why the rest of it was not read; empty: nothing went wrong
     notes: tuple[str, ...] = ()  # what people should know: another set was taken in its place
+    masked: MaskSummary = msgspec.field(default_factory=MaskSummary)
 
 
 class PhaseSummary(msgspec.Struct, frozen=True):
@@ -101,6 +120,7 @@ class ShardManifest(Record, frozen=True, kw_only=True):
     skipped: tuple[SourceFile, ...]  # files that could not be used, the first thousand of them
     files: tuple[DataFile, ...]
     val_fraction: float
+    ner_model: str = ""  # whose entities were masked; empty: nothing was
     stamp: Stamp
     phases: tuple[PhaseSummary, ...] = ()
 

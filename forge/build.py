@@ -35,6 +35,7 @@ from adam.forge.progress import Progress
 from adam.forge.reading import FileEnd, Patience, SourceReader
 from adam.forge.repeats import Repeats
 from adam.forge.room import disk_needed, text_bytes_expected
+from adam.forge.skeletons import count_masked, masking_model
 from adam.forge.sources import Origin, file_status, file_text, listing_digest, open_sources
 from adam.forge.transforms import BATCH_CHARS, BATCH_DOCUMENTS, open_transforms
 from adam.forge.writer import ShardWriter, cut_back, heads_in
@@ -55,10 +56,12 @@ def build_shards(
     Raises DataError (a source that is missing or empty), DiskError (no room), StoppedError (somebody asked).
     """
     digest = forge_digest(config.forge)
-    found = _journal_of(paths, digest)
+    model = masking_model(config.forge, paths.root)
+    ner_model = model.version if model else ""
+    found = _journal_of(paths, digest, ner_model)
     origins = _open(config.forge, paths, found.pins if found else {}, progress, stop)
     pins = {origin.name: origin.revision for origin in origins if origin.kind == "hub"}
-    fresh = Journal(config_digest=digest, listing_digest=listing_digest(origins), pins=pins)
+    fresh = Journal(config_digest=digest, listing_digest=listing_digest(origins), ner_model=ner_model, pins=pins)
     known = Known(config.forge)
     journal = _go_on(paths, found, fresh, known, progress.tick)
     if (paths.shards_work / "manifest.json").exists():
@@ -79,12 +82,14 @@ def build_shards(
     return publish(paths)
 
 
-def _journal_of(paths: RunPaths, config_digest: str) -> Journal | None:
+def _journal_of(paths: RunPaths, config_digest: str, ner_model: str) -> Journal | None:
     """The journal of a killed forge with this configuration; None where there is none that can be gone on with."""
     try:
         journal = schema.load(paths.shards_work / "journal.json", Journal)
         if journal is not None and journal.config_digest != config_digest:
             raise DataError("the configuration has changed")
+        if journal is not None and journal.ner_model != ner_model:
+            raise DataError(f"the model that finds entities was {journal.ner_model}, and is {ner_model}")
     except DataError as error:
         log.warning("starting again", why=str(error))
         return None
@@ -191,15 +196,10 @@ class Build:
         self._mixes = config.phases or (ORDER,)
         self._states = [msgspec.structs.replace(state) for state in journal.phases]
         self._skipped = list(journal.skipped)
-        self._filters = Filters(
-            config,
-            {origin.name: origin.source for origin in origins},
-            known.seen,
-            self._work,
-            journal.filters,
-        )
+        sources = {origin.name: origin.source for origin in origins}
+        self._filters = Filters(config, sources, known.seen, self._work, journal.filters)
         self._repeats = known.repeats
-        self._transforms = open_transforms(config)
+        self._transforms = open_transforms(config, sources, paths.root, progress.tick)
         self._batch: list[tuple[Document, Counts]] = []
         self._batched = 0  # characters
         self._writer = ShardWriter(self._work, config.shard_mb * 1_000_000, journal, progress.tick)
@@ -299,7 +299,9 @@ class Build:
         done = [document for document, _ in batch]
         for transform in self._transforms:
             done = transform.apply(done)
-        for document, (_, counts) in zip(done, batch, strict=True):
+        for document, (before, counts) in zip(done, batch, strict=True):
+            if document.form:
+                count_masked(counts.masked, before, document)
             self._writer.write(split_of(document, self._config.val_fraction), shard_record(document))
             counts.documents_written += 1
             counts.characters_written += len(document.text)
@@ -378,6 +380,7 @@ class Build:
             skipped=tuple(self._skipped),
             files=files,
             val_fraction=self._config.val_fraction,
+            ner_model=self._start.ner_model,
             stamp=stamp(),
             phases=phase_summaries(self._config, self._states),
         )

@@ -42,6 +42,7 @@ class Document(msgspec.Struct):
         masks: in order, without overlap.
         dropped: why it is no document of the corpus, as it is counted; empty: it is one.
         example: what of it is shown to people where it was dropped; empty: the beginning of `text`.
+        form: what masking made of it (`contract.shards.MaskSummary`); empty: it is not masked.
         long: prose that is cut into pieces where it is longer than one.
         id: `document_hash` of the text as it was read: it knows duplicates and decides the split. The build fills it in.
     """
@@ -56,6 +57,7 @@ class Document(msgspec.Struct):
     masks: tuple[Mask, ...] = ()
     dropped: str = ""
     example: str = ""
+    form: str = ""
     long: bool = False
     id: bytes = b""
 

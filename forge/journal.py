@@ -3,7 +3,7 @@
 import msgspec
 
 from adam.contract.schema import Record
-from adam.contract.shards import DataFile, Example, SourceFile
+from adam.contract.shards import DataFile, Example, MaskSummary, SourceFile
 from adam.forge.mix import PhaseState
 
 
@@ -18,6 +18,7 @@ class Counts(msgspec.Struct):
     files_skipped: dict[str, int] = {}
     examples: dict[str, list[Example]] = {}  # reason -> the first few
     given_up: str = ""  # why the source was given up; empty: it was not
+    masked: MaskSummary = msgspec.field(default_factory=MaskSummary)
 
 
 class Cursor(msgspec.Struct):
@@ -42,6 +43,7 @@ class Journal(Record, frozen=True, kw_only=True):
 
     config_digest: str
     listing_digest: str
+    ner_model: str = ""
     pins: dict[str, str] = {}  # source -> its commit on the Hub
     cursors: tuple[Cursor, ...] = ()
     phases: tuple[PhaseState, ...] = ()  # the last one is the present one

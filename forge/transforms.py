@@ -1,9 +1,12 @@
 """What is done to documents between the filters and the shards: skeletons, search trajectories."""
 
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Protocol
 
-from adam.contract.config_forge import Forge
+from adam.contract.config_forge import Forge, Source
 from adam.forge.documents import Document
+from adam.forge.skeletons import Masking, masking_model
 
 BATCH_DOCUMENTS, BATCH_CHARS = (
     2000,
@@ -25,7 +28,15 @@ class Transform(Protocol):
         """Let go of processes. Called once, after an error too."""
 
 
-def open_transforms(config: Forge) -> list[Transform]:
-    """The transforms that are asked for, in order. Raises ConfigError where one can't be had (a model that is not installed)."""
-    del config
-    return []
+def open_transforms(
+    config: Forge, sources: Mapping[str, Source], run: Path, tick: Callable[[], object]
+) -> list[Transform]:
+    """The transforms that are asked for, in order. Raises ConfigError where one can't be had (a model that is not installed).
+
+    Args:
+        sources: the section of each source by its name.
+        run: what relative paths are seen from.
+        tick: a sign of life while one works.
+    """
+    model = masking_model(config, run)
+    return [] if model is None else [Masking(config.skeletons, sources, model, tick)]

@@ -32,7 +32,7 @@ class Upper:
 @pytest.fixture
 def upper(monkeypatch) -> Upper:
     transform = Upper()
-    monkeypatch.setattr(build, "open_transforms", lambda _: [transform])
+    monkeypatch.setattr(build, "open_transforms", lambda *_: [transform])
     return transform
 
 
@@ -64,7 +64,7 @@ def test_batches_that_end_elsewhere_give_the_same_bytes(bench, bench_at, upper, 
 def test_the_splits_and_duplicates_are_those_of_the_text_that_was_read(bench, bench_at, upper, monkeypatch) -> None:
     bench.shards()
     ids = [record["id"] for record in bench.records()]
-    monkeypatch.setattr(build, "open_transforms", lambda _: [])
+    monkeypatch.setattr(build, "open_transforms", lambda *_: [])
     plain = bench_at("plain")
     plain.shards()
     assert [record["id"] for record in plain.records()] == ids
