@@ -78,8 +78,8 @@ class Source(Section, frozen=True):
     text: Annotated[
         Literal["", "prose", "code", "books"],
         Meta(
-            description="what it is; code is never masked; books: prose that loses Project Gutenberg's licence and notes, and whose parts stay "
-            "together in one split; empty: by the file's ending"
+            description="what it is; code is never masked; books: prose that loses Project Gutenberg's licence and notes and whose parts "
+            "stay in one split; empty: by the file's ending"
         ),
     ] = ""
     cut_chars: Annotated[

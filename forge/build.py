@@ -35,7 +35,7 @@ from adam.forge.progress import Progress
 from adam.forge.reading import FileEnd, Patience, SourceReader
 from adam.forge.repeats import Repeats
 from adam.forge.room import disk_needed, text_bytes_expected
-from adam.forge.skeletons import count_masked, masking_model
+from adam.forge.skeletons import count_masked, masking_version
 from adam.forge.sources import Origin, file_status, file_text, listing_digest, open_sources
 from adam.forge.transforms import BATCH_CHARS, BATCH_DOCUMENTS, open_transforms
 from adam.forge.writer import ShardWriter, cut_back, heads_in
@@ -56,8 +56,7 @@ def build_shards(
     Raises DataError (a source that is missing or empty), DiskError (no room), StoppedError (somebody asked).
     """
     digest = forge_digest(config.forge)
-    model = masking_model(config.forge, paths.root)
-    ner_model = model.version if model else ""
+    ner_model = masking_version(config.forge, paths.root)
     found = _journal_of(paths, digest, ner_model)
     origins = _open(config.forge, paths, found.pins if found else {}, progress, stop)
     pins = {origin.name: origin.revision for origin in origins if origin.kind == "hub"}
@@ -86,10 +85,8 @@ def _journal_of(paths: RunPaths, config_digest: str, ner_model: str) -> Journal 
     """The journal of a killed forge with this configuration; None where there is none that can be gone on with."""
     try:
         journal = schema.load(paths.shards_work / "journal.json", Journal)
-        if journal is not None and journal.config_digest != config_digest:
-            raise DataError("the configuration has changed")
-        if journal is not None and journal.ner_model != ner_model:
-            raise DataError(f"the model that finds entities was {journal.ner_model}, and is {ner_model}")
+        if journal is not None and (journal.config_digest, journal.ner_model) != (config_digest, ner_model):
+            raise DataError("the configuration has changed, or the model that finds entities")
     except DataError as error:
         log.warning("starting again", why=str(error))
         return None
@@ -300,8 +297,7 @@ class Build:
         for transform in self._transforms:
             done = transform.apply(done)
         for document, (before, counts) in zip(done, batch, strict=True):
-            if document.form:
-                count_masked(counts.masked, before, document)
+            count_masked(counts.masked, before, document)
             self._writer.write(split_of(document, self._config.val_fraction), shard_record(document))
             counts.documents_written += 1
             counts.characters_written += len(document.text)

@@ -329,6 +329,12 @@ def test_the_parts_of_a_book_are_one_group_with_title_and_author() -> None:
     assert all(part.meta == {"url": "u", "title": TITLE, "author": AUTHOR} for part in found)
 
 
+def test_columns_of_a_record_know_better_than_a_header() -> None:
+    (found,) = opened(NEW, title="The Miller", author="A. Harrow")
+    assert found.meta == {"title": "The Miller", "author": "A. Harrow"}
+    assert found.group == "the miller\na. harrow"
+
+
 def test_editions_are_one_group_and_nameless_books_are_not() -> None:
     assert opened(OLD)[0].group == opened(NEW)[0].group
     one, other = opened(chapter(1)), opened(chapter(2))

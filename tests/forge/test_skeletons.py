@@ -226,7 +226,7 @@ def test_killed_at_every_write_it_ends_with_the_same_bytes(bench, bench_at, monk
     monkeypatch.setattr(skeletons, "Recogniser", Names)
     monkeypatch.setattr(build, "JOURNAL_BYTES", 500)
     asked = Skeletons(enabled=True)
-    for module in (build, transforms):
+    for module in (skeletons, transforms):
         monkeypatch.setattr(module, "masking_model", lambda *_: skeletons.Model(Path(), "m 1", False))
     whole = bench_at("whole")
     whole.keys["skeletons"] = bench.keys["skeletons"] = asked
