@@ -109,6 +109,7 @@ def summary(origin: Origin, counts: Counts, revision: str) -> SourceSummary:
         template=origin.source.template,
         given_up=counts.given_up,
         notes=origin.notes,
+        masked=counts.masked,
     )
 
 
