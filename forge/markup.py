@@ -37,15 +37,18 @@ def details(summary: str, inside: str) -> str:
 
 
 def table(heads: Iterable[str], rows: Sequence[Row]) -> str:
-    """Numbers stand to the right, under heads that do."""
-    numeric = [isinstance(cell, int) for cell in rows[0]] if rows else []
-    tone = [' class="n"' if number else "" for number in numeric]
+    """Numbers and shares stand to the right, under heads that do."""
+    tone = [' class="n"' if _is_number(value) else "" for value in rows[0]] if rows else []
     head = "".join(f"<th{kind}>{words(name)}</th>" for name, kind in zip(heads, tone, strict=False))
     body = "".join(
         "<tr>" + "".join(f"<td{kind}>{_cell(value)}</td>" for value, kind in zip(row, tone, strict=True)) + "</tr>"
         for row in rows
     )
     return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _is_number(value: str | int) -> bool:
+    return isinstance(value, int) or value.replace(".", "").replace("%", "").replace("<", "").strip().isdigit()
 
 
 def _cell(value: str | int) -> str:

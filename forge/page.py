@@ -119,14 +119,17 @@ def _drops(figures: Figures) -> str:
         f"<pre>{words(one.text)}</pre><br>"
         for one in dropped(figures.shards)
     )
-    made = "<h2>Drops</h2>"
+    cards = []
     if counted:
         listed = details("By source and reason", table(["source", "reason", "documents"], by_source))
-        made += card("Documents dropped, by reason", bars(by_reason, "documents dropped by reason", "three") + listed)
-        made += _duplicates(figures)
+        plot = bars(by_reason, "documents dropped by reason", "three")
+        cards.append(card("Documents dropped, by reason", plot + listed))
+    if figures.duplicates:
+        cards.append(_duplicates(figures))
     if skipped:
-        made += card("Files that gave no document", table(["source", "reason", "files"], skipped))
-    return made + (card("Examples of what was dropped", details("Show them", examples)) if examples else "")
+        cards.append(card("Files that gave no document", table(["source", "reason", "files"], skipped)))
+    shown = card("Examples of what was dropped", details("Show them", examples)) if examples else ""
+    return "<h2>Drops</h2>" + pair(*cards) + shown
 
 
 def _sorted(source: SourceSummary) -> list[tuple[str, int]]:
@@ -134,8 +137,6 @@ def _sorted(source: SourceSummary) -> list[tuple[str, int]]:
 
 
 def _duplicates(figures: Figures) -> str:
-    if not figures.duplicates:
-        return ""
     counts = [
         (source, sum(source.dropped.get(kind, 0) for kind in ("duplicate", "near_duplicate")))
         for source in figures.shards.sources
@@ -155,12 +156,16 @@ def _duplicates(figures: Figures) -> str:
 
 
 def _masks(figures: Figures) -> str:
-    if not figures.forms:
+    if not figures.forms and not figures.masked:
         return ""
-    entities = figures.entities.most_common()
-    cards = [card("Prose documents", bars(figures.forms.most_common(), "prose documents by what masking made of them"))]
-    if entities:
-        cards.append(card("Placeholders written", bars(top(entities), "placeholders by kind", "two")))
+    cards = []
+    if figures.forms:
+        what = "prose documents by what masking made of them"
+        cards.append(card("Prose documents", bars(figures.forms.most_common(), what)))
+    if figures.entities:
+        cards.append(
+            card("Placeholders written", bars(top(figures.entities.most_common()), "placeholders by kind", "two"))
+        )
     shown = "".join(_before_and_after(record) for record in figures.masked)
     return "<h2>Masks</h2>" + pair(*cards) + shown
 

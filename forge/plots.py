@@ -6,9 +6,12 @@ from html import escape
 from adam.forge.figures import BINS_A_DECADE, Histogram
 from adam.forge.samples import visible
 
-WIDTH = 640
-LABEL, VALUE, ROW, BAR = 190, 96, 24, 14  # of a bar chart: widths of its texts, height of a row and of its bar
-LABEL_CHARS = 28
+WIDTH, WIDE = (
+    500,
+    1036,
+)  # of a plot in half a page, and in a whole one: about as many pixels, so that letters are as large as beside it
+LABEL, VALUE, ROW, BAR = 160, 64, 24, 14  # of a bar chart: widths of its texts, height of a row and of its bar
+LABEL_CHARS = 24
 PLOT_HEIGHT, AXIS = 170, 26
 
 
@@ -84,18 +87,18 @@ def stack(parts: Sequence[tuple[str, float, str]], what: str) -> str:
     drawn, legend = [], []
     at = 0.0
     for label, value, tone in parts:
-        width = WIDTH * value / total
+        width = WIDE * value / total
         drawn.append(
             f'<rect class="{tone}" x="{x:.1f}" y="4" width="{max(0.0, width - 1):.1f}" height="26" rx="2">'
             f"<title>{words(label)}: {value:,.0f}</title></rect>"
         )
-        text = f"{label} {short(value)} ({share(value, total)})"
+        text = f"{label} {value:,.0f} ({share(value, total)})"
         legend.append(
             f'<rect class="{tone}" x="{at:.0f}" y="{y - 5}" width="10" height="10" rx="2"/>'
             f'<text class="label" x="{at + 16:.0f}" y="{y}">{words(text)}</text>'
         )
         x, at = x + width, at + 30 + 7 * len(text)
-    return "".join([_open(62, what), *drawn, *legend, "</svg>"])
+    return "".join([_open(62, what, WIDE), *drawn, *legend, "</svg>"])
 
 
 def share(part: float, total: float) -> str:
@@ -106,5 +109,5 @@ def share(part: float, total: float) -> str:
     return f"{percent:.0f} %" if percent >= 10 or percent == int(percent) else f"{percent:.1f} %"
 
 
-def _open(height: float, what: str) -> str:
-    return f'<svg viewBox="0 0 {WIDTH} {height:.0f}" role="img" aria-label="{words(what)}">'
+def _open(height: float, what: str, width: int = WIDTH) -> str:
+    return f'<svg viewBox="0 0 {width} {height:.0f}" role="img" aria-label="{words(what)}">'
