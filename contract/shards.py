@@ -77,24 +77,6 @@ class MaskSummary(msgspec.Struct):
     examples: dict[str, list[MaskExample]] = {}  # skeleton, trajectory -> the first few
 
 
-class MaskExample(msgspec.Struct, frozen=True):
-    """A piece of a document around its first mask, for people to look at."""
-
-    path: str
-    before: str
-    after: str
-
-
-class MaskSummary(msgspec.Struct):
-    """What masking made of a source's prose. Code and sources that are not masked are in none of these."""
-
-    documents: dict[
-        str, int
-    ] = {}  # skeleton, trajectory, plain, nothing_found (no entity to mask), failed -> documents
-    entities: dict[str, int] = {}  # label -> placeholders that were written
-    examples: dict[str, list[MaskExample]] = {}  # skeleton, trajectory -> the first few
-
-
 class SourceSummary(msgspec.Struct, frozen=True):
     """What came of a source. read = written + the sum of `dropped`; files that were skipped are counted apart."""
 

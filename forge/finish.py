@@ -109,7 +109,6 @@ def summary(origin: Origin, counts: Counts, revision: str) -> SourceSummary:
         template=origin.source.template,
         given_up=counts.given_up,
         notes=origin.notes,
-        masked=counts.masked,
     )
 
 
