@@ -23,7 +23,8 @@ class Skeletons(Section, frozen=True):
         str,
         Meta(
             min_length=1,
-            description="spaCy model that finds the entities: an installed package, or a folder; a relative one is seen from the run directory",
+            description="spaCy model that finds the entities: an installed package, or a folder "
+            "(a relative one is seen from the run directory)",
         ),
     ] = "en_core_web_sm"
     share: Annotated[
@@ -43,7 +44,9 @@ class Skeletons(Section, frozen=True):
     ] = True
     numbers: Annotated[
         int,
-        Meta(ge=1, le=1000, description="placeholders with a number for each kind; names beyond get the plain <PERSON>"),
+        Meta(
+            ge=1, le=1000, description="placeholders with a number for each kind; names beyond get the plain <PERSON>"
+        ),
     ] = 32
     search_labels: Annotated[
         tuple[Label, ...], Meta(min_length=1, description="kinds of entities that are searched for")

@@ -23,6 +23,8 @@ from adam.contract.schema import Record, load
 SPLITS = ("train", "val")
 SOURCES = "sources.jsonl"
 QUOTED = "file://"
+REMOTE = "hf://"
+NOT_NEEDED = "not_needed"  # why a file was never opened: the mix was full
 
 
 class DataFile(msgspec.Struct, frozen=True):
@@ -54,6 +56,7 @@ class Example(msgspec.Struct, frozen=True):
 
     path: str
     text: str
+    record: int = 0  # its number in the file, from 0
 
 
 class MaskExample(msgspec.Struct, frozen=True):
@@ -67,7 +70,9 @@ class MaskExample(msgspec.Struct, frozen=True):
 class MaskSummary(msgspec.Struct):
     """What masking made of a source's prose. Code and sources that are not masked are in none of these."""
 
-    documents: dict[str, int] = {}  # skeleton, trajectory, plain, nothing_found (no entity to mask), failed -> documents
+    documents: dict[
+        str, int
+    ] = {}  # skeleton, trajectory, plain, nothing_found (no entity to mask), failed -> documents
     entities: dict[str, int] = {}  # label -> placeholders that were written
     examples: dict[str, list[MaskExample]] = {}  # skeleton, trajectory -> the first few
 
@@ -87,7 +92,26 @@ class SourceSummary(msgspec.Struct, frozen=True):
     dropped: dict[str, int]  # reason -> documents
     files_skipped: dict[str, int]  # reason -> files
     examples: dict[str, list[Example]] = {}  # reason -> the first few documents that were dropped for it
+    config: str = ""  # of a set of the Hub, and its split
+    split: str = ""
+    template: str = ""  # by which its columns became text
+    given_up: str = ""  # why the rest of it was not read; empty: nothing went wrong
+    notes: tuple[str, ...] = ()  # what people should know: another set was taken in its place
     masked: MaskSummary = msgspec.field(default_factory=MaskSummary)
+
+
+class PhaseSummary(msgspec.Struct, frozen=True):
+    """A mix as it came out. `starts`: split -> the number of its first document; `taken`: source -> what it gave, in `unit`."""
+
+    name: str
+    unit: str
+    target: int
+    when_dry: str
+    shares: dict[str, float]
+    taken: dict[str, int]
+    starts: dict[str, int]
+    ended: str  # target, dry (all of its sources were), or whose end was the end
+    notes: tuple[str, ...]  # what ran dry or was given up, and when
 
 
 class ShardManifest(Record, frozen=True, kw_only=True):
@@ -100,6 +124,7 @@ class ShardManifest(Record, frozen=True, kw_only=True):
     val_fraction: float
     ner_model: str = ""  # whose entities were masked; empty: nothing was
     stamp: Stamp
+    phases: tuple[PhaseSummary, ...] = ()
 
 
 class TokenSplit(msgspec.Struct, frozen=True):
@@ -210,6 +235,8 @@ def changed_sources(paths: RunPaths) -> Iterator[str]:
     """
     for _, line in whole_lines(paths.shards / SOURCES):
         known = msgspec.json.decode(line, type=SourceFile)
+        if known.path.startswith(REMOTE) or known.skipped == NOT_NEEDED:
+            continue  # pinned to a commit; never read
         path = text_path(known.path)
         try:
             status = path.stat()

@@ -95,8 +95,8 @@ def check_data(paths: RunPaths, config: Config) -> None:
 
 
 def check_source(paths: RunPaths, source: Source) -> None:
-    if source.kind != "files":
-        return
+    if source.kind != "files" or not source.path:
+        return  # the Hub's sets are asked for by the forge
     path = paths.root / source.path
     if not path.exists():
         raise DataError(f"no such source: {path}", "correct forge.sources in adam.toml")

@@ -6,6 +6,7 @@ reader ──> parts (books, pieces) ──> filters ──> transforms ──> 
 
 import hashlib
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import msgspec
 
@@ -29,12 +30,26 @@ class Mask(msgspec.Struct, frozen=True, array_like=True):
     original: str
 
 
+class Verdict(NamedTuple):
+    """What the filters say of a document by itself.
+
+    Attributes:
+        reason: why it is dropped, as it is counted; empty: nothing speaks against it.
+        example: what shows it; empty: the beginning of its text.
+        bands: of its MinHash (uint64, little endian); empty: near duplicates are not asked for, or it has too few words.
+    """
+
+    reason: str = ""
+    example: str = ""
+    bands: bytes = b""
+
+
 class Document(msgspec.Struct):
     """A text on its way, and all that is known of it.
 
     Attributes:
         text: with \\n as line end; empty where `dropped` says that there is none.
-        source, path: whose it is; the build fills them in.
+        source, path, record: whose it is, and which of the file's; the build fills them in.
         kind: prose or code; code is never masked and never cut.
         group: what decides its split together with others of the same group (a book); empty: its own text does.
         meta: title, author, url, … that are kept with it.
@@ -44,12 +59,14 @@ class Document(msgspec.Struct):
         example: what of it is shown to people where it was dropped; empty: the beginning of `text`.
         form: what masking made of it (`contract.shards.MaskSummary`); empty: it is not masked.
         long: prose that is cut into pieces where it is longer than one.
+        verdict: what the filters said of it by itself; None: they were not asked yet.
         id: `document_hash` of the text as it was read: it knows duplicates and decides the split. The build fills it in.
     """
 
     text: str
     source: str = ""
     path: str = ""
+    record: int = 0
     kind: str = "prose"
     group: str = ""
     meta: dict[str, str] = {}
@@ -59,6 +76,7 @@ class Document(msgspec.Struct):
     example: str = ""
     form: str = ""
     long: bool = False
+    verdict: Verdict | None = None
     id: bytes = b""
 
 

@@ -4,6 +4,7 @@ import msgspec
 
 from adam.contract.schema import Record
 from adam.contract.shards import DataFile, Example, MaskSummary, SourceFile
+from adam.forge.mix import PhaseState
 
 
 class Counts(msgspec.Struct):
@@ -16,7 +17,17 @@ class Counts(msgspec.Struct):
     dropped: dict[str, int] = {}
     files_skipped: dict[str, int] = {}
     examples: dict[str, list[Example]] = {}  # reason -> the first few
+    given_up: str = ""  # why the source was given up; empty: it was not
     masked: MaskSummary = msgspec.field(default_factory=MaskSummary)
+
+
+class Cursor(msgspec.Struct):
+    """A place in a source: everything before part `part` of record `record` of file `file` was taken, in its time number `turn`."""
+
+    file: int = 0
+    record: int = 0
+    part: int = 0
+    turn: int = 0
 
 
 class OpenShard(msgspec.Struct):
@@ -28,15 +39,14 @@ class OpenShard(msgspec.Struct):
 
 
 class Journal(Record, frozen=True, kw_only=True):
-    """`shards/.work/journal.json`: everything before part `part` of record `record` of file `file` of source `source` is on disk."""
+    """`shards/.work/journal.json`: what came from before the cursors is on disk, and nothing else."""
 
     config_digest: str
     listing_digest: str
     ner_model: str = ""
-    source: int = 0
-    file: int = 0
-    record: int = 0
-    part: int = 0
+    pins: dict[str, str] = {}  # source -> its commit on the Hub
+    cursors: tuple[Cursor, ...] = ()
+    phases: tuple[PhaseState, ...] = ()  # the last one is the present one
     bytes_read: int = 0  # of files that are read to their end
     listed: int = 0  # bytes of sources.jsonl
     shards: dict[str, OpenShard] = {}

@@ -39,13 +39,13 @@ def pieces(text: str, size: int = PIECE_CHARS) -> Iterator[str]:
     start = 0
     while (left := len(text) - start) > size:
         # Even parts: the rest of an uneven cut could be too short to be kept.
-        end = _cut(text, start, start + -(-left // -(-left // size)))
+        end = cut_at(text, start, start + -(-left // -(-left // size)))
         yield text[start:end]
         start = end
     yield text[start:]
 
 
-def _cut(text: str, start: int, end: int) -> int:
+def cut_at(text: str, start: int, end: int) -> int:
     """The last good place to cut in the second half of text[start:end]."""
     for mark in BREAKS:
         at = text.rfind(mark, (start + end) // 2, end)

@@ -1,21 +1,25 @@
 """One reader for each kind of file: its documents, among them ones that can't be used, with the reason in `dropped`.
 
+A reader is told at which of its records to begin, so that a killed forge goes on without doing all of a file again.
 Line ends become \\n everywhere, a byte order mark is dropped. A file of code or of prose is one document; `parts` cuts the latter.
 """
 
+import codecs
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
-import msgspec
+from adam.contract.config_forge import Source
+from adam.forge.documents import Document
+from adam.forge.files import COMPRESSED, File, SkippedError, open_file
+from adam.forge.parts import cut_at
+from adam.forge.readers_html import text_of_html
+from adam.forge.readers_pdf import read_pdf
+from adam.forge.readers_records import read_csv, read_json, read_jsonl
+from adam.forge.readers_tables import read_arrow, read_parquet
+from adam.forge.templates import Template, with_newlines
 
-from adam.forge.documents import EXAMPLE_CHARS, Document
-
-LONGEST_LINE = 64 * 1024 * 1024  # bytes of one line of JSON lines; memory holds one line at a time
-
-
-class SkippedError(Exception):
-    """The whole file can't be used; the text is the reason, as it is counted."""
+LARGEST_FILE = 256 * 1024 * 1024  # bytes that are held at once; prose that is larger comes in parts of a quarter of it
+TEXT = Template(Source())
 
 
 def decode(data: bytes) -> str:
@@ -29,64 +33,87 @@ def decode(data: bytes) -> str:
     return with_newlines(text)
 
 
-def with_newlines(text: str) -> str:
-    return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
+def _whole(file: IO[bytes]) -> bytes:
+    """All bytes. Raises SkippedError where they are more than can be held."""
+    data = file.read(LARGEST_FILE + 1)
+    if len(data) > LARGEST_FILE:
+        raise SkippedError("too_large")
+    return data
 
 
-def read_code(path: Path) -> Iterator[Document]:
+def read_code(file: File, _template: Template, first: int) -> Iterator[Document]:
     """The file is the document."""
-    yield Document(decode(path.read_bytes()), kind="code")
+    if first:
+        return
+    with open_file(file) as opened:
+        yield Document(decode(_whole(opened)), kind="code")
 
 
-def read_prose(path: Path) -> Iterator[Document]:
-    """The file is the document."""
-    yield Document(decode(path.read_bytes()), long=True)
+def read_prose(file: File, _template: Template, first: int) -> Iterator[Document]:
+    """The file is the document; one that is too large to be held is several, cut where `parts` would."""
+    with open_file(file) as opened:
+        data = opened.read(LARGEST_FILE + 1)
+        if len(data) <= LARGEST_FILE:
+            if not first:
+                yield Document(decode(data), long=True)
+            return
+        for number, text in enumerate(_windows(data, opened)):
+            if number >= first:
+                yield Document(text, long=True)
 
 
-def read_json(path: Path) -> Iterator[Document]:
-    """A record, or a list of records."""
-    try:
-        value = msgspec.json.decode(decode(path.read_bytes()))
-    except (msgspec.DecodeError, RecursionError):
-        raise SkippedError("not_json") from None
-    yield from map(_text_of, value if isinstance(value, list) else [value])
+def _windows(data: bytes, file: IO[bytes]) -> Iterator[str]:
+    decoder, text = codecs.getincrementaldecoder("utf-8-sig")(), ""
+    size = LARGEST_FILE // 4
+    blocks = [data[at : at + size] for at in range(0, len(data), size)]
+    del data
+    while blocks or (block := file.read(size)):
+        if blocks:
+            block = blocks.pop(0)
+        if b"\0" in block:
+            raise SkippedError("binary")
+        try:
+            text += decoder.decode(block)
+        except UnicodeDecodeError:
+            raise SkippedError("not_utf8") from None
+        while len(text) > size:
+            # Not between \r and \n, which are one line end.
+            end = cut_at(text, 0, size)
+            end += text[end - 1 : end + 1] == "\r\n"
+            yield with_newlines(text[:end])
+            text = text[end:]
+    yield with_newlines(text)
 
 
-def read_jsonl(path: Path) -> Iterator[Document]:
-    """A record a line; a bad line costs that line."""
-    with path.open("rb") as file:
-        while line := file.readline(LONGEST_LINE):
-            if len(line) == LONGEST_LINE and not line.endswith(b"\n"):
-                _skip_line(file)
-                yield Document("", dropped="line_too_long")
-            elif line.strip():
-                try:
-                    yield _text_of(msgspec.json.decode(decode(line)))
-                except (msgspec.DecodeError, RecursionError, SkippedError):
-                    yield Document("", dropped="bad_line", example=line[:EXAMPLE_CHARS].decode(errors="replace"))
+def read_html(file: File, _template: Template, first: int) -> Iterator[Document]:
+    """The text of a page, as prose."""
+    if first:
+        return
+    with open_file(file) as opened:
+        data = _whole(opened)
+    text, title = text_of_html(data)
+    yield Document(text, meta={"title": title} if title else {}, long=True)
 
 
-def _skip_line(file: IO[bytes]) -> None:
-    while (part := file.readline(LONGEST_LINE)) and not part.endswith(b"\n"):
-        pass
-
-
-def _text_of(record: Any) -> Document:
-    """The text of a record: its field `text`; a plain string is its own text."""
-    text = record.get("text") if isinstance(record, dict) else record
-    if not isinstance(text, str):
-        return Document("", dropped="no_text", example=repr(record)[:EXAMPLE_CHARS])
-    return Document(with_newlines(text))
-
-
+Reader = Callable[[File, Template, int], Iterator[Document]]
 _PROSE = ".txt .text .md .markdown .rst .tex .org .adoc"
 _CODE = (
     ".py .pyi .c .h .cc .cpp .cxx .hh .hpp .cu .cuh .rs .go .java .kt .scala .js .mjs .ts .jsx .tsx .rb .php .pl .pm .lua .r .jl"
     " .swift .m .zig .dart .sh .bash .sql .hs .ml .mli .ex .exs .erl .clj .lisp .el .vim .cs .fs .css .toml .yaml .yml .ini .cfg"
+    " .xml .nim .v .vhdl .f90 .pas .groovy .tcl .ps1 .proto .cmake"
 )
-READERS: dict[str, Callable[[Path], Iterator[Document]]] = {
+READERS: dict[str, Reader] = {
     **dict.fromkeys(_PROSE.split(), read_prose),
     **dict.fromkeys(_CODE.split(), read_code),
+    **dict.fromkeys([".html", ".htm", ".xhtml"], read_html),
+    **dict.fromkeys([".jsonl", ".ndjson"], read_jsonl),
+    **dict.fromkeys([".csv", ".tsv"], read_csv),
     ".json": read_json,
-    ".jsonl": read_jsonl,
+    ".parquet": read_parquet,
+    ".arrow": read_arrow,
+    ".pdf": read_pdf,
 }
+# Tables are packed inside, and read from their end: a packed one is none that a reader could open.
+PACKED = tuple(
+    f"{name}{packed}" for name in READERS if name not in (".pdf", ".parquet", ".arrow") for packed in COMPRESSED
+)

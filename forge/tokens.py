@@ -19,13 +19,13 @@ from adam.contract.paths import RunPaths
 from adam.contract.shards import SPLITS, ShardManifest, TokensManifest, TokenSplit, check_files
 from adam.contract.states import Phase
 from adam.forge.baseline import order2_bits_per_byte
-from adam.forge.build import token_bytes_needed
 from adam.forge.documents import ShardRecord
 from adam.forge.encoders import CHECKED_CHARS, DiffersError, Encoder, choose_encoder, library_encoder
 from adam.forge.loss_spans import PromptFinder
 from adam.forge.marks import marks
 from adam.forge.packing import STOPPED, Marks, Packer, data_file, write
 from adam.forge.progress import Progress
+from adam.forge.room import token_bytes_needed
 from adam.forge.tokenizer import bytes_of_ids, end_of_text, given, ids_of, learn, register, sample, take_marks_as_text
 from adam.forge.writer import records
 

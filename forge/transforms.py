@@ -8,10 +8,8 @@ from adam.contract.config_forge import Forge, Source
 from adam.forge.documents import Document
 from adam.forge.skeletons import Masking, masking_model
 
-BATCH_DOCUMENTS, BATCH_CHARS = (
-    2000,
-    4_000_000,
-)  # a batch has no more of either, but for one document that is larger itself
+# A batch has no more of either, but for one document that is larger itself.
+BATCH_DOCUMENTS, BATCH_CHARS = 2000, 4_000_000
 
 
 class Transform(Protocol):

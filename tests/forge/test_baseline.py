@@ -3,15 +3,12 @@
 import math
 import random
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
-from adam.contract.config_forge import Forge
 from adam.forge import baseline
 from adam.forge.baseline import order2_bits_per_byte
 from adam.forge.documents import Document, document_hash, split_of
-from adam.forge.filters import Filters
 
 
 def plain(train: list[bytes], val: list[bytes]) -> float:
@@ -61,9 +58,3 @@ def test_the_split_is_by_hash_with_the_share_asked_for() -> None:
 def test_a_group_is_on_one_side() -> None:
     splits = {split_of(Document("", group="a book", id=document_hash(str(n))), 0.5) for n in range(100)}
     assert len(splits) == 1
-
-
-def test_filters_count_each_reason() -> None:
-    filters = Filters(Forge(min_chars=3, max_chars=5), {}, set(), Path(), {})
-    documents = [Document(text, id=document_hash(text)) for text in ("ab", "abcd", "abcdef", "abcd")]
-    assert [filters.reason_to_drop(document) for document in documents] == ["too_short", "", "too_long", "duplicate"]

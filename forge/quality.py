@@ -1,0 +1,126 @@
+"""Rules on words, letters, lines and signs, each over many documents at once: Gopher's, and the share of reasoning words.
+
+Gopher: Rae et al. 2021, arXiv 2112.11446, section A.1.1. Words here are those of `words.py` (runs of letters and digits), where
+Gopher's lie between blanks: a hyphen parts two, and quotation marks do not lengthen any.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from adam.contract.config_filters import TextFilters
+from adam.forge.words import Words, WordSet
+
+STOP_WORDS = ("the", "be", "to", "of", "and", "that", "have", "with")
+BULLETS = ("•", "‣", "◦", "⁃", "●", "-", "*")
+ELLIPSES = ("…", "...")
+LETTERS = re.compile(r"[^\W\d_]+")
+
+Values = npt.NDArray[np.float64]
+
+
+class Rule(NamedTuple):
+    """Documents whose value lies below `low` or above `high` are dropped for `reason`."""
+
+    reason: str
+    values: Callable[[Sequence[str], Words], Values]
+    low: float = -np.inf
+    high: float = np.inf
+
+    def find(self, texts: Sequence[str], words: Words) -> dict[int, str]:
+        """Document -> its value, of those that are dropped."""
+        values = self.values(texts, words)
+        bad = np.flatnonzero((values < self.low) | (values > self.high))
+        return {int(number): f"{values[number]:.4g}" for number in bad}
+
+
+def rules(config: TextFilters) -> list[Rule]:
+    """The rules that are asked for, cheap ones first."""
+    stop, reasoning = WordSet(Words([" ".join(STOP_WORDS)]).hashes), Words([" ".join(config.reasoning_words)]).hashes
+    markers = WordSet(reasoning)
+    asked = (
+        (config.min_words, Rule("too_few_words", _count, low=config.min_words)),
+        (config.max_words, Rule("too_many_words", _count, high=config.max_words)),
+        (config.min_word_chars, Rule("short_words", _mean_length, low=config.min_word_chars)),
+        (config.max_word_chars, Rule("long_words", _mean_length, high=config.max_word_chars)),
+        (config.max_symbols, Rule("symbols", _symbols, high=config.max_symbols)),
+        (config.max_bullets, Rule("bullets", _bullets, high=config.max_bullets)),
+        (config.max_ellipses, Rule("ellipses", _ellipses, high=config.max_ellipses)),
+        (config.min_letters, Rule("few_letters", _letters, low=config.min_letters)),
+        (config.min_alpha_words, Rule("few_alpha_words", _alpha_words, low=config.min_alpha_words)),
+        (config.min_stop_words, Rule("few_stop_words", lambda _, w: _distinct(w, stop), low=config.min_stop_words)),
+        (config.min_reasoning, Rule("little_reasoning", lambda _, w: _share(w, markers), low=config.min_reasoning)),
+    )
+    return [rule for value, rule in asked if value]
+
+
+def _count(texts: Sequence[str], words: Words) -> Values:
+    return np.diff(words.bounds).astype(np.float64)
+
+
+def _per_word(values: npt.NDArray[np.integer], words: Words) -> Values:
+    return values / np.maximum(np.diff(words.bounds), 1)
+
+
+def _mean_length(texts: Sequence[str], words: Words) -> Values:
+    return _per_word(words.per_document(words.lengths), words)
+
+
+def _symbols(texts: Sequence[str], words: Words) -> Values:
+    """The larger of # a word and … a word."""
+    counts = [max(text.count("#"), text.count("…") + text.count("...")) for text in texts]
+    return _per_word(np.array(counts), words)
+
+
+def _line_share(texts: Sequence[str], fits: Callable[[str], bool]) -> Values:
+    shares = []
+    for text in texts:
+        lines = [line for line in map(str.strip, text.split("\n")) if line]
+        shares.append(sum(map(fits, lines)) / len(lines) if lines else 0.0)
+    return np.array(shares)
+
+
+def _bullets(texts: Sequence[str], words: Words) -> Values:
+    return _line_share(texts, lambda line: line.startswith(BULLETS))
+
+
+def _ellipses(texts: Sequence[str], words: Words) -> Values:
+    return _line_share(texts, lambda line: line.endswith(ELLIPSES))
+
+
+def _letters(texts: Sequence[str], words: Words) -> Values:
+    """Letters in each character that is no blank; an empty document has all."""
+    shares = []
+    for text in texts:
+        solid = "".join(text.split())
+        shares.append(sum(map(len, LETTERS.findall(solid))) / len(solid) if solid else 1.0)
+    return np.array(shares)
+
+
+def _alpha_words(texts: Sequence[str], words: Words) -> Values:
+    shares = []
+    for text in texts:
+        parts = text.split()
+        # Most words are found by the first look at `isalpha`; the others may have a letter among other signs.
+        alpha = sum(part.isalpha() or LETTERS.search(part) is not None for part in parts)
+        shares.append(alpha / len(parts) if parts else 1.0)
+    return np.array(shares)
+
+
+def _distinct(words: Words, wanted: WordSet) -> Values:
+    """How many different ones of `wanted` a document has."""
+    at = wanted.find(words.hashes)
+    documents = np.searchsorted(words.bounds, at, side="right") - 1
+    seen = np.zeros((len(words.bounds) - 1, len(wanted.hashes)), dtype=bool)
+    seen[documents, np.searchsorted(wanted.hashes, words.hashes[at])] = True
+    return seen.sum(axis=1).astype(np.float64)
+
+
+def _share(words: Words, wanted: WordSet) -> Values:
+    """The share of a document's words that are in `wanted`: Adam's "DRI" for the markers of reasoning."""
+    found = np.zeros(len(words.hashes), dtype=bool)
+    found[wanted.find(words.hashes)] = True
+    return _per_word(words.per_document(found), words)

@@ -1,0 +1,242 @@
+"""Every kind of file: what it gives, from any record on, packed or not, broken or not."""
+
+import bz2
+import csv
+import gzip
+import io
+import json
+import lzma
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from adam.contract.config_forge import Forge, Source
+from adam.forge import files, readers, readers_pdf, readers_records
+from adam.forge.files import SkippedError
+from adam.forge.readers import READERS
+from adam.forge.sources import documents, open_source
+
+pa = pytest.importorskip("pyarrow")
+
+ROWS = [{"id": n, "text": f"row {n} été\n" * (1 + n % 5), "other": "x" * 50} for n in range(150)]
+
+
+def as_parquet(rows) -> bytes:
+    import pyarrow.parquet
+
+    out = io.BytesIO()
+    pyarrow.parquet.write_table(pa.Table.from_pylist(rows), out, row_group_size=40)
+    return out.getvalue()
+
+
+def as_arrow(rows, new=None) -> bytes:
+    out, table = io.BytesIO(), pa.Table.from_pylist(rows)
+    with (new or pa.ipc.new_stream)(out, table.schema) as writer:
+        for batch in table.to_batches(max_chunksize=70):
+            writer.write_batch(batch)
+    return out.getvalue()
+
+
+def as_csv(rows, delimiter=",") -> bytes:
+    out = io.StringIO()
+    writer = csv.DictWriter(out, list(rows[0]), delimiter=delimiter)
+    writer.writeheader()
+    writer.writerows(rows)
+    return out.getvalue().encode()
+
+
+def as_jsonl(rows) -> bytes:
+    return "\n".join(json.dumps(row) for row in rows).encode()
+
+
+def as_pdf(lines: list[str]) -> bytes:
+    """A page with a line of Helvetica each, written by hand."""
+    text = b"BT /F1 12 Tf 72 720 Td 14 TL " + b" ".join(b"(%s) Tj T*" % line.encode() for line in lines) + b" ET"
+    parts = [
+        b"<< /Type /Catalog /Pages 2 0 R >>",
+        b"<< /Type /Pages /Kids [3 0 R] /Count 1 >>",
+        b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 612 792] /Contents 4 0 R /Resources << /Font << /F1 5 0 R >> >> >>",
+        b"<< /Length %d >>\nstream\n%s\nendstream" % (len(text), text),
+        b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>",
+    ]
+    data, places = b"%PDF-1.4\n", []
+    for number, part in enumerate(parts, 1):
+        places.append(len(data))
+        data += b"%d 0 obj\n%s\nendobj\n" % (number, part)
+    table = b"".join(b"%010d 00000 n \n" % place for place in places)
+    return data + b"xref\n0 6\n0000000000 65535 f \n%strailer << /Size 6 /Root 1 0 R >>\nstartxref\n%d\n%%%%EOF" % (
+        table,
+        len(data),
+    )
+
+
+MAKERS = {
+    "a.parquet": as_parquet, "a.arrow": as_arrow, "b.arrow": lambda rows: as_arrow(rows, pa.ipc.new_file),
+    "a.csv": as_csv, "a.tsv": lambda rows: as_csv(rows, "\t"), "a.jsonl": as_jsonl,
+    "a.json": lambda rows: json.dumps(rows).encode(),
+}  # fmt: skip
+PACKERS = {
+    ".gz": gzip.compress,
+    ".bz2": bz2.compress,
+    ".xz": lzma.compress,
+    ".zst": lambda data: pa.compress(data, "zstd", asbytes=True),
+}
+
+
+def read(path: Path, first: int = 0, source: Source | None = None) -> list:
+    origin = open_source(source or Source(path=str(path)), Forge(), path.parent)
+    return list(documents(path, origin, first))
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_tables_give_their_rows_from_any_row_on(tmp_path, name) -> None:
+    (tmp_path / name).write_bytes(MAKERS[name](ROWS))
+    for first in (0, 1, 39, 40, 41, 64, 70, 149, 150, 200):
+        assert [document.text for document in read(tmp_path / name, first)] == [row["text"] for row in ROWS[first:]]
+
+
+@pytest.mark.parametrize("packed", PACKERS)
+@pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.txt", "a.json"])
+def test_packed_files_are_as_the_plain_ones(tmp_path, name, packed) -> None:
+    data = MAKERS[name](ROWS) if name in MAKERS else b"a line of text\n" * 100
+    (tmp_path / name).write_bytes(data)
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / (name + packed)).write_bytes(PACKERS[packed](data))
+    origin = open_source(Source(path=str(tmp_path / "in")), Forge(), tmp_path)
+    (file,) = origin.files
+    assert [d.text for d in documents(file, origin)] == [d.text for d in read(tmp_path / name)]
+
+
+@pytest.mark.parametrize("packed", PACKERS)
+def test_a_packed_file_that_was_cut_gives_what_there_is_and_is_counted(tmp_path, packed) -> None:
+    path = tmp_path / f"a.jsonl{packed}"
+    rng = random.Random(1)
+    rows = [{"text": "".join(rng.choices("abcdefghij ", k=400))} for _ in range(3000)]
+    data = PACKERS[packed](as_jsonl(rows))
+    path.write_bytes(data[: len(data) * 2 // 3])
+    found, origin = [], open_source(Source(path=str(path)), Forge(), tmp_path)
+    with pytest.raises(SkippedError, match="damaged"):
+        for document in documents(path, origin):
+            found.append(document)
+    assert [document.text for document in found if not document.dropped] == [row["text"] for row in rows[: len(found)]]
+    assert len(found) > (1000 if packed != ".bz2" else -1)  # bz2's blocks are nearly as large as the file
+
+
+def test_columns_that_are_not_named_are_not_read(tmp_path) -> None:
+    path = tmp_path / "a.parquet"
+    path.write_bytes(as_parquet([{"q": f"q{n}", "a": f"a{n}", "big": "x"} for n in range(5)]))
+    source = Source(path=str(path), template="{q}? {a}", answers=("a",))
+    assert [document.text for document in read(path, 0, source)] == [f"q{n}? a{n}" for n in range(5)]
+    with pytest.raises(SkippedError, match="no_such_column"):
+        read(path, 0, Source(path=str(path), template="{nothing}"))
+
+
+def test_a_bad_row_of_csv_costs_that_row(tmp_path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes(b'id,text\n1,one\n2\n3,"three,\nwith a line"\n4,four,more\n\n5,\xff\xff\n6,a\0b\n7,seven\n')
+    found = [(document.text, document.dropped) for document in read(path)]
+    assert [text for text, dropped in found if not dropped] == ["one", "three,\nwith a line", "seven"]
+    assert [dropped for _, dropped in found if dropped] == ["bad_line"] * 4
+
+
+def test_a_quote_that_is_never_closed_ends_somewhere(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(readers_records, "LONGEST_CELL", 1000)
+    path = tmp_path / "a.csv"
+    path.write_bytes(b'id,text\n1,"open\n' + b"2,some text that is long\n" * 200)
+    found = read(path)
+    assert sum(document.dropped == "bad_line" for document in found) >= 1
+    assert sum(document.text == "some text that is long" for document in found) > 100
+
+
+def test_prose_larger_than_memory_allows_comes_in_parts(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(readers, "LARGEST_FILE", 4000)
+    text = "".join(f"line {n} of a large book, été →\r\n" for n in range(1000))
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbf" + text.encode())
+    found = [document.text for document in read(tmp_path / "a.txt")]
+    assert "".join(found) == text.replace("\r\n", "\n")
+    assert len(found) > 30
+    assert max(map(len, found)) <= 1001
+    assert all(part.endswith("\n") for part in found)
+    assert [document.text for document in read(tmp_path / "a.txt", 7)] == found[7:]
+    (tmp_path / "b.txt").write_bytes(b"x" * 50_000)  # one line, no place to cut
+    assert "".join(document.text for document in read(tmp_path / "b.txt")) == "x" * 50_000
+
+
+def test_a_page_of_html_is_what_a_reader_sees(tmp_path) -> None:
+    page = """<!DOCTYPE html><html><head><title>A  page</title><style>p { }</style></head><body><nav>menu</nav>
+    <h1>Head</h1><p>One &amp; two<br>three &eacute;</p><script>if (a < b) { x() }</script><pre>  kept
+      as it is</pre><ul><li>first<li>second</ul><table><tr><td>a</td><td>b</td></tr></table></body></html>"""
+    (tmp_path / "a.html").write_text(page)
+    (document,) = read(tmp_path / "a.html")
+    assert document.meta == {"title": "A page"}
+    assert document.text.split() == [
+        "Head",
+        "One",
+        "&",
+        "two",
+        "three",
+        "é",
+        "kept",
+        "as",
+        "it",
+        "is",
+        "first",
+        "second",
+        "a",
+        "b",
+    ]
+    assert "Head\n\nOne & two\nthree é\n\n  kept\n" in document.text
+    (tmp_path / "b.html").write_bytes('<meta charset="latin-1"><p>été</p>'.encode("latin-1"))
+    assert read(tmp_path / "b.html")[0].text == "été"
+
+
+def test_a_pdf_is_its_text_and_a_broken_one_costs_itself(tmp_path) -> None:
+    pytest.importorskip("pypdf")
+    (tmp_path / "a.pdf").write_bytes(as_pdf(["Hello there,", "this is a page."]))
+    (document,) = read(tmp_path / "a.pdf")
+    assert document.text == "Hello there,\nthis is a page."
+    assert document.long
+    for name, data, reason in (("b", b"%PDF-1.4 nothing", "damaged"), ("c", as_pdf([]), "no_text")):
+        (tmp_path / f"{name}.pdf").write_bytes(data)
+        with pytest.raises(SkippedError, match=reason):
+            read(tmp_path / f"{name}.pdf")
+    assert read(tmp_path / "a.pdf")[0].text == document.text
+
+
+def test_a_pdf_that_never_ends_or_kills_its_reader_is_given_up(tmp_path, monkeypatch) -> None:
+    (tmp_path / "a.pdf").write_bytes(as_pdf(["x"]))
+    real = subprocess.Popen
+    for program, reason in (("import time; time.sleep(1000)", "pdf_timeout"), ("import os; os.abort()", "pdf_crashed")):
+        readers_pdf.WORKER.end()
+        with monkeypatch.context() as context:
+            context.setattr(readers_pdf, "SECONDS", 0.5)
+            context.setattr(
+                readers_pdf.subprocess,
+                "Popen",
+                lambda _, program=program, **k: real([sys.executable, "-c", program], **k),
+            )
+            with pytest.raises(SkippedError, match=reason):
+                read(tmp_path / "a.pdf")
+    assert read(tmp_path / "a.pdf")[0].text == "x"
+    readers_pdf.WORKER.end()
+
+
+def test_twenty_languages_and_more_are_code() -> None:
+    code = [name for name, reader in READERS.items() if reader is readers.read_code]
+    assert len(code) > 50
+    named = (
+        """.py .rs .cpp .js .go .java .c .rb .php .swift .kt .scala .sh .sql .hs .lua .r .jl .ts .cs .xml .yaml .toml"""
+    )
+    for name in named.split():
+        assert name in code
+
+
+def test_a_missing_package_is_said_with_what_installs_it(monkeypatch, tmp_path) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    (tmp_path / "a.parquet").write_bytes(b"x")
+    with pytest.raises(files.ConfigError, match=r"Parquet files need the package pyarrow") as caught:
+        read(tmp_path / "a.parquet")
+    assert "pip install" in str(caught.value)
