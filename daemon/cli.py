@@ -12,6 +12,7 @@ from adam.contract.model import PRESETS
 from adam.contract.paths import find_run
 from adam.contract.states import Exit
 from adam.daemon.owner import act_as_owner
+from adam.daemon.presets import MIXES
 from adam.daemon.unit_files import PREFIX, RUN, USER
 
 EXITS = {
@@ -121,7 +122,9 @@ def add_starting(commands: Commands) -> None:
         "--preset", choices=list(PRESETS), default="tiny", help="size of the model (default: tiny, the demo's)"
     )
     init.add_argument("--out", metavar="FILE", default="adam.toml", help="where to write it (default: adam.toml)")
-    init.add_argument("--text", metavar="PATH", action="append", help="train on this file or folder; may be repeated")
+    data = init.add_mutually_exclusive_group()
+    data.add_argument("--text", metavar="PATH", action="append", help="train on this file or folder; may be repeated")
+    data.add_argument("--mix", choices=list(MIXES), help="train on this mix of sets of the Hub (adam: the guide's)")
 
     up = commands.add(
         "up", "up.run", "start a run, or go on with it", "Without a configuration anywhere: the demo in runs/demo."

@@ -169,7 +169,7 @@ def documents(file: File, origin: Origin, first: int = 0) -> Iterator[Document]:
     try:
         for document in found:
             if origin.source.text and not document.dropped:
-                document.kind = origin.source.text
+                document.kind = "code" if origin.source.text == "code" else "prose"
             yield document
     except FetchError:
         if isinstance(file, Path):

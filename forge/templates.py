@@ -114,7 +114,7 @@ class Template:
                     raise MissingError  # a number is text only where somebody has asked for it
                 text.add(_plain(value), ANSWER if field in source.answers else PROMPT)
         document = text.document(source.cut_chars)
-        document.kind = source.text or "prose"
+        document.kind = "code" if source.text == "code" else "prose"
         document.meta = dict(_meta(record, source.meta))
         return document
 
