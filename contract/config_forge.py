@@ -77,7 +77,11 @@ class Source(Section, frozen=True):
         dict[str, str], Meta(description='what is kept with each document, and of which column: { title = "title" }')
     ] = {}
     text: Annotated[
-        Literal["", "prose", "code"], Meta(description="what it is; code is never masked; empty: by the file's ending")
+        Literal["", "prose", "code", "books"],
+        Meta(
+            description="what it is; code is never masked; books: prose that loses Project Gutenberg's licence and notes and whose parts "
+            "stay in one split; empty: by the file's ending"
+        ),
     ] = ""
     cut_chars: Annotated[
         int, Meta(ge=0, description="records are cut to so many characters (the seed's: 4096); 0: never")
@@ -110,7 +114,7 @@ class RegistryEntry(Section, frozen=True):
     turns: dict[str, str] = {}
     where: dict[str, tuple[str, ...]] = {}
     meta: dict[str, str] = {}
-    text: Literal["", "prose", "code"] = ""
+    text: Literal["", "prose", "code", "books"] = ""
     licence: str = ""
     gated: bool = False
     gone: Annotated[str, Meta(description="why it can't be had any more; empty: it can")] = ""

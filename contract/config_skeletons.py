@@ -23,8 +23,7 @@ class Skeletons(Section, frozen=True):
         str,
         Meta(
             min_length=1,
-            description="spaCy model that finds the entities: an installed package, or a folder "
-            "(a relative one is seen from the run directory)",
+            description="spaCy model that finds entities: an installed package, or a folder (a relative one is seen from the run directory)",
         ),
     ] = "en_core_web_sm"
     share: Annotated[

@@ -35,7 +35,7 @@ from adam.forge.reading import Ahead, FileEnd, Patience, SourceReader
 from adam.forge.resume import Known, go_on, journal_of, open_patiently, wait_for
 from adam.forge.room import disk_needed, text_bytes_expected
 from adam.forge.secrets_in_text import redacted
-from adam.forge.skeletons import count_masked, masking_model
+from adam.forge.skeletons import count_masked, masking_version
 from adam.forge.sources import Origin, file_status, file_text, listing_digest
 from adam.forge.transforms import BATCH_CHARS, BATCH_DOCUMENTS, open_transforms
 from adam.forge.writer import ShardWriter
@@ -55,14 +55,13 @@ def build_shards(
 
     Raises DataError (a source that is missing or empty), DiskError (no room), StoppedError (somebody asked).
     """
-    digest = forge_digest(config.forge)
+    digest, ner_model = forge_digest(config.forge), masking_version(config.forge, paths.root)
     found = journal_of(paths, digest)
     origins = open_patiently(config.forge, paths, found.pins if found else {}, progress, stop)
-    model = masking_model(config.forge, paths.root)
     fresh = Journal(
         config_digest=digest,
         listing_digest=listing_digest(origins),
-        ner_model=model.version if model else "",
+        ner_model=ner_model,
         pins={origin.name: origin.revision for origin in origins if origin.kind == "hub"},
     )
     known = Known(config.forge)
@@ -223,8 +222,7 @@ class Build:
         for transform in self._transforms:
             done = transform.apply(done)
         for document, (before, counts) in zip(done, batch, strict=True):
-            if document.form:
-                count_masked(counts.masked, before, document)
+            count_masked(counts.masked, before, document)
             self._writer.write(split_of(document, self._config.val_fraction), shard_record(document))
             counts.documents_written += 1
             counts.characters_written += len(document.text)

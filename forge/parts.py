@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 import msgspec
 
 from adam.contract.config_forge import Source
+from adam.forge.books import open_book
 from adam.forge.documents import Document
 
 # Four times a usual sample (2,048 tokens of 3 to 4 bytes): long contexts stay, and a book of 600 kB gives 19 documents to split.
@@ -17,8 +18,7 @@ Opener = Callable[[Document], Iterable[Document]]
 
 def opener_of(source: Source) -> Opener:
     """How the prose of a source is opened. It is called for each document that is no code and has a text."""
-    del source
-    return lambda document: (document,)
+    return open_book if source.text == "books" else lambda document: (document,)
 
 
 def parts(document: Document, opener: Opener) -> Iterator[Document]:

@@ -29,6 +29,12 @@ def masking_model(config: Forge, run: Path) -> Model | None:
     return find_model(asked.model, run, tuple(dict.fromkeys(labels)))
 
 
+def masking_version(config: Forge, run: Path) -> str:
+    """What the shards depend on: the model's name and version; empty where nothing is masked. Raises ConfigError."""
+    model = masking_model(config, run)
+    return model.version if model else ""
+
+
 class Masking:
     """See `forge.transforms.Transform`."""
 
@@ -74,7 +80,9 @@ class Masking:
 
 
 def count_masked(summary: MaskSummary, before: Document, after: Document) -> None:
-    """Add a document that masking has seen."""
+    """Add a document, where masking had to do with it."""
+    if not after.form:
+        return
     summary.documents[after.form] = summary.documents.get(after.form, 0) + 1
     if after.form == SKELETON:
         for mask in after.masks:
