@@ -13,7 +13,7 @@ import msgspec
 
 from adam.contract.config_forge import Source
 from adam.contract.errors import ConfigError
-from adam.forge.documents import Document, EXAMPLE_CHARS, Span, kind_of
+from adam.forge.documents import EXAMPLE_CHARS, Document, Span, kind_of
 
 PROMPT, ANSWER = "prompt", "answer"
 SPEAKERS = {
