@@ -17,7 +17,7 @@ import msgspec
 from adam.contract.config_forge import Forge, Source
 from adam.contract.errors import DataError
 from adam.contract.shards import path_text
-from adam.forge.documents import Document
+from adam.forge.documents import Document, kind_of
 from adam.forge.files import FetchError, File, SkippedError, ending
 from adam.forge.hub import HubFile, list_files, readable
 from adam.forge.readers import PACKED, READERS, read_prose
@@ -169,7 +169,7 @@ def documents(file: File, origin: Origin, first: int = 0) -> Iterator[Document]:
     try:
         for document in found:
             if origin.source.text and not document.dropped:
-                document.kind = "code" if origin.source.text == "code" else "prose"
+                document.kind = kind_of(origin.source.text)
             yield document
     except FetchError:
         if isinstance(file, Path):

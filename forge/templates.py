@@ -13,7 +13,7 @@ import msgspec
 
 from adam.contract.config_forge import Source
 from adam.contract.errors import ConfigError
-from adam.forge.documents import EXAMPLE_CHARS, Document, Span
+from adam.forge.documents import EXAMPLE_CHARS, Document, Span, kind_of
 
 PROMPT, ANSWER = "prompt", "answer"
 SPEAKERS = {
@@ -114,7 +114,7 @@ class Template:
                     raise MissingError  # a number is text only where somebody has asked for it
                 text.add(_plain(value), ANSWER if field in source.answers else PROMPT)
         document = text.document(source.cut_chars)
-        document.kind = "code" if source.text == "code" else "prose"
+        document.kind = kind_of(source.text)
         document.meta = dict(_meta(record, source.meta))
         return document
 
