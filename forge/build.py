@@ -115,7 +115,7 @@ class Build:
         sources = {origin.name: origin.source for origin in origins}
         self._filters = Filters(config, sources, known.seen, paths.root, self._work, journal.filters, progress.tick)
         self._readers = {
-            origin.name: Ahead(SourceReader(origin, opener_of(origin.source), cursor), self._filters)
+            origin.name: Ahead(SourceReader(origin, opener_of(origin.source), cursor), self._filters, progress.tick)
             for origin, cursor in zip(origins, cursors, strict=True)
         }
         self._transforms = open_transforms(config, sources, paths.root, progress.tick)

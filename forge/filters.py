@@ -50,7 +50,7 @@ class Filters:
             self._near = NearIndex(work / BANDS, state.get("near", 0), bands, tick)
 
     def judge(self, documents: Sequence[Document]) -> Callable[[], None]:
-        """Begin with the verdicts on these; what is given back waits for them. A document that came by no verdict is judged when it is taken."""
+        """Begin with the verdicts on these; what is given back waits for them. Whoever has none is judged when it is taken."""
         asked = [document for document in documents if not document.dropped]
         answer = self._workers.ask([(document.source, document.text) for document in asked])
 

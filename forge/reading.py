@@ -1,5 +1,6 @@
 """One source, read from a cursor on: documents, ends of files, and troubles that may pass."""
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -17,6 +18,7 @@ from adam.forge.sources import Origin, documents, file_status, file_text
 
 LONGEST_WAIT_S = 60.0
 AHEAD, AHEAD_CHARS = 500, 2_000_000  # documents and characters that are read ahead of each source, twice
+AHEAD_S = 1.0  # … or as many as come in this time: whoever asks for an end waits no longer
 
 
 class FileEnd(NamedTuple):
@@ -100,13 +102,13 @@ class SourceReader:
 class Ahead:
     """A source that is read some documents ahead, so that the filters' processes judge these while others are written.
 
-    `cursor` and `done` are behind the item that was given last, not behind what was read.
+    `cursor` and `done` are behind the item that was given last, not behind what was read. `tick`: a sign of life.
     """
 
-    def __init__(self, reader: SourceReader, filters: Filters) -> None:
+    def __init__(self, reader: SourceReader, filters: Filters, tick: Callable[[], object]) -> None:
         self.origin = reader.origin
         self.cursor, self.done = msgspec.structs.replace(reader.cursor), 0
-        self._reader, self._filters = reader, filters
+        self._reader, self._filters, self._tick = reader, filters, tick
         self._now: deque[Item] = deque()
         self._next: tuple[deque[Item], Callable[[], None]] | None = None
         self._trouble: HubError | None = None
@@ -137,8 +139,9 @@ class Ahead:
     def _read(self) -> tuple[deque[Item], Callable[[], None]]:
         """(items, what waits for the verdicts on them) of the next documents."""
         items: deque[Item] = deque()
-        size, first_time = 0, self._reader.cursor.turn == 0
-        while size < AHEAD_CHARS and len(items) < AHEAD:
+        size, first_time, until = 0, self._reader.cursor.turn == 0, time.monotonic() + AHEAD_S
+        while size < AHEAD_CHARS and len(items) < AHEAD and (not items or time.monotonic() < until):
+            self._tick()
             try:
                 found = self._reader.next()
             except HubError as error:
