@@ -161,8 +161,10 @@ class Build:
             self._dry(reader, mix)
         elif isinstance(found, FileEnd):
             self._end_file(reader, found)
-        elif self._take(found, reader):
-            mix.took(name, self._units(mix, found, reader.origin))
+        else:
+            units = self._units(mix, found, reader.origin)  # of the text that was read: a transform may be next
+            if self._take(found, reader):
+                mix.took(name, units)
 
     def _units(self, mix: Mix, document: Document, origin: Origin) -> int:
         match mix.unit:
