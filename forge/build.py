@@ -73,10 +73,11 @@ def build_shards(
     done = sum(counts.characters_written for counts in journal.counts)
     require_room(paths.root, disk_needed(config.forge, expected, done), "shards and tokens", free=free(paths.root))
     paths.shards_work.mkdir(parents=True, exist_ok=True)
-    progress.enter(ForgePhase.READING, sum(file_status(file).size for origin in origins for file in origin.files))
+    total = sum(file_status(file).size for origin in origins for file in origin.files)
+    progress.enter(ForgePhase.READING, total)
     if not (paths.shards_work / "journal.json").exists():
         schema.save(paths.shards_work / "journal.json", journal)
-    build = Build(config.forge, paths, origins, journal, known, progress, stop)
+    build = Build(config.forge, paths, origins, total, journal, known, progress, stop)
     try:
         build.read_all()
         build.finish()
@@ -93,6 +94,7 @@ class Build:
         config: Forge,
         paths: RunPaths,
         origins: list[Origin],
+        total: int,
         journal: Journal,
         known: Known,
         progress: Progress,
@@ -100,6 +102,7 @@ class Build:
     ) -> None:
         self._progress, self._stop = progress, stop
         self._config, self._origins, self._work = config, origins, paths.shards_work
+        self._total = total
         self._paths, self._start = paths, journal
         names = [origin.name for origin in origins]
         counts = journal.counts or [Counts() for _ in origins]
@@ -195,7 +198,7 @@ class Build:
         counts = self._counts[document.source]
         counts.documents_read += 1
         self._unsaved += len(document.text)
-        self._progress.at(self._bytes + min(reader.characters, reader.size))
+        self._progress.at(self._done(reader))
         if not document.dropped:
             document.id = document_hash(document.text)
             if len(document.text) < reader.origin.source.min_chars:
@@ -215,6 +218,14 @@ class Build:
         if not self._transforms or len(self._batch) >= BATCH_DOCUMENTS or self._batched >= BATCH_CHARS:
             self._write_batch()
         return True
+
+    def _done(self, reader: JudgedReader) -> int:
+        """Of the bytes of all sources: those that were read, or where mixes have targets, as large a part as is done of these."""
+        phases = self._config.phases
+        if not (phases and all(phase.target for phase in phases)):
+            return self._bytes + min(reader.characters, reader.size)
+        parts = (sum(state.taken.values()) / phase.target for phase, state in zip(phases, self._states, strict=False))
+        return int(self._total * sum(min(1.0, part) for part in parts) / len(phases))
 
     def _write_batch(self) -> None:
         """What was kept and waits, through the transforms into the shards."""
@@ -240,7 +251,7 @@ class Build:
         counts.files += 1
         self._list(reader.origin, file, ended.skipped)
         self._bytes += file_status(file).size
-        self._progress.at(self._bytes)
+        self._progress.at(self._done(reader))
 
     def _list(self, origin: Origin, file: File, skipped: str) -> None:
         size, mtime_ns, unusable = file_status(file)
