@@ -61,7 +61,7 @@ def picked(paths: RunPaths, shards: ShardManifest, count: int, source: str, seed
     mark = b'"source":' + msgspec.json.encode(source) if source else b""
     reservoir: Reservoir[bytes] = Reservoir(count, random.Random(seed))
     for line in shard_lines(paths, shards):
-        # A text may hold the same letters, so a line that has them is decoded to see.
+        # Metadata may hold the same letters, so a line that has them is decoded to see.
         if not source or (mark in line and decoded(line).source == source):
             reservoir.show(line)
     return [decoded(line) for line in reservoir.kept]

@@ -58,6 +58,17 @@ def test_a_token_is_prompt_where_all_of_it_is(finder, tokenizer, case) -> None:
     assert (np.diff(runs.ravel()) > 0).all()
 
 
+def test_a_normaliser_that_leaves_the_number_of_bytes_by_chance_is_not_believed() -> None:
+    """Two accents are joined to their letters and lose a byte each; U+0344 is taken apart and gains two."""
+    text = "e\u0301 e\u0301 and x\u0344 it"
+    assert len(normalizers.NFC().normalize_str(text).encode()) == len(text.encode())
+    ids = np.array(OFFSET_TOKENIZER.encode(text, add_special_tokens=False).ids, dtype=np.uint32)
+    for end in range(1, len(text) + 1):
+        spans = [Span(0, end, "prompt")]
+        runs = BY_OFFSETS.find(text, tuple(spans), ids)
+        assert [at for first, last in runs for at in range(first, last)] == slowly(OFFSET_TOKENIZER, text, spans)
+
+
 @pytest.mark.parametrize(("finder", "tokenizer"), [(BY_BYTES, BYTE_TOKENIZER), (BY_OFFSETS, OFFSET_TOKENIZER)])
 def test_marks_of_masks_are_tokens_too(finder, tokenizer) -> None:
     left, right = (tokenizer.encode(part, add_special_tokens=False).ids for part in ("é is ", " of it"))
