@@ -7,10 +7,13 @@ from msgspec import UNSET, Meta, UnsetType
 
 from adam.contract.section import Section
 
-REASONING_WORDS = tuple(
-    "because therefore thus hence since if then else unless although however whereas implies implied consequently accordingly"
-    " otherwise suppose assume given conclude concludes proof prove proves follows so must cannot why reason reasons".split()
+# fmt: off
+REASONING_WORDS = (
+    "because", "therefore", "thus", "hence", "since", "if", "then", "else", "unless", "although", "however", "whereas", "implies",
+    "implied", "consequently", "accordingly", "otherwise", "suppose", "assume", "given", "conclude", "concludes", "proof", "prove",
+    "proves", "follows", "so", "must", "cannot", "why", "reason", "reasons",
 )
+# fmt: on
 
 
 def rule(description: str, **bounds: Any) -> Any:
@@ -84,13 +87,14 @@ class Filters(TextFilters, frozen=True):
     evaluation_words: Annotated[int, rule("see evaluation (GPT-3: 13)", ge=5, le=100)] = 13
 
 
-def _overrides() -> type[Section]:
-    fields = [(field.name, field.type | UnsetType, UNSET) for field in msgspec.structs.fields(TextFilters)]
-    return msgspec.defstruct("FilterOverrides", fields, bases=(Section,), frozen=True, module=__name__)
-
-
 # The rules that a source has of its own; the others are those of [forge.filters].
-FilterOverrides: Any = _overrides()
+FilterOverrides: Any = msgspec.defstruct(
+    "FilterOverrides",
+    [(field.name, field.type | UnsetType, UNSET) for field in msgspec.structs.fields(TextFilters)],
+    bases=(Section,),
+    frozen=True,
+    module=__name__,
+)
 
 
 def text_filters(common: TextFilters, own: Any) -> TextFilters:

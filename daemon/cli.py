@@ -244,6 +244,26 @@ def add_data(commands: Commands) -> None:
     )
     flag(forge, "--rebuild", "build anew from the sources as they are now (before the first training step)")
     flag(forge, "--check", "only check the data, and say what has changed in the sources")
+    add_forge_looking(commands.below(forge, "look at the data"))
+
+
+def add_forge_looking(actions: Commands) -> None:
+    report = actions.add(
+        "report", "forge_look.report", "write a page with plots, samples and licences of the run's data"
+    )
+    report.add_argument("--out", metavar="FILE", help="where to (default: forge-report.html in the run directory)")
+    sample = actions.add("sample", "forge_look.sample", "print documents of the run at random")
+    sample.add_argument("-n", metavar="COUNT", dest="count", type=int, default=3, help="how many (default: 3)")
+    sample.add_argument("--source", metavar="NAME", help="only of this source")
+    sample.add_argument(
+        "--dropped",
+        metavar="REASON",
+        nargs="?",
+        const="",
+        help="documents that were dropped, for this reason or for any: the examples that the manifest keeps",
+    )
+    sample.add_argument("--seed", metavar="N", type=int, help="the same documents each time")
+    flag(sample, "--json", "for scripts: one JSON object a line")
 
 
 def add_systemd(commands: Commands) -> None:

@@ -20,9 +20,11 @@ from adam.contract.config_forge import Forge, forge_digest
 from adam.contract.durable import free_bytes, require_room
 from adam.contract.errors import StoppedError
 from adam.contract.paths import RunPaths
-from adam.contract.shards import NOT_NEEDED, SOURCES, Example, ShardManifest, SourceFile, hashed
+from adam.contract.shards import NOT_NEEDED, SOURCES, ShardManifest, SourceFile, hashed
 from adam.contract.states import Phase as ForgePhase
-from adam.forge.documents import EXAMPLE_CHARS, Document, document_hash, shard_record, split_of
+from adam.forge.ahead import JudgedReader
+from adam.forge.documents import Document, document_hash, shard_record, split_of
+from adam.forge.dropped import count_dropped
 from adam.forge.files import File
 from adam.forge.filters import Filters
 from adam.forge.finish import check_not_empty, phase_summaries, publish, revisions, summary
@@ -31,10 +33,9 @@ from adam.forge.journal import Counts, Cursor, Journal
 from adam.forge.mix import ORDER, Mix, PhaseState
 from adam.forge.parts import opener_of
 from adam.forge.progress import Progress
-from adam.forge.reading import Ahead, FileEnd, Patience, SourceReader
+from adam.forge.reading import FileEnd, Patience, SourceReader
 from adam.forge.resume import Known, go_on, journal_of, open_patiently, wait_for
 from adam.forge.room import disk_needed, text_bytes_expected
-from adam.forge.secrets_in_text import redacted
 from adam.forge.skeletons import count_masked, masking_version
 from adam.forge.sources import Origin, file_status, file_text, listing_digest
 from adam.forge.transforms import BATCH_CHARS, BATCH_DOCUMENTS, open_transforms
@@ -42,7 +43,6 @@ from adam.forge.writer import ShardWriter
 
 JOURNAL_BYTES = 64_000_000  # of text, between two journals; a shard that is closed writes one too
 LISTED_SKIPS = 1000
-EXAMPLES = 3  # of each reason and source
 CHARS_PER_TOKEN = {"prose": 4.5, "code": 3.2}  # GPT-NeoX's on English prose and on Python
 
 log = structlog.get_logger()
@@ -55,8 +55,9 @@ def build_shards(
 
     Raises DataError (a source that is missing or empty), DiskError (no room), StoppedError (somebody asked).
     """
-    digest, ner_model = forge_digest(config.forge), masking_version(config.forge, paths.root)
-    found = journal_of(paths, digest)
+    digest = forge_digest(config.forge)
+    ner_model = masking_version(config.forge, paths.root)
+    found = journal_of(paths, digest, ner_model)
     origins = open_patiently(config.forge, paths, found.pins if found else {}, progress, stop)
     fresh = Journal(
         config_digest=digest,
@@ -72,10 +73,11 @@ def build_shards(
     done = sum(counts.characters_written for counts in journal.counts)
     require_room(paths.root, disk_needed(config.forge, expected, done), "shards and tokens", free=free(paths.root))
     paths.shards_work.mkdir(parents=True, exist_ok=True)
-    progress.enter(ForgePhase.READING, sum(file_status(file).size for origin in origins for file in origin.files))
+    total = sum(file_status(file).size for origin in origins for file in origin.files)
+    progress.enter(ForgePhase.READING, total)
     if not (paths.shards_work / "journal.json").exists():
         schema.save(paths.shards_work / "journal.json", journal)
-    build = Build(config.forge, paths, origins, journal, known, progress, stop)
+    build = Build(config.forge, paths, origins, total, journal, known, progress, stop)
     try:
         build.read_all()
         build.finish()
@@ -92,6 +94,7 @@ class Build:
         config: Forge,
         paths: RunPaths,
         origins: list[Origin],
+        total: int,
         journal: Journal,
         known: Known,
         progress: Progress,
@@ -99,6 +102,7 @@ class Build:
     ) -> None:
         self._progress, self._stop = progress, stop
         self._config, self._origins, self._work = config, origins, paths.shards_work
+        self._total = total
         self._paths, self._start = paths, journal
         names = [origin.name for origin in origins]
         counts = journal.counts or [Counts() for _ in origins]
@@ -114,7 +118,9 @@ class Build:
         sources = {origin.name: origin.source for origin in origins}
         self._filters = Filters(config, sources, known.seen, paths.root, self._work, journal.filters, progress.tick)
         self._readers = {
-            origin.name: Ahead(SourceReader(origin, opener_of(origin.source), cursor), self._filters)
+            origin.name: JudgedReader(
+                SourceReader(origin, opener_of(origin.source), cursor), self._filters, progress.tick
+            )
             for origin, cursor in zip(origins, cursors, strict=True)
         }
         self._transforms = open_transforms(config, sources, paths.root, progress.tick)
@@ -169,7 +175,7 @@ class Build:
                 return len(document.text)
         return max(1, round(len(document.text) / (origin.source.chars_per_token or CHARS_PER_TOKEN[document.kind])))
 
-    def _dry(self, reader: Ahead, mix: Mix) -> None:
+    def _dry(self, reader: JudgedReader, mix: Mix) -> None:
         name = reader.origin.name
         if mix.may_repeat(name) and self._repeats.any(name):
             mix.repeat(name)
@@ -187,12 +193,12 @@ class Build:
         log.warning("a source fails and is tried again", source=name, why=error.args[0], seconds=round(wait, 1))
         wait_for(wait, self._progress, self._stop)
 
-    def _take(self, document: Document, reader: Ahead) -> bool:
+    def _take(self, document: Document, reader: JudgedReader) -> bool:
         """Whether a document is kept; it then waits to be written."""
         counts = self._counts[document.source]
         counts.documents_read += 1
         self._unsaved += len(document.text)
-        self._progress.at(self._bytes + reader.done)
+        self._progress.at(self._done(reader))
         if not document.dropped:
             document.id = document_hash(document.text)
             if len(document.text) < reader.origin.source.min_chars:
@@ -204,7 +210,7 @@ class Build:
                 document.dropped = self._filters.reason_to_drop(document)
         self._progress.counted(1, int(bool(document.dropped)))
         if document.dropped:
-            _count_dropped(document, counts)
+            count_dropped(document, counts)
             return False
         self._repeats.kept(document)
         self._batch.append((document, counts))
@@ -212,6 +218,14 @@ class Build:
         if not self._transforms or len(self._batch) >= BATCH_DOCUMENTS or self._batched >= BATCH_CHARS:
             self._write_batch()
         return True
+
+    def _done(self, reader: JudgedReader) -> int:
+        """Of the bytes of all sources: those that were read, or where mixes have targets, as large a part as is done of these."""
+        phases = self._config.phases
+        if not (phases and all(phase.target for phase in phases)):
+            return self._bytes + min(reader.characters, reader.size)
+        parts = (sum(state.taken.values()) / phase.target for phase, state in zip(phases, self._states, strict=False))
+        return int(self._total * sum(min(1.0, part) for part in parts) / len(phases))
 
     def _write_batch(self) -> None:
         """What was kept and waits, through the transforms into the shards."""
@@ -228,7 +242,7 @@ class Build:
             counts.characters_written += len(document.text)
             self._progress.tick()
 
-    def _end_file(self, reader: Ahead, ended: FileEnd) -> None:
+    def _end_file(self, reader: JudgedReader, ended: FileEnd) -> None:
         file, counts = reader.origin.files[ended.number], self._counts[reader.origin.name]
         if reader.cursor.turn:
             return  # counted and listed the first time
@@ -237,7 +251,7 @@ class Build:
         counts.files += 1
         self._list(reader.origin, file, ended.skipped)
         self._bytes += file_status(file).size
-        self._progress.at(self._bytes)
+        self._progress.at(self._done(reader))
 
     def _list(self, origin: Origin, file: File, skipped: str) -> None:
         size, mtime_ns, unusable = file_status(file)
@@ -308,19 +322,9 @@ class Build:
         # Behind every file, since it is what a restart believes; the journal beside it says whose sources it is of.
         schema.save(self._work / "manifest.json", manifest)
 
-    def _list_rest(self, reader: Ahead) -> None:
+    def _list_rest(self, reader: JudgedReader) -> None:
         """Files that a full mix left unread, the one that it was in the middle of among them."""
         for number in range(reader.cursor.file, len(reader.origin.files)):
             begun = number == reader.cursor.file and (reader.cursor.record or reader.cursor.part)
             self._list(reader.origin, reader.origin.files[number], "" if begun else NOT_NEEDED)
             self._counts[reader.origin.name].files += bool(begun)
-
-
-def _count_dropped(document: Document, counts: Counts) -> None:
-    reason = document.dropped
-    counts.dropped[reason] = counts.dropped.get(reason, 0) + 1
-    shown = counts.examples.setdefault(reason, [])
-    if len(shown) < EXAMPLES:
-        # A longer piece is looked through than is shown: a secret that is cut in two is none.
-        text = redacted((document.example or document.text)[: 2 * EXAMPLE_CHARS])[:EXAMPLE_CHARS]
-        shown.append(Example(document.path, text, document.record))

@@ -43,6 +43,9 @@ class Filters:
         self._seen = seen
         judge = Judge(config, sources, root)
         self._workers = Workers(judge, (config.workers or cores()) if judge.costly else 1)
+        self.ahead_chars = (
+            self._workers.part_chars if judge.costly else 1
+        )  # that are worth reading before they are judged
         self._evaluation = evaluation_digest(config, root)
         self._near = None
         if config.filters.near_duplicates:
@@ -50,7 +53,7 @@ class Filters:
             self._near = NearIndex(work / BANDS, state.get("near", 0), bands, tick)
 
     def judge(self, documents: Sequence[Document]) -> Callable[[], None]:
-        """Begin with the verdicts on these; what is given back waits for them. A document that came by no verdict is judged when it is taken."""
+        """Begin with the verdicts on these; what is given back waits for them. Whoever has none is judged when it is taken."""
         asked = [document for document in documents if not document.dropped]
         answer = self._workers.ask([(document.source, document.text) for document in asked])
 

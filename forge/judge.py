@@ -13,7 +13,7 @@ from adam.forge.contamination import Evaluation
 from adam.forge.documents import EXAMPLE_CHARS, Verdict
 from adam.forge.language import Languages
 from adam.forge.near import bands_of, rows_of
-from adam.forge.quality import rules
+from adam.forge.quality import Batch, rules
 from adam.forge.repetition import repeated_lines, repeated_words
 from adam.forge.secrets_in_text import poison_in, secret_in
 from adam.forge.words import Words
@@ -112,7 +112,8 @@ class _Rules:
         return [found.get(number, Verdict(bands=bands[number])) for number in range(len(texts))]
 
     def _judge_words(self, texts: Sequence[str], words: Words, found: dict[int, Verdict]) -> None:
-        reports = [(rule.reason, rule.find(texts, words)) for rule in self._quality]
+        batch = Batch(texts, words)
+        reports = [(rule.reason, rule.find(batch)) for rule in self._quality]
         if scale := self._config.repetition:
             reports += [
                 ("repeated_lines", repeated_lines(texts, scale)),

@@ -139,7 +139,7 @@ class Facts:
         moved, seconds = done - max(0, self._base), now - self._since
         if moved > 0 and seconds > 0:
             rate = moved / seconds
-            parts.append(f"{rate / 1e6:.1f} MB/s")
+            parts.append(f"{human_bytes(rate)}/s")
             if self.total:
                 parts.append(f"{_duration(max(0.0, self.total - done) / rate)} left")
         return ", ".join(parts)

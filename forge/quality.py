@@ -22,25 +22,31 @@ LETTERS = re.compile(r"[^\W\d_]+")
 Values = npt.NDArray[np.float64]
 
 
+class Batch(NamedTuple):
+    """Documents that are looked at together."""
+
+    texts: Sequence[str]
+    words: Words
+
+
 class Rule(NamedTuple):
     """Documents whose value lies below `low` or above `high` are dropped for `reason`."""
 
     reason: str
-    values: Callable[[Sequence[str], Words], Values]
+    values: Callable[[Batch], Values]
     low: float = -np.inf
     high: float = np.inf
 
-    def find(self, texts: Sequence[str], words: Words) -> dict[int, str]:
+    def find(self, batch: Batch) -> dict[int, str]:
         """Document -> its value, of those that are dropped."""
-        values = self.values(texts, words)
+        values = self.values(batch)
         bad = np.flatnonzero((values < self.low) | (values > self.high))
         return {int(number): f"{values[number]:.4g}" for number in bad}
 
 
 def rules(config: TextFilters) -> list[Rule]:
     """The rules that are asked for, cheap ones first."""
-    stop, reasoning = WordSet(Words([" ".join(STOP_WORDS)]).hashes), Words([" ".join(config.reasoning_words)]).hashes
-    markers = WordSet(reasoning)
+    stop, markers = (WordSet(Words([" ".join(some)]).hashes) for some in (STOP_WORDS, config.reasoning_words))
     asked = (
         (config.min_words, Rule("too_few_words", _count, low=config.min_words)),
         (config.max_words, Rule("too_many_words", _count, high=config.max_words)),
@@ -51,28 +57,34 @@ def rules(config: TextFilters) -> list[Rule]:
         (config.max_ellipses, Rule("ellipses", _ellipses, high=config.max_ellipses)),
         (config.min_letters, Rule("few_letters", _letters, low=config.min_letters)),
         (config.min_alpha_words, Rule("few_alpha_words", _alpha_words, low=config.min_alpha_words)),
-        (config.min_stop_words, Rule("few_stop_words", lambda _, w: _distinct(w, stop), low=config.min_stop_words)),
-        (config.min_reasoning, Rule("little_reasoning", lambda _, w: _share(w, markers), low=config.min_reasoning)),
+        (
+            config.min_stop_words,
+            Rule("few_stop_words", lambda batch: _distinct(batch.words, stop), low=config.min_stop_words),
+        ),
+        (
+            config.min_reasoning,
+            Rule("little_reasoning", lambda batch: _share(batch.words, markers), low=config.min_reasoning),
+        ),
     )
     return [rule for value, rule in asked if value]
 
 
-def _count(texts: Sequence[str], words: Words) -> Values:
-    return np.diff(words.bounds).astype(np.float64)
+def _count(batch: Batch) -> Values:
+    return np.diff(batch.words.bounds).astype(np.float64)
 
 
 def _per_word(values: npt.NDArray[np.integer], words: Words) -> Values:
     return values / np.maximum(np.diff(words.bounds), 1)
 
 
-def _mean_length(texts: Sequence[str], words: Words) -> Values:
-    return _per_word(words.per_document(words.lengths), words)
+def _mean_length(batch: Batch) -> Values:
+    return _per_word(batch.words.per_document(batch.words.lengths), batch.words)
 
 
-def _symbols(texts: Sequence[str], words: Words) -> Values:
+def _symbols(batch: Batch) -> Values:
     """The larger of # a word and … a word."""
-    counts = [max(text.count("#"), text.count("…") + text.count("...")) for text in texts]
-    return _per_word(np.array(counts), words)
+    counts = [max(text.count("#"), text.count("…") + text.count("...")) for text in batch.texts]
+    return _per_word(np.array(counts), batch.words)
 
 
 def _line_share(texts: Sequence[str], fits: Callable[[str], bool]) -> Values:
@@ -83,28 +95,28 @@ def _line_share(texts: Sequence[str], fits: Callable[[str], bool]) -> Values:
     return np.array(shares)
 
 
-def _bullets(texts: Sequence[str], words: Words) -> Values:
-    return _line_share(texts, lambda line: line.startswith(BULLETS))
+def _bullets(batch: Batch) -> Values:
+    return _line_share(batch.texts, lambda line: line.startswith(BULLETS))
 
 
-def _ellipses(texts: Sequence[str], words: Words) -> Values:
-    return _line_share(texts, lambda line: line.endswith(ELLIPSES))
+def _ellipses(batch: Batch) -> Values:
+    return _line_share(batch.texts, lambda line: line.endswith(ELLIPSES))
 
 
-def _letters(texts: Sequence[str], words: Words) -> Values:
+def _letters(batch: Batch) -> Values:
     """Letters in each character that is no blank; an empty document has all."""
     shares = []
-    for text in texts:
+    for text in batch.texts:
         solid = "".join(text.split())
         shares.append(sum(map(len, LETTERS.findall(solid))) / len(solid) if solid else 1.0)
     return np.array(shares)
 
 
-def _alpha_words(texts: Sequence[str], words: Words) -> Values:
+def _alpha_words(batch: Batch) -> Values:
     shares = []
-    for text in texts:
+    for text in batch.texts:
         parts = text.split()
-        # Most words are found by the first look at `isalpha`; the others may have a letter among other signs.
+        # Most batch.words are found by the first look at `isalpha`; the others may have a letter among other signs.
         alpha = sum(part.isalpha() or LETTERS.search(part) is not None for part in parts)
         shares.append(alpha / len(parts) if parts else 1.0)
     return np.array(shares)
@@ -116,7 +128,7 @@ def _distinct(words: Words, wanted: WordSet) -> Values:
     documents = np.searchsorted(words.bounds, at, side="right") - 1
     seen = np.zeros((len(words.bounds) - 1, len(wanted.hashes)), dtype=bool)
     seen[documents, np.searchsorted(wanted.hashes, words.hashes[at])] = True
-    return seen.sum(axis=1).astype(np.float64)
+    return np.asarray(np.sum(seen, axis=1), dtype=np.float64)
 
 
 def _share(words: Words, wanted: WordSet) -> Values:

@@ -19,6 +19,7 @@ from adam.forge.readers_tables import read_arrow, read_parquet
 from adam.forge.templates import Template, with_newlines
 
 LARGEST_FILE = 256 * 1024 * 1024  # bytes that are held at once; prose that is larger comes in parts of a quarter of it
+LARGEST_PAGE = 32 * 1024 * 1024  # bytes of HTML: its parser takes ten times that
 TEXT = Template(Source())
 
 
@@ -33,10 +34,10 @@ def decode(data: bytes) -> str:
     return with_newlines(text)
 
 
-def _whole(file: IO[bytes]) -> bytes:
+def _whole(file: IO[bytes], largest: int) -> bytes:
     """All bytes. Raises SkippedError where they are more than can be held."""
-    data = file.read(LARGEST_FILE + 1)
-    if len(data) > LARGEST_FILE:
+    data = file.read(largest + 1)
+    if len(data) > largest:
         raise SkippedError("too_large")
     return data
 
@@ -46,30 +47,30 @@ def read_code(file: File, _template: Template, first: int) -> Iterator[Document]
     if first:
         return
     with open_file(file) as opened:
-        yield Document(decode(_whole(opened)), kind="code")
+        yield Document(decode(_whole(opened, LARGEST_FILE)), kind="code")
 
 
 def read_prose(file: File, _template: Template, first: int) -> Iterator[Document]:
     """The file is the document; one that is too large to be held is several, cut where `parts` would."""
     with open_file(file) as opened:
-        data = opened.read(LARGEST_FILE + 1)
-        if len(data) <= LARGEST_FILE:
+        blocks, size = [], 0
+        while size <= LARGEST_FILE and (block := opened.read(LARGEST_FILE // 4)):
+            blocks.append(block)
+            size += len(block)
+        if size <= LARGEST_FILE:
             if not first:
-                yield Document(decode(data), long=True)
+                yield Document(decode(b"".join(blocks)), long=True)
             return
-        for number, text in enumerate(_windows(data, opened)):
+        for number, text in enumerate(_windows(blocks, opened)):
             if number >= first:
                 yield Document(text, long=True)
 
 
-def _windows(data: bytes, file: IO[bytes]) -> Iterator[str]:
+def _windows(blocks: list[bytes], file: IO[bytes]) -> Iterator[str]:
+    """The text of `blocks`, which are let go one by one, and of the rest of `file`, a quarter of LARGEST_FILE at a time."""
     decoder, text = codecs.getincrementaldecoder("utf-8-sig")(), ""
     size = LARGEST_FILE // 4
-    blocks = [data[at : at + size] for at in range(0, len(data), size)]
-    del data
-    while blocks or (block := file.read(size)):
-        if blocks:
-            block = blocks.pop(0)
+    while block := blocks.pop(0) if blocks else file.read(size):
         if b"\0" in block:
             raise SkippedError("binary")
         try:
@@ -82,7 +83,12 @@ def _windows(data: bytes, file: IO[bytes]) -> Iterator[str]:
             end += text[end - 1 : end + 1] == "\r\n"
             yield with_newlines(text[:end])
             text = text[end:]
-    yield with_newlines(text)
+    try:
+        text += decoder.decode(b"", final=True)
+    except UnicodeDecodeError:
+        raise SkippedError("not_utf8") from None
+    if text:
+        yield with_newlines(text)
 
 
 def read_html(file: File, _template: Template, first: int) -> Iterator[Document]:
@@ -90,7 +96,7 @@ def read_html(file: File, _template: Template, first: int) -> Iterator[Document]
     if first:
         return
     with open_file(file) as opened:
-        data = _whole(opened)
+        data = _whole(opened, LARGEST_PAGE)
     text, title = text_of_html(data)
     yield Document(text, meta={"title": title} if title else {}, long=True)
 

@@ -60,18 +60,25 @@ def _rows(batches: Iterator[Any], template: Template, skip: int) -> Iterator[Doc
         if skip >= batch.num_rows:
             skip -= batch.num_rows
             continue
+        whole = _is_valid(batch)
         columns = {name: batch.column(number) for number, name in enumerate(batch.schema.names)}
         for row in range(skip, batch.num_rows):
-            yield _row(columns, row, template)
+            good = whole or _is_valid(batch.slice(row, 1))
+            yield _row(columns, row, template) if good else unusable("bad_row")
         skip = 0
 
 
-def _row(columns: dict[str, Any], row: int, template: Template) -> Document:
+def _is_valid(batch: Any) -> bool:
+    """Whether values may be looked at: an offset that points anywhere ends the process, not with an exception."""
     try:
-        record = {name: column[row].as_py() for name, column in columns.items()}
-    except (UnicodeDecodeError, ValueError):
-        return unusable("bad_row")
-    return template.document(record)
+        batch.validate(full=True)
+    except ValueError:
+        return False
+    return True
+
+
+def _row(columns: dict[str, Any], row: int, template: Template) -> Document:
+    return template.document({name: column[row].as_py() for name, column in columns.items()})
 
 
 @contextmanager

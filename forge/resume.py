@@ -25,12 +25,12 @@ from adam.forge.writer import cut_back, heads_in
 log = structlog.get_logger()
 
 
-def journal_of(paths: RunPaths, config_digest: str) -> Journal | None:
+def journal_of(paths: RunPaths, config_digest: str, ner_model: str) -> Journal | None:
     """The journal of a killed forge with this configuration; None where there is none that can be gone on with."""
     try:
         journal = schema.load(paths.shards_work / "journal.json", Journal)
-        if journal is not None and journal.config_digest != config_digest:
-            raise DataError("the configuration has changed")
+        if journal is not None and (journal.config_digest, journal.ner_model) != (config_digest, ner_model):
+            raise DataError("the configuration has changed, or the model that finds entities")
     except DataError as error:
         log.warning("starting again", why=str(error))
         return None
@@ -86,8 +86,6 @@ def go_on(
         if journal is not None:
             if journal.listing_digest != fresh.listing_digest:
                 raise DataError("the sources have changed")
-            if journal.ner_model != fresh.ner_model:
-                raise DataError("the model that finds entities is another")
             if (work / "manifest.json").exists():
                 return journal
             cut_back(work, journal)

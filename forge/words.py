@@ -81,7 +81,7 @@ class Words:
     def per_document(self, values: npt.NDArray[np.integer] | npt.NDArray[np.bool_]) -> Places:
         """The sum over each document of a number that each word has: (documents,)."""
         sums = np.concatenate([[0], np.cumsum(values, dtype=np.int64)])
-        return sums[self.bounds[1:]] - sums[self.bounds[:-1]]
+        return np.diff(sums[self.bounds])
 
 
 class WordSet:
@@ -115,8 +115,8 @@ def _values(text: str) -> npt.NDArray[np.integer]:
     codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
     values = _table()[np.minimum(codes, TABLE)]
     high = np.flatnonzero(codes >= TABLE)
-    values[high] = np.where(codes[high] < IDEOGRAPHS[-1][1], codes[high], 0)
-    return values
+    values[high] = np.where(codes[high] < IDEOGRAPHS[-1][1], codes[high], np.uint32(0))
+    return np.asarray(values)
 
 
 _kept: dict[int, tuple[Hashes, Hashes]] = {}

@@ -12,7 +12,7 @@ from adam.contract.process import die_with_parent
 from adam.forge.documents import Verdict
 from adam.forge.judge import Judge
 
-PART_CHARS = 500_000  # given to a process at once
+PART_CHARS = 250_000  # given to a process at once
 
 Texts = Sequence[tuple[str, str]]  # (source, text)
 _judges: list[Judge] = []  # of a worker process: one
@@ -22,7 +22,8 @@ class Workers:
     """Asks a judge, in `count` processes where that is more than one. They die with this one, and ignore Ctrl-C, which is its."""
 
     def __init__(self, judge: Judge, count: int) -> None:
-        self._judge, self._pool = judge, None
+        self._judge, self.part_chars = judge, count * PART_CHARS  # as many give every process something to do
+        self._pool: ProcessPoolExecutor | None = None
         if count > 1:
             # Not forked: the bar on the terminal is a thread, and what it holds would be held for ever.
             context = multiprocessing.get_context("spawn")

@@ -37,7 +37,8 @@ POSITIVES = {
     "putty_key": ["PuTTY-User-Key-File-" + "2: ssh-rsa\nEncryption: none\nPublic-Lines: 1\nAAAA\nPrivate-Lines: 8\n"],
     "age_key": ["AGE-SECRET-" + "KEY-1" + some("QPZRY9X8GF2TVDW0S3JN54KHCE6MUA7L", 58)],
     "aws_access_key": ["AK" + "IA" + some("ABCDEFGHIJKLMNOPQRSTUVWXYZ234567", 16), "AS" + "IA" + "Q" * 16],
-    "github_token": ["gh" + "p_" + some(ALNUM, 36), "gh" + "s_" + some(ALNUM, 36), "github_" + "pat_" + some(ALNUM, 22) + "_" + some(ALNUM, 59)],
+    "github_token": [
+        "gh" + "p_" + some(ALNUM, 36), "gh" + "s_" + some(ALNUM, 36), "github_" + "pat_" + some(ALNUM, 22) + "_" + some(ALNUM, 59)],
     "gitlab_token": ["gl" + "pat-" + some(ALNUM, 20)],
     "slack_token": ["xo" + "xb-" + "123456789012-" + some(ALNUM, 24)],
     "slack_webhook": ["https://hooks.sl" + "ack.com/services/T" + some(ALNUM, 8) + "/B" + some(ALNUM, 8) + "/" + some(ALNUM, 24)],
