@@ -9,6 +9,7 @@ from adam.contract.errors import AdamError
 from adam.forge.hub import HubFile, dataset_info, open_first
 from adam.forge.registry import entries, resolve
 from adam.forge.room import disk_needed, text_bytes_expected
+from adam.forge.skeletons import masking_version
 from adam.forge.sources import Origin, file_status, open_source
 
 
@@ -50,9 +51,19 @@ def check_sources(forge: Forge, run: Path) -> Iterator[tuple[bool, str]]:
         origins.append(origin)
         yield True, f"{called}: {_there(origin)}"
         yield from ((True, f"    {note}") for note in (*origin.notes, *_moved(source, forge, origin)))
+    yield from _model(forge, run)
     if len(origins) == len(forge.sources):
         text = text_bytes_expected(forge, origins)
         yield True, f"shards and tokens take {human_bytes(disk_needed(forge, text, 0))} at most"
+
+
+def _model(forge: Forge, run: Path) -> Iterator[tuple[bool, str]]:
+    """Whether what masks is there, where anything is masked."""
+    try:
+        if version := masking_version(forge, run):
+            yield True, f"entities are found by {version}"
+    except AdamError as error:
+        yield False, str(error)
 
 
 def _there(origin: Origin) -> str:

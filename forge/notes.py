@@ -2,7 +2,7 @@
 
 import re
 
-HEAD_PARAGRAPHS, HEAD_CHARS = 15, 5_000  # credits are looked for in no more of either
+HEAD_CHARS = 5_000  # credits are looked for in no more of a book
 LONGEST_CREDIT = 12  # lines; more is no credit
 TAIL_SHARE, TAIL_CHARS = 0.15, 20_000  # notes behind the book are in no more of it
 NOTE_CHARS = 3_000  # of a note in brackets
@@ -79,9 +79,7 @@ def _without_headed(text: str) -> str:
 
 def _without_credits(text: str) -> str:
     parts, at = [], 0
-    for number, found in enumerate(PARAGRAPH.finditer(text[:HEAD_CHARS])):
-        if number >= HEAD_PARAGRAPHS:
-            break
+    for found in PARAGRAPH.finditer(text[:HEAD_CHARS]):
         if CREDIT.match(found[0]) and found[0].count("\n") < LONGEST_CREDIT:
             parts.append(text[at : found.start()])
             at = found.end()

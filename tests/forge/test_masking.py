@@ -170,6 +170,17 @@ def test_a_name_that_reads_like_a_mark_is_not_searched_for_and_one_in_the_text_i
     assert min(start for start, _ in found) >= len("<SEARCH> stands in <PERSON> of the manual of ")
 
 
+def test_words_before_an_entity_are_searched_for_without_marks() -> None:
+    asked = Skeletons(enabled=True, templates=("<SEARCH>{before}</SEARCH> ",))
+    text = "<SEARCH> and Paris"
+    done = trajectory(text, entities_of(text, GPE="Paris"), asked, b"")
+    assert done is not None
+    assert done.text == "<SEARCH> and <SEARCH>and</SEARCH> Paris"
+    only = trajectory("<SEARCH> Paris", [Entity(9, 14, "GPE")], asked, b"")
+    assert only is not None
+    assert only.text == "<SEARCH> <SEARCH>Paris</SEARCH> Paris"
+
+
 def test_every_entity_and_template_has_its_turn() -> None:
     text = "Ann, Bob, Cid"
     names = entities_of(text, PERSON="Ann", PERSON_1="Bob", PERSON_2="Cid")

@@ -16,6 +16,7 @@ from adam.contract.errors import ConfigError, StoppedError
 from adam.contract.shards import load_shards
 from adam.contract.states import Exit
 from adam.forge import build, skeletons, transforms
+from adam.forge.catalog import check_sources
 from adam.forge.documents import Document, ShardRecord, Span
 from adam.forge.marks import mark_spans, marks
 from adam.forge.masking import Entity, form_of, restore
@@ -197,6 +198,15 @@ def test_a_share_of_nothing_needs_no_model(tmp_path) -> None:
         skeletons.masking_model(
             Forge(skeletons=Skeletons(enabled=True, model=str(ruler_model(tmp_path / "m")), labels=("PER",))), tmp_path
         )
+
+
+def test_the_check_before_a_run_asks_for_the_model(bench, model) -> None:
+    asked = masked(bench, model).config.forge
+    assert (True, "entities are found by en_names 1.0") in list(check_sources(asked, bench.paths.root))
+    missing = masked(bench, Path("en_core_web_xs")).config.forge
+    ((good, line),) = [found for found in check_sources(missing, bench.paths.root) if not found[0]]
+    assert not good
+    assert line.endswith("-m spacy download en_core_web_xs")
 
 
 def test_without_its_model_the_forge_stops_at_once_and_says_what_to_do(bench) -> None:
