@@ -81,7 +81,7 @@ class Filters(TextFilters, frozen=True):
     evaluation: Annotated[
         tuple[str, ...],
         rule(
-            "files (jsonl, json, txt, …) of evaluation sets: documents that share evaluation_words words in a row are dropped"
+            "files (Parquet, jsonl, json, text) of evaluation sets: documents that share evaluation_words words in a row are dropped"
         ),
     ] = ()
     evaluation_words: Annotated[int, rule("see evaluation (GPT-3: 13)", ge=5, le=100)] = 13

@@ -13,6 +13,7 @@ import numpy as np
 import structlog
 
 from adam.contract.errors import DataError
+from adam.forge.files import extra
 from adam.forge.words import Hashes, Words, WordSet
 
 SHOWN = 300  # characters of a match
@@ -25,7 +26,7 @@ class Evaluation:
     """The n-grams of evaluation sets.
 
     Args:
-        files: jsonl, json, or text with one item a line; all strings of a record are its words.
+        files: Parquet, jsonl, json, or text with one item a line; all strings of a record are its words.
         words: n.
 
     Items of fewer words than n can't be found; how many they are is logged. Takes 8 bytes an n-gram, and as much again while it is
@@ -62,9 +63,7 @@ class Evaluation:
         places = words.places(self._n)
         at = places[self._grams.find(words.grams(places, self._n))]
         found: dict[int, tuple[str, str]] = {}
-        for place, number in zip(
-            at.tolist(), (np.searchsorted(words.bounds, at, side="right") - 1).tolist(), strict=True
-        ):
+        for place, number in zip(at.tolist(), words.documents(at).tolist(), strict=True):
             if number not in found:
                 first = words.place_in_text(place)
                 found[number] = f"word {place - words.bounds[number]}", texts[number][first : first + SHOWN]
@@ -73,6 +72,10 @@ class Evaluation:
 
 def _items(path: Path) -> Iterator[str]:
     try:
+        if path.suffix == ".parquet":
+            for rows in extra("pyarrow.parquet", ".parquet files").ParquetFile(path).iter_batches(BATCH):
+                yield from (" ".join(_strings(row)) for row in rows.to_pylist())
+            return
         data = path.read_text(encoding="utf-8-sig")
         if path.suffix == ".json":
             records = msgspec.json.decode(data)
@@ -83,7 +86,7 @@ def _items(path: Path) -> Iterator[str]:
             yield from (line for line in data.split("\n") if line.strip())
     except FileNotFoundError:
         raise DataError(f"no such evaluation set: {path}", "correct forge.filters.evaluation") from None
-    except (OSError, UnicodeDecodeError, msgspec.DecodeError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # pyarrow's, msgspec's and UTF-8's own are ValueErrors
         raise DataError(
             f"the evaluation set {path} can't be read: {error}", "correct forge.filters.evaluation"
         ) from None

@@ -16,7 +16,7 @@ from adam.forge.language import Languages
 from adam.forge.near import bands_of, rows_of
 from adam.forge.quality import rules
 from adam.forge.repetition import repeated_lines, repeated_words
-from adam.forge.secrets_in_text import poison_in, secret_in
+from adam.forge.secrets_in_text import poison_in, secret_in, suspects
 
 BATCH_CHARS = 128_000  # looked at together: its arrays stay in a core's cache
 
@@ -89,15 +89,11 @@ class _Rules:
         self.any = bool(self._on_words or rows or config.secrets or config.poison or self._languages)
 
     def judge(self, texts: Sequence[str]) -> list[Verdict]:
-        found: dict[int, Verdict] = {}
-        for number, text in enumerate(texts):
-            for wanted, look, reason in (
-                (self._config.secrets, secret_in, "secret"),
-                (self._config.poison, poison_in, "poison"),
-            ):
-                if wanted and number not in found and (kind := look(text))[0]:
-                    found[number] = _dropped(reason, *kind)
-        batch, bands = Batch(texts), [b""] * len(texts)
+        batch, bands, found = Batch(texts), [b""] * len(texts), dict[int, Verdict]()
+        if self._config.secrets:
+            found = _found("secret", {number: secret_in(texts[number]) for number in suspects(batch)})
+        if self._config.poison:
+            found = _found("poison", dict(enumerate(map(poison_in, texts)))) | found
         if self._on_words:
             self._judge_words(batch, found)
         if self._rows:
@@ -120,6 +116,10 @@ class _Rules:
         if self._evaluation is not None:
             for number, (detail, text) in self._evaluation.find(batch.texts, batch.words).items():
                 found.setdefault(number, _dropped("contaminated", detail, text))
+
+
+def _found(reason: str, kinds: Mapping[int, tuple[str, str]]) -> dict[int, Verdict]:
+    return {number: _dropped(reason, kind, shown) for number, (kind, shown) in kinds.items() if kind}
 
 
 def _dropped(reason: str, detail: str, text: str) -> Verdict:

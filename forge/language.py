@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from adam.contract.errors import ConfigError
 
-LOOKED_AT = 1000  # characters, from the middle: beginnings are headings and names. More change the answer for few
+LOOKED_AT = 600  # characters, from the middle: beginnings are headings and names. More change the answer for few
 
 
 class Languages:
@@ -23,17 +23,19 @@ class Languages:
                 raise ConfigError(
                     f'forge.filters.languages has "{code}": no language that is known', "use codes such as en, de, zh"
                 )
-        self._wanted, self._detect, self._error = frozenset(wanted), pycld2.detect, pycld2.error
+        self._wanted = frozenset(wanted)  # and nothing of pycld2: its functions do not travel to other processes
 
     def language(self, text: str) -> str:
         """The code of a text's main language; `un` where it can't be told."""
+        import pycld2
+
         first = max(0, (len(text) - LOOKED_AT) // 2)
         part = " ".join(text[first : first + LOOKED_AT].split())
         if not part.isprintable():
             part = "".join(char if char.isprintable() else " " for char in part)
         try:
-            _, _, found = self._detect(part, bestEffort=True)
-        except self._error:  # characters that CLD2 does not know
+            _, _, found = pycld2.detect(part, bestEffort=True)
+        except pycld2.error:  # characters that CLD2 does not know
             return "un"
         return str(found[0][1])
 

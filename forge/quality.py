@@ -5,6 +5,7 @@ Gopher's lie between blanks: a hyphen parts two, and quotation marks do not leng
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -51,11 +52,11 @@ def rules(config: TextFilters) -> list[Rule]:
         (config.min_alpha_words, Rule("few_alpha_words", _alpha_words, low=config.min_alpha_words)),
         (
             config.min_stop_words,
-            Rule("few_stop_words", lambda batch: _distinct(batch.words, stop), low=config.min_stop_words),
+            Rule("few_stop_words", partial(_distinct, wanted=stop), low=config.min_stop_words),
         ),
         (
             config.min_reasoning,
-            Rule("little_reasoning", lambda batch: _share(batch.words, markers), low=config.min_reasoning),
+            Rule("little_reasoning", partial(_share, wanted=markers), low=config.min_reasoning),
         ),
     )
     return [rule for value, rule in asked if value]
@@ -79,16 +80,16 @@ def _symbols(batch: Batch) -> Values:
     return _per_word(np.array(counts), batch.words)
 
 
-def _line_share(batch: Batch, fits: Callable[[str], bool]) -> Values:
-    return np.array([len([1 for line in lines if fits(line)]) / max(1, len(lines)) for lines in batch.lines])
-
-
 def _bullets(batch: Batch) -> Values:
-    return _line_share(batch, lambda line: line.startswith(BULLETS))
+    return _shares([[line for line in lines if line.startswith(BULLETS)] for lines in batch.lines], batch.lines)
 
 
 def _ellipses(batch: Batch) -> Values:
-    return _line_share(batch, lambda line: line.endswith(ELLIPSES))
+    return _shares([[line for line in lines if line.endswith(ELLIPSES)] for lines in batch.lines], batch.lines)
+
+
+def _shares(some: list[list[str]], of: list[list[str]]) -> Values:
+    return np.array([len(part) / max(1, len(whole)) for part, whole in zip(some, of, strict=True)])
 
 
 def _letters(batch: Batch) -> Values:
@@ -102,17 +103,19 @@ def _alpha_words(batch: Batch) -> Values:
     return np.where(runs > 0, alpha / np.maximum(runs, 1), 1.0)
 
 
-def _distinct(words: Words, wanted: WordSet) -> Values:
+def _distinct(batch: Batch, wanted: WordSet) -> Values:
     """How many different ones of `wanted` a document has."""
+    words = batch.words
     at = wanted.find(words.hashes)
-    documents = np.searchsorted(words.bounds, at, side="right") - 1
+    documents = words.documents(at)
     seen = np.zeros((len(words.bounds) - 1, len(wanted.hashes)), dtype=bool)
     seen[documents, np.searchsorted(wanted.hashes, words.hashes[at])] = True
     return np.asarray(np.sum(seen, axis=1), dtype=np.float64)
 
 
-def _share(words: Words, wanted: WordSet) -> Values:
+def _share(batch: Batch, wanted: WordSet) -> Values:
     """The share of a document's words that are in `wanted`: Adam's "DRI" for the markers of reasoning."""
+    words = batch.words
     found = np.zeros(len(words.hashes), dtype=bool)
     found[wanted.find(words.hashes)] = True
     return _per_word(words.per_document(found), words)

@@ -38,6 +38,7 @@ class SourceReader:
         self.origin, self._opener = origin, opener
         self.cursor = msgspec.structs.replace(cursor)
         self._characters = self._size = 0  # given of the present file, and its bytes
+        self._path = ""  # of the present file, as records and manifests have it
         self._file: Iterator[Document] | None = None
         self._parts: Iterator[Document] | None = None
 
@@ -70,6 +71,7 @@ class SourceReader:
         cursor, file = self.cursor, self.origin.files[self.cursor.file]
         if self._file is None:
             self._file, self._characters = documents(file, self.origin, cursor.record), 0
+            self._path = file_text(file)
             self._size = file_status(file).size
         if self._parts is None:
             whole = next(self._file, None)
@@ -83,7 +85,7 @@ class SourceReader:
             cursor.record, cursor.part = cursor.record + 1, 0
             return True
         cursor.part += 1
-        document.source, document.path, document.record = self.origin.name, file_text(file), cursor.record
+        document.source, document.path, document.record = self.origin.name, self._path, cursor.record
         return document
 
     def _end_file(self, skipped: str) -> FileEnd:

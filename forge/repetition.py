@@ -69,20 +69,16 @@ def ngram_shares(words: Words) -> Iterator[tuple[int, Shares]]:
         keys, places = _sorted_keys(words, places, n)
         same = np.flatnonzero(keys[1:] >> np.uint64(PLACE_BITS) == keys[:-1] >> np.uint64(PLACE_BITS))
         # A key holds no document: its neighbours may be another's, whose hash would then have to be equal too.
-        same = same[_document(words, places[same]) == _document(words, places[same + 1])]
+        same = same[words.documents(places[same]) == words.documents(places[same + 1])]
         yield n, (_top if n in TOP else _again)(words, places, same, n) / total
         repeated = np.zeros(len(words.hashes) + 1, dtype=bool)
         repeated[places[same]] = repeated[places[same + 1]] = True
         places = np.flatnonzero(repeated[:-1] & repeated[1:] & (words.left > n))
 
 
-def _document(words: Words, places: Places) -> Places:
-    return np.searchsorted(words.bounds, places, side="right")
-
-
 def _sorted_keys(words: Words, places: Places, n: int) -> tuple[npt.NDArray[np.uint64], Places]:
     """(keys: an n-gram's hash over its place, places) sorted within each document: equal n-grams are neighbours, in order."""
-    first = words.bounds[_document(words, places) - 1]
+    first = words.bounds[words.documents(places)]
     keys = words.grams(places, n) & np.uint64(~PLACE & (1 << 64) - 1) | (places - first).astype(np.uint64)
     borders = np.searchsorted(places, words.bounds)
     for begin, end in pairwise(borders.tolist()):
@@ -101,7 +97,7 @@ def _top(words: Words, places: Places, same: Places, n: int) -> Places:
     counts = np.diff(np.append(begins, len(same))) + 1
     at = places[same[begins]]
     characters = words.characters[at + n] - words.characters[at]
-    np.maximum.at(best, _document(words, at) - 1, counts << 32 | characters)
+    np.maximum.at(best, words.documents(at), counts << 32 | characters)
     return (best >> 32) * (best & 0xFFFFFFFF)
 
 

@@ -3,8 +3,13 @@
 The forms of the tokens are those that their issuers have published for scanners.
 """
 
+import functools
 import re
+from collections.abc import Sequence
 from typing import NamedTuple
+
+from adam.forge.batch import LOOKED_AT, Batch
+from adam.forge.words import Words, WordSet
 
 
 class Pattern(NamedTuple):
@@ -50,6 +55,10 @@ SECRETS = (
     _pattern("telegram_token", ":AA", r"\b\d{8,10}:AA[\w-]{33}(?![\w-])"),
     _pattern("jwt", "eyJ", r"\beyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{20,}"),
 )
+# What a text with any of them has: one of these words, of these pairs of words, or of these beginnings of words.
+FIRST_WORDS = "ghp gho ghu ghs ghr glpat xoxb xoxp xoxa xoxs xoxr sk rk gocspx hf npm pypi sg accountkey shpat shpss"
+FIRST_PAIRS = ("private key", "putty user", "age secret", "github pat", "hooks slack", "dop v1")
+BEGINS = ("AKIA", "ASIA", "AIza", ":AA", "eyJ")
 # In lower case, as the text is that they are looked for in.
 POISON = (
     _pattern(
@@ -81,6 +90,24 @@ BROKEN = (
 )  # what stands where a decoder failed, and what UTF-8 looks like in Latin-1
 AROUND = 90  # characters before and behind what was found that are shown
 BROKEN_PER_1000 = 2  # … in a thousand characters, from which on a text teaches them
+
+
+def suspects(batch: Batch) -> Sequence[int]:
+    """The documents that are worth a look: all that have a secret, and few others."""
+    words, found = batch.words, {number for number, text in enumerate(batch.texts) if len(text) > LOOKED_AT}
+    singles, pairs = _marks()
+    places = words.places(2)
+    for at in (singles.find(words.hashes), places[pairs.find(words.grams(places, 2))]):
+        found.update(words.documents(at).tolist())
+    found.update(number for number, text in enumerate(batch.texts) if any([begin in text for begin in BEGINS]))
+    return sorted(found)
+
+
+@functools.cache
+def _marks() -> tuple[WordSet, WordSet]:
+    words = Words([FIRST_WORDS, *FIRST_PAIRS])
+    pairs = words.places(2)
+    return WordSet(words.hashes[: words.bounds[1]]), WordSet(words.grams(pairs[pairs >= words.bounds[1]], 2))
 
 
 def secret_in(text: str) -> tuple[str, str]:

@@ -1,7 +1,7 @@
 """A set of 64-bit hashes in little memory: open addressing with linear probing (Knuth, volume 3, 6.4) in one array."""
 
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -48,15 +48,17 @@ class Seen:
                 slot = slot + 1 & mask
         return False
 
-    def add(self, values: Iterable[int]) -> None:
+    def add(self, values: Sequence[int]) -> None:
+        while not self._short and self._count + len(values) > FULL * len(self._slots):
+            self._grow()
+        slots, mask, low, shift = self._slots, self._mask, self._low, self._shift
         for value in values:
-            if self.full and not self._short:
-                self._grow()
-            slot, kept = value >> self._shift, value & self._low or 1
-            while (there := self._slots[slot]) and there != kept:
-                slot = slot + 1 & self._mask
-            self._count += not there
-            self._slots[slot] = kept
+            slot, kept = value >> shift, value & low or 1
+            while (there := slots[slot]) and there != kept:
+                slot = slot + 1 & mask
+            if not there:
+                slots[slot] = kept
+                self._count += 1
 
     def _grow(self) -> None:
         old = np.frombuffer(self._slots, dtype=np.uint64)

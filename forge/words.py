@@ -92,10 +92,13 @@ class Words:
         alpha = np.concatenate([[0], np.cumsum(letters[ends] > letters[starts])])
         return np.diff(letters[edges]), np.diff(solid[edges]), np.diff(runs), np.diff(alpha[runs])
 
+    def documents(self, places: Places) -> Places:
+        """The document of each of these words."""
+        return np.searchsorted(self.bounds, places, side="right") - 1
+
     def place_in_text(self, word: int) -> int:
         """The character of its document at which a word begins."""
-        document = np.searchsorted(self.bounds, word, side="right") - 1
-        return int(self._starts[word] - self._offsets[document])
+        return int(self._starts[word] - self._offsets[self.documents(np.array(word))])
 
     def per_document(self, values: npt.NDArray[np.integer] | npt.NDArray[np.bool_]) -> Places:
         """The sum over each document of a number that each word has: (documents,)."""
@@ -107,7 +110,8 @@ class WordSet:
     """Tells which words, or n-grams, are in it. Most are not, and one look at a table says so. `hashes`: in order, each once."""
 
     def __init__(self, hashes: Hashes) -> None:
-        self.hashes = np.unique(hashes)
+        ordered = np.sort(hashes)  # np.unique hashes once more, which takes ten times as long
+        self.hashes = ordered[np.concatenate([[True], ordered[1:] != ordered[:-1]])[: len(ordered)]]
         slots = 1 << min(26, max(12, (8 * len(hashes)).bit_length()))
         self._mask = np.uint64(slots - 1)
         self._table = np.zeros(slots, dtype=bool)

@@ -1,6 +1,7 @@
 """Each rule drops what it says and nothing beside it, alone and in company."""
 
 import json
+import pickle
 import random
 from pathlib import Path
 
@@ -58,14 +59,21 @@ def test_each_rule_drops_what_it_names(tmp_path, key: str, value: object, bad: s
     assert reasons(good, tmp_path, **{key: value}) == ""
 
 
-def test_all_rules_together_leave_good_prose(tmp_path) -> None:
-    everything = {
-        "min_words": 50, "max_words": 100_000, "min_word_chars": 3.0, "max_word_chars": 10.0, "max_symbols": 0.1, "max_bullets": 0.9,
-        "max_ellipses": 0.3, "min_letters": 0.6, "min_alpha_words": 0.8, "min_stop_words": 2, "repetition": 1.0, "languages": ("en",),
-        "secrets": True, "poison": True, "near_duplicates": 0.8,
-    }  # fmt: skip
+EVERYTHING = {
+    "min_words": 50, "max_words": 100_000, "min_word_chars": 3.0, "max_word_chars": 10.0, "max_symbols": 0.1, "max_bullets": 0.9,
+    "max_ellipses": 0.3, "min_letters": 0.6, "min_alpha_words": 0.8, "min_stop_words": 2, "repetition": 1.0, "languages": ("en",),
+    "min_reasoning": 1e-9, "secrets": True, "poison": True, "near_duplicates": 0.8, "evaluation": ("test.txt",),
+}  # fmt: skip
+
+
+def test_all_rules_together_leave_good_prose_in_another_process_too(tmp_path) -> None:
+    (tmp_path / "test.txt").write_text("words " * 20)
     text = Path(__file__).parent.parent.parent.joinpath("README.md").read_text()
-    assert reasons(text, tmp_path, **everything) == ""
+    judge = Judge(Forge(min_chars=1, filters=Filters(**EVERYTHING)), {"a": Source()}, tmp_path)
+    asked = [("a", text), ("a", "too few")]
+    verdicts = judge.judge(asked)
+    assert [verdict.reason for verdict in verdicts] == ["", "too_few_words"]
+    assert pickle.loads(pickle.dumps(judge)).judge(asked) == verdicts
 
 
 def test_the_share_of_reasoning_words_is_counted_by_word() -> None:
@@ -124,11 +132,21 @@ def test_an_evaluation_item_is_found_whatever_its_signs_and_case(tmp_path) -> No
     assert verdict.example.startswith("[word 3] Natalia sold clips")
 
 
+def test_an_evaluation_set_may_be_a_parquet_file(tmp_path) -> None:
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    table = pyarrow.Table.from_pylist(
+        [{"id": n, "question": f"{QUESTION} {n}", "answers": ["a", "b"]} for n in range(2500)]
+    )
+    parquet.write_table(table, tmp_path / "test.parquet")
+    assert reasons(f"It says: {QUESTION}", tmp_path, evaluation=("test.parquet",)) == "contaminated"
+
+
 @pytest.mark.parametrize(
     ("name", "content", "error"),
     [
         ("gone.jsonl", None, "no such evaluation set"),
         ("bad.jsonl", b"{", "can't be read"),
+        ("bad.parquet", b"PAR1 not", "can't be read"),
         ("latin.txt", b"\xe9" * 50, "can't be read"),
         ("short.txt", b"three short words\n", "has no item of 13 words"),
     ],

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from adam.forge.secrets_in_text import poison_in, redacted, secret_in
+from adam.forge.batch import Batch
+from adam.forge.secrets_in_text import poison_in, redacted, secret_in, suspects
 
 RNG = random.Random(5)
 ALNUM, HEX, BASE64 = (
@@ -85,6 +86,7 @@ def test_a_secret_is_found_and_its_example_does_not_show_it(kind: str, secret: s
     assert secret not in example
     assert secret not in redacted(text)
     assert redacted(text).endswith("behind")
+    assert suspects(Batch(["nothing here", text, "as here"])) == [1]
 
 
 def test_no_line_of_a_private_key_is_left() -> None:
