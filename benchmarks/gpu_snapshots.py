@@ -1,13 +1,13 @@
 """What a snapshot costs a GPU that trains the 2.7B model, and how soon a new process has all of it back.
 
-    python -P benchmarks/gpu_snapshots.py [--preset 2.7b] [--pairs 8] [--recoveries 5] [--place DIR]
+    python -P benchmarks/gpu_snapshots.py [--preset 2.7b] [--pairs 8] [--recoveries 5] [--micro-steps 4] [--place DIR]
 
 The state is real (weights, both moments, AdamW's own update); forward and backward are stood in for by matrix products of about half
-a second a step in four micro-steps, with random gradients, so that this measures the snapshot and not a backend. Blocks of steps with
-one snapshot and blocks without are interleaved; the stall is the difference of their wall-clock times. Three ways: through a copy on the
-device, through a small buffer, and none (the noise of the method). Then, for each recovery, a new process restores the newest snapshot
-from shared memory, does one update and compares the checksum of its state with that of the writer. Needs an NVIDIA GPU with 120 GB, and
-70 GB of memory.
+a second a step (in four micro-steps; --micro-steps 16 is an update of two seconds), with random gradients, so that this measures
+the snapshot and not a backend. Blocks of steps with one snapshot and blocks without are interleaved; the stall is the difference of
+their wall-clock times. Three ways: through a copy on the device, through two small buffers, and none (the noise of the method).
+Then, for each recovery, a new process restores the newest snapshot from shared memory, does one update and compares the checksum
+of its state with that of the writer. Needs an NVIDIA GPU with 120 GB, and 100 GB of memory.
 """
 
 import argparse
@@ -42,7 +42,6 @@ from adam.trainer.state import trained_state  # noqa: E402
 from adam.trainer.sums import all_sums  # noqa: E402
 from adam.trainer.window import Window  # noqa: E402
 
-MICRO_STEPS = 4
 BLOCK = 4  # steps
 PRODUCTS = 100  # a micro-step: of 16384 x 2560 x 10240, about 1.2 ms each
 
@@ -50,7 +49,8 @@ PRODUCTS = 100  # a micro-step: of 16384 x 2560 x 10240, about 1.2 ms each
 class Work:
     """A model, its optimizer, and something that keeps the GPU as busy as training would."""
 
-    def __init__(self, preset: str) -> None:
+    def __init__(self, preset: str, micro_steps: int) -> None:
+        self.micro_steps = micro_steps
         shape = resolved(PRESETS[preset], 50_280)
         torch.manual_seed(0)
         with torch.device("cuda"):
@@ -67,7 +67,7 @@ class Work:
             parameter.grad = torch.randn(parameter.shape, device="cuda", generator=generator) * 1e-3
 
     def step(self, snapshots: Snapshots | None) -> None:
-        for _ in range(MICRO_STEPS):
+        for _ in range(self.micro_steps):
             for _ in range(PRODUCTS):
                 torch.mm(self.a, self.b, out=self.out)
             if snapshots is not None:
@@ -123,7 +123,7 @@ def stalls(work: Work, snapshots: Snapshots, pairs: int, name: str, *, save: boo
 
 
 def measure(arguments: argparse.Namespace, paths: RunPaths) -> None:
-    work = Work(arguments.preset)
+    work = Work(arguments.preset, arguments.micro_steps)
     work.set_gradients()
     work.step(None)
     began = time.perf_counter()
@@ -157,7 +157,7 @@ def recover(arguments: argparse.Namespace, paths: RunPaths) -> None:
     imported = time.perf_counter() - STARTED
     torch.cuda.init()
     context = time.perf_counter() - STARTED
-    work = Work(arguments.preset)
+    work = Work(arguments.preset, arguments.micro_steps)
     made = time.perf_counter() - STARTED
     slot = complete_snapshots(paths)[0].path
     restore(slot, work.model, work.optimizer, identity(paths), committed=False)
@@ -180,6 +180,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", default="2.7b", help="the model")
     parser.add_argument("--pairs", type=int, default=8, help="pairs of blocks for each way")
+    parser.add_argument("--micro-steps", type=int, default=4, help="in a step: 0.13 s each on an H200")
     parser.add_argument("--recoveries", type=int, default=5, help="new processes that restore the snapshot")
     parser.add_argument(
         "--place", type=Path, help="of the run directory; a temporary one is made where it is not named"

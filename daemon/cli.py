@@ -235,16 +235,16 @@ def add_data(commands: Commands) -> None:
     weights.add_argument("target", metavar="DIR", help="a directory, made where missing")
 
     forge = commands.add("forge", "forge.run", "build the run's data now, in the foreground")
-    forge.add_argument(
-        "action",
-        metavar="sources|check",
-        nargs="?",
-        choices=("sources", "check"),
-        help="sources: list the sets that are known by name; check: say whether each source of this run can be had",
-    )
+    forge.set_defaults(action="")
     flag(forge, "--rebuild", "build anew from the sources as they are now (before the first training step)")
     flag(forge, "--check", "only check the data, and say what has changed in the sources")
-    add_forge_looking(commands.below(forge, "look at the data"))
+    actions = commands.below(forge, "questions, and ways to look at the data (default: build them)")
+    for name, text in (
+        ("sources", "list the sets that are known by name, with licence, access and size"),
+        ("check", "say whether each source of this run can be had"),
+    ):
+        actions.add(name, "forge.run", text).set_defaults(action=name)
+    add_forge_looking(actions)
 
 
 def add_forge_looking(actions: Commands) -> None:

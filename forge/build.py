@@ -22,7 +22,6 @@ from adam.contract.errors import StoppedError
 from adam.contract.paths import RunPaths
 from adam.contract.shards import NOT_NEEDED, SOURCES, ShardManifest, SourceFile, hashed
 from adam.contract.states import Phase as ForgePhase
-from adam.forge.ahead import JudgedReader
 from adam.forge.documents import Document, document_hash, shard_record, split_of
 from adam.forge.dropped import count_dropped
 from adam.forge.files import File
@@ -33,7 +32,7 @@ from adam.forge.journal import Counts, Cursor, Journal
 from adam.forge.mix import ORDER, Mix, PhaseState
 from adam.forge.parts import opener_of
 from adam.forge.progress import Progress
-from adam.forge.reading import FileEnd, Patience, SourceReader
+from adam.forge.reading import Ahead, FileEnd, Patience, SourceReader
 from adam.forge.resume import Known, go_on, journal_of, open_patiently, wait_for
 from adam.forge.room import disk_needed, text_bytes_expected
 from adam.forge.skeletons import count_masked, masking_version
@@ -118,9 +117,7 @@ class Build:
         sources = {origin.name: origin.source for origin in origins}
         self._filters = Filters(config, sources, known.seen, paths.root, self._work, journal.filters, progress.tick)
         self._readers = {
-            origin.name: JudgedReader(
-                SourceReader(origin, opener_of(origin.source), cursor), self._filters, progress.tick
-            )
+            origin.name: Ahead(SourceReader(origin, opener_of(origin.source), cursor), self._filters, progress.tick)
             for origin, cursor in zip(origins, cursors, strict=True)
         }
         self._transforms = open_transforms(config, sources, paths.root, progress.tick)
@@ -164,8 +161,10 @@ class Build:
             self._dry(reader, mix)
         elif isinstance(found, FileEnd):
             self._end_file(reader, found)
-        elif self._take(found, reader):
-            mix.took(name, self._units(mix, found, reader.origin))
+        else:
+            units = self._units(mix, found, reader.origin)  # of the text that was read: a transform may be next
+            if self._take(found, reader):
+                mix.took(name, units)
 
     def _units(self, mix: Mix, document: Document, origin: Origin) -> int:
         match mix.unit:
@@ -175,7 +174,7 @@ class Build:
                 return len(document.text)
         return max(1, round(len(document.text) / (origin.source.chars_per_token or CHARS_PER_TOKEN[document.kind])))
 
-    def _dry(self, reader: JudgedReader, mix: Mix) -> None:
+    def _dry(self, reader: Ahead, mix: Mix) -> None:
         name = reader.origin.name
         if mix.may_repeat(name) and self._repeats.any(name):
             mix.repeat(name)
@@ -193,7 +192,7 @@ class Build:
         log.warning("a source fails and is tried again", source=name, why=error.args[0], seconds=round(wait, 1))
         wait_for(wait, self._progress, self._stop)
 
-    def _take(self, document: Document, reader: JudgedReader) -> bool:
+    def _take(self, document: Document, reader: Ahead) -> bool:
         """Whether a document is kept; it then waits to be written."""
         counts = self._counts[document.source]
         counts.documents_read += 1
@@ -219,11 +218,11 @@ class Build:
             self._write_batch()
         return True
 
-    def _done(self, reader: JudgedReader) -> int:
+    def _done(self, reader: Ahead) -> int:
         """Of the bytes of all sources: those that were read, or where mixes have targets, as large a part as is done of these."""
         phases = self._config.phases
         if not (phases and all(phase.target for phase in phases)):
-            return self._bytes + min(reader.characters, reader.size)
+            return self._bytes + reader.done
         parts = (sum(state.taken.values()) / phase.target for phase, state in zip(phases, self._states, strict=False))
         return int(self._total * sum(min(1.0, part) for part in parts) / len(phases))
 
@@ -242,7 +241,7 @@ class Build:
             counts.characters_written += len(document.text)
             self._progress.tick()
 
-    def _end_file(self, reader: JudgedReader, ended: FileEnd) -> None:
+    def _end_file(self, reader: Ahead, ended: FileEnd) -> None:
         file, counts = reader.origin.files[ended.number], self._counts[reader.origin.name]
         if reader.cursor.turn:
             return  # counted and listed the first time
@@ -322,7 +321,7 @@ class Build:
         # Behind every file, since it is what a restart believes; the journal beside it says whose sources it is of.
         schema.save(self._work / "manifest.json", manifest)
 
-    def _list_rest(self, reader: JudgedReader) -> None:
+    def _list_rest(self, reader: Ahead) -> None:
         """Files that a full mix left unread, the one that it was in the middle of among them."""
         for number in range(reader.cursor.file, len(reader.origin.files)):
             begun = number == reader.cursor.file and (reader.cursor.record or reader.cursor.part)

@@ -16,6 +16,7 @@ from typing import IO, Any, Protocol
 from adam.contract.errors import ConfigError
 
 COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
+NEEDS = {".parquet": "pyarrow", ".arrow": "pyarrow", ".pdf": "pypdf"}
 DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError)
 
 
@@ -130,6 +131,14 @@ def extra(module: str, what: str) -> Any:
             f"{what} need the package {module.partition('.')[0]}, which is not installed",
             'install it with `pip install "adam-trainer[forge]"`',
         ) from None
+
+
+def package_missing(name: str) -> str:
+    """The package that a file of this name needs and that is not installed; empty: it can be read."""
+    import importlib.util
+
+    needed = "pyarrow" if name.lower().endswith(".zst") else NEEDS.get(ending(name), "")
+    return needed if needed and importlib.util.find_spec(needed) is None else ""
 
 
 def ending(name: str) -> str:

@@ -43,9 +43,6 @@ class Filters:
         self._seen = seen
         judge = Judge(config, sources, root)
         self._workers = Workers(judge, (config.workers or cores()) if judge.costly else 1)
-        self.ahead_chars = (
-            self._workers.part_chars if judge.costly else 1
-        )  # that are worth reading before they are judged
         self._evaluation = evaluation_digest(config, root)
         self._near = None
         if config.filters.near_duplicates:

@@ -9,17 +9,16 @@ from pathlib import Path
 from adam.contract.config_filters import TextFilters, text_filters
 from adam.contract.config_forge import Forge, Source
 from adam.contract.errors import ConfigError
+from adam.forge.batch import Batch
 from adam.forge.contamination import Evaluation
 from adam.forge.documents import EXAMPLE_CHARS, Verdict
 from adam.forge.language import Languages
 from adam.forge.near import bands_of, rows_of
-from adam.forge.quality import Batch, rules
+from adam.forge.quality import rules
 from adam.forge.repetition import repeated_lines, repeated_words
 from adam.forge.secrets_in_text import poison_in, secret_in
-from adam.forge.words import Words
 
 BATCH_CHARS = 128_000  # looked at together: its arrays stay in a core's cache
-LOOKED_AT = 4_000_000  # characters of a document that rules on words look at: memory has an end
 
 
 class Judge:
@@ -86,8 +85,8 @@ class _Rules:
         self._config, self._evaluation, self._rows = config, evaluation, rows
         self._quality = rules(config)
         self._languages = Languages(config.languages) if config.languages else None
-        self._on_words = bool(self._quality or config.repetition or evaluation or rows)
-        self.any = bool(self._on_words or config.secrets or config.poison or self._languages)
+        self._on_words = bool(self._quality or config.repetition or evaluation)
+        self.any = bool(self._on_words or rows or config.secrets or config.poison or self._languages)
 
     def judge(self, texts: Sequence[str]) -> list[Verdict]:
         found: dict[int, Verdict] = {}
@@ -98,32 +97,28 @@ class _Rules:
             ):
                 if wanted and number not in found and (kind := look(text))[0]:
                     found[number] = _dropped(reason, *kind)
-        bands = [b""] * len(texts)
+        batch, bands = Batch(texts), [b""] * len(texts)
         if self._on_words:
-            words = Words([text[:LOOKED_AT] for text in texts])
-            self._judge_words(texts, words, found)
-            if self._rows:
-                hashes, known = bands_of(words, self._rows)
-                bands = [row.tobytes() if has else b"" for row, has in zip(hashes.astype("<u8"), known, strict=True)]
+            self._judge_words(batch, found)
+        if self._rows:
+            hashes, known = bands_of(batch.words, self._rows)
+            bands = [row.tobytes() if has else b"" for row, has in zip(hashes.astype("<u8"), known, strict=True)]
         if self._languages is not None:
             left = [number for number in range(len(texts)) if number not in found]
             for at, code in self._languages.find([texts[number] for number in left]).items():
                 found[left[at]] = _dropped("language", code, texts[left[at]])
         return [found.get(number, Verdict(bands=bands[number])) for number in range(len(texts))]
 
-    def _judge_words(self, texts: Sequence[str], words: Words, found: dict[int, Verdict]) -> None:
-        batch = Batch(texts, words)
+    def _judge_words(self, batch: Batch, found: dict[int, Verdict]) -> None:
         reports = [(rule.reason, rule.find(batch)) for rule in self._quality]
         if scale := self._config.repetition:
-            reports += [
-                ("repeated_lines", repeated_lines(texts, scale)),
-                ("repeated_words", repeated_words(words, scale)),
-            ]
+            reports.append(("repeated_lines", repeated_lines(batch, scale)))
+            reports.append(("repeated_words", repeated_words(batch.words, scale)))
         for reason, report in reports:
             for number, detail in report.items():
-                found.setdefault(number, _dropped(reason, detail, texts[number]))
+                found.setdefault(number, _dropped(reason, detail, batch.texts[number]))
         if self._evaluation is not None:
-            for number, (detail, text) in self._evaluation.find(texts, words).items():
+            for number, (detail, text) in self._evaluation.find(batch.texts, batch.words).items():
                 found.setdefault(number, _dropped("contaminated", detail, text))
 
 

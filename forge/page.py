@@ -3,15 +3,12 @@
 from importlib.resources import files
 
 from adam.contract.clock import iso
-from adam.contract.shards import SourceSummary
-from adam.forge.documents import ShardRecord
+from adam.contract.shards import PhaseSummary, SourceSummary
 from adam.forge.figures import Figures
-from adam.forge.markup import SAMPLE_CHARS, Row, card, cut, details, pair, table, top
-from adam.forge.masking import restore
+from adam.forge.markup import Row, card, cut, pair, table, top
+from adam.forge.page_documents import drops, masks, samples
 from adam.forge.plots import bars, columns, share, short, stack, words
-from adam.forge.samples import dropped
 
-REASONS_SHOWN = 24
 # Should escaping ever fail, the browser still runs and fetches nothing.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
@@ -19,7 +16,7 @@ POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 def page(figures: Figures) -> str:
     """The whole page."""
     title = f"The data of {words(figures.name)}"
-    sections = (_head, _sources, _lengths, _drops, _masks, _tokens, _samples, _licences)
+    sections = (_head, _sources, _mixes, _lengths, drops, masks, _tokens, samples, _licences)
     body = "".join(section(figures) for section in sections)
     style = files("adam.forge").joinpath("page.css").read_text(encoding="utf-8")
     return (
@@ -79,6 +76,28 @@ def _sources(figures: Figures) -> str:
     )
 
 
+def _mixes(figures: Figures) -> str:
+    cards = "".join(_mix(phase) for phase in figures.shards.phases if phase.shares)
+    return f"<h2>Mix</h2>{cards}" if cards else ""
+
+
+def _mix(phase: PhaseSummary) -> str:
+    asked, total = sum(phase.shares.values()), sum(phase.taken.values())
+    rows: list[Row] = [
+        [
+            name,
+            f"{100 * part / asked:.2f} %",
+            f"{100 * phase.taken.get(name, 0) / max(1, total):.2f} %",
+            phase.taken.get(name, 0),
+        ]
+        for name, part in phase.shares.items()
+    ]
+    target = f" of {phase.target:,}" if phase.target else ""
+    facts = f"{total:,}{target} {phase.unit}; where a source is dry: {phase.when_dry}; ended by: {phase.ended}."
+    listed = table(["source", "asked", "taken", phase.unit], rows)
+    return card(phase.name or "The whole run", listed, " ".join([facts, *phase.notes]))
+
+
 def _lengths(figures: Figures) -> str:
     every = f"Counted on every {figures.every:,}th document. " if figures.every > 1 else ""
     lengths = figures.lengths
@@ -99,100 +118,6 @@ def _lengths(figures: Figures) -> str:
             )
         )
     return "<h2>Lengths</h2>" + pair(*cards)
-
-
-def _drops(figures: Figures) -> str:
-    counted = figures.dropped
-    if not counted and not any(source.files_skipped for source in figures.shards.sources):
-        return "<h2>Drops</h2><p>Nothing was dropped.</p>"
-    by_reason = top(counted.most_common(), REASONS_SHOWN)
-    by_source: list[Row] = [
-        [source.name, reason, count] for source in figures.shards.sources for reason, count in _sorted(source)
-    ]
-    skipped: list[Row] = [
-        [source.name, reason, count]
-        for source in figures.shards.sources
-        for reason, count in sorted(source.files_skipped.items())
-    ]
-    examples = "".join(
-        f'<p class="from"><b>{words(one.reason)}</b> · {words(one.source)} · {words(one.path)}</p>'
-        f"<pre>{words(one.text)}</pre><br>"
-        for one in dropped(figures.shards)
-    )
-    cards = []
-    if counted:
-        listed = details("By source and reason", table(["source", "reason", "documents"], by_source))
-        plot = bars(by_reason, "documents dropped by reason", "three")
-        cards.append(card("Documents dropped, by reason", plot + listed))
-    if figures.duplicates:
-        cards.append(_duplicates(figures))
-    if skipped:
-        cards.append(card("Files that gave no document", table(["source", "reason", "files"], skipped)))
-    shown = card("Examples of what was dropped", details("Show them", examples)) if examples else ""
-    return "<h2>Drops</h2>" + pair(*cards) + shown
-
-
-def _sorted(source: SourceSummary) -> list[tuple[str, int]]:
-    return sorted(source.dropped.items(), key=lambda item: -item[1])
-
-
-def _duplicates(figures: Figures) -> str:
-    counts = [
-        (source, sum(source.dropped.get(kind, 0) for kind in ("duplicate", "near_duplicate")))
-        for source in figures.shards.sources
-    ]
-    rows: list[Row] = [
-        [
-            source.name,
-            source.dropped.get("duplicate", 0),
-            source.dropped.get("near_duplicate", 0),
-            share(count, source.documents_read),
-        ]
-        for source, count in counts
-        if count
-    ]
-    plot = bars(top([(source.name, count) for source, count in counts if count]), "duplicates by source", "two")
-    return card("Duplicates, by source", plot + table(["source", "exact", "near", "of what was read"], rows))
-
-
-def _masks(figures: Figures) -> str:
-    if not figures.forms and not figures.masked:
-        return ""
-    cards = []
-    if figures.forms:
-        what = "prose documents by what masking made of them"
-        cards.append(card("Prose documents", bars(figures.forms.most_common(), what)))
-    if figures.entities:
-        cards.append(
-            card("Placeholders written", bars(top(figures.entities.most_common()), "placeholders by kind", "two"))
-        )
-    shown = "".join(_before_and_after(record) for record in figures.masked)
-    return "<h2>Masks</h2>" + pair(*cards) + shown
-
-
-def _before_and_after(record: ShardRecord) -> str:
-    return card(
-        "",
-        _from(record)
-        + pair(
-            f"<div><h3>Before</h3><pre>{words(cut(restore(record.text, record.masks)))}</pre></div>",
-            f"<div><h3>After</h3><pre>{_marked(record)}</pre></div>",
-        ),
-    )
-
-
-def _marked(record: ShardRecord) -> str:
-    """The beginning of a masked text, what masking wrote highlighted, with what it stands for."""
-    parts, at = [], 0
-    for mask in record.masks:
-        if mask.end > SAMPLE_CHARS:
-            break
-        stands = f"{mask.label}: {mask.original}" if mask.original else mask.label
-        parts.append(words(record.text[at : mask.start]))
-        parts.append(f'<mark title="{words(stands)}">{words(record.text[mask.start : mask.end])}</mark>')
-        at = mask.end
-    rest = words(record.text[at:SAMPLE_CHARS])
-    return "".join(parts) + rest + ("…" if len(record.text) > SAMPLE_CHARS else "")
 
 
 def _tokens(figures: Figures) -> str:
@@ -220,25 +145,18 @@ def _tokens(figures: Figures) -> str:
     return f"<h2>Tokens</h2><p>{facts}</p>{said}" + card("", drawn)
 
 
-def _samples(figures: Figures) -> str:
-    cards = [card("", _from(record) + f"<pre>{words(cut(record.text))}</pre>") for record in figures.samples]
-    return "<h2>Samples</h2><p>One document at random of each source.</p>" + "".join(cards) if cards else ""
-
-
-def _from(record: ShardRecord) -> str:
-    meta = " · ".join(f"{name}: {value}" for name, value in record.meta.items())
-    facts = f"{len(record.text):,} characters"
-    return (
-        f'<p class="from"><b>{words(record.source)}</b> · {words(record.path)} · {facts}'
-        + (f" · {words(meta)}" if meta else "")
-        + "</p>"
-    )
-
-
 def _licences(figures: Figures) -> str:
     rows: list[Row] = [
-        [source.name, source.licence or "not stated", source.kind, source.path, source.revision, source.files]
+        [source.name, source.licence or "not stated", source.kind, _origin(source), source.revision, str(source.files)]
         for source in figures.shards.sources
     ]
-    drawn = table(["source", "licence", "kind", "from", "revision", "files"], rows)
-    return f"<h2>Licences</h2><p>As the configuration states them; the model card has them too.</p>{card('', drawn)}"
+    listed = table(["source", "licence", "kind", "from", "revision", "files"], rows)
+    said = [
+        [source.name, note] for source in figures.shards.sources for note in (*source.notes, source.given_up) if note
+    ]
+    notes = card("What should be known of them", table(["source", "note"], said)) if said else ""
+    return f"<h2>Licences</h2><p>As the configuration states them; the model card has them too.</p>{card('', listed)}{notes}"
+
+
+def _origin(source: SourceSummary) -> str:
+    return " · ".join(filter(None, (source.path, source.config, source.split)))

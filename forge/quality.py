@@ -4,29 +4,21 @@ Gopher: Rae et al. 2021, arXiv 2112.11446, section A.1.1. Words here are those o
 Gopher's lie between blanks: a hyphen parts two, and quotation marks do not lengthen any.
 """
 
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from adam.contract.config_filters import TextFilters
+from adam.forge.batch import Batch
 from adam.forge.words import Words, WordSet
 
 STOP_WORDS = ("the", "be", "to", "of", "and", "that", "have", "with")
 BULLETS = ("•", "‣", "◦", "⁃", "●", "-", "*")
 ELLIPSES = ("…", "...")
-LETTERS = re.compile(r"[^\W\d_]+")
 
 Values = npt.NDArray[np.float64]
-
-
-class Batch(NamedTuple):
-    """Documents that are looked at together."""
-
-    texts: Sequence[str]
-    words: Words
 
 
 class Rule(NamedTuple):
@@ -87,39 +79,27 @@ def _symbols(batch: Batch) -> Values:
     return _per_word(np.array(counts), batch.words)
 
 
-def _line_share(texts: Sequence[str], fits: Callable[[str], bool]) -> Values:
-    shares = []
-    for text in texts:
-        lines = [line for line in map(str.strip, text.split("\n")) if line]
-        shares.append(sum(map(fits, lines)) / len(lines) if lines else 0.0)
-    return np.array(shares)
+def _line_share(batch: Batch, fits: Callable[[str], bool]) -> Values:
+    return np.array([len([1 for line in lines if fits(line)]) / max(1, len(lines)) for lines in batch.lines])
 
 
 def _bullets(batch: Batch) -> Values:
-    return _line_share(batch.texts, lambda line: line.startswith(BULLETS))
+    return _line_share(batch, lambda line: line.startswith(BULLETS))
 
 
 def _ellipses(batch: Batch) -> Values:
-    return _line_share(batch.texts, lambda line: line.endswith(ELLIPSES))
+    return _line_share(batch, lambda line: line.endswith(ELLIPSES))
 
 
 def _letters(batch: Batch) -> Values:
     """Letters in each character that is no blank; an empty document has all."""
-    shares = []
-    for text in batch.texts:
-        solid = "".join(text.split())
-        shares.append(sum(map(len, LETTERS.findall(solid))) / len(solid) if solid else 1.0)
-    return np.array(shares)
+    letters, solid, _, _ = batch.words.letters
+    return np.where(solid > 0, letters / np.maximum(solid, 1), 1.0)
 
 
 def _alpha_words(batch: Batch) -> Values:
-    shares = []
-    for text in batch.texts:
-        parts = text.split()
-        # Most batch.words are found by the first look at `isalpha`; the others may have a letter among other signs.
-        alpha = sum(part.isalpha() or LETTERS.search(part) is not None for part in parts)
-        shares.append(alpha / len(parts) if parts else 1.0)
-    return np.array(shares)
+    _, _, runs, alpha = batch.words.letters
+    return np.where(runs > 0, alpha / np.maximum(runs, 1), 1.0)
 
 
 def _distinct(words: Words, wanted: WordSet) -> Values:

@@ -6,6 +6,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
+from adam.forge.batch import Batch, stripped
 from adam.forge.words import Places, Words
 
 LINES, LINE_CHARS, PARAGRAPHS, PARAGRAPH_CHARS = 0.30, 0.20, 0.30, 0.20
@@ -19,27 +20,27 @@ PLACE = (1 << PLACE_BITS) - 1
 Shares = npt.NDArray[np.float64]
 
 
-def repeated_parts(text: str, mark: str) -> tuple[float, float]:
-    """(share of parts, share of their characters) that say again what an earlier part has said.
-
-    Parts lie between `mark`s: lines for one line end, paragraphs for two. Blanks around them do not count, nor do empty ones.
-    """
-    parts = [part for part in map(str.strip, text.split(mark)) if part]
+def repeated_parts(parts: Sequence[str]) -> tuple[float, float]:
+    """(share of parts, share of their characters) that say again what an earlier part has said."""
     distinct = set(parts)
     again = len(parts) - len(distinct)
     if not again:
         return 0.0, 0.0
-    characters = sum(map(len, parts))
-    return again / len(parts), 1 - sum(map(len, distinct)) / characters
+    return again / len(parts), 1 - sum(map(len, distinct)) / sum(map(len, parts))
 
 
-def repeated_lines(texts: Sequence[str], scale: float) -> dict[int, str]:
-    """Document -> what was found, of those with more repeated lines or paragraphs than `scale` times Gopher's limits."""
+def repeated_lines(batch: Batch, scale: float) -> dict[int, str]:
+    """Document -> what was found, of those with more repeated lines or paragraphs than `scale` times Gopher's limits.
+
+    Blanks around lines and paragraphs do not count, nor do empty ones.
+    """
     found: dict[int, str] = {}
-    rules = (("\n", "lines", LINES, LINE_CHARS), ("\n\n", "paragraphs", PARAGRAPHS, PARAGRAPH_CHARS))
-    for number, text in enumerate(texts):
-        for mark, name, limit, char_limit in rules:
-            share, characters = repeated_parts(text, mark)
+    for number, (text, lines) in enumerate(zip(batch.texts, batch.lines, strict=True)):
+        for name, parts, limit, char_limit in (
+            ("lines", lines, LINES, LINE_CHARS),
+            ("paragraphs", stripped(text, "\n\n"), PARAGRAPHS, PARAGRAPH_CHARS),
+        ):
+            share, characters = repeated_parts(parts)
             if share > scale * limit or characters > scale * char_limit:
                 found.setdefault(number, f"{name} {share:.2f}, their characters {characters:.2f}")
     return found

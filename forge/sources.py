@@ -18,7 +18,7 @@ from adam.contract.config_forge import Forge, Source
 from adam.contract.errors import DataError
 from adam.contract.shards import path_text
 from adam.forge.documents import Document, kind_of
-from adam.forge.files import FetchError, File, SkippedError, ending
+from adam.forge.files import FetchError, File, SkippedError, ending, extra, package_missing
 from adam.forge.hub import HubFile, list_files, readable
 from adam.forge.readers import PACKED, READERS, read_prose
 from adam.forge.registry import resolve
@@ -131,6 +131,8 @@ def open_source(source: Source, forge: Forge, run: Path, pin: str = "") -> Origi
         files_here = [file for file in files_here if _matches(file, path, source.files)]
     if not files_here:
         raise DataError(f"the source {path} has no text files", f"known endings are {' '.join(sorted(READERS))}")
+    if all(package_missing(file.name) for file in files_here):
+        extra(package_missing(files_here[0].name), f"{path.name}: {ending(files_here[0].name)} files")
     name = source.name or path.stem or str(path)
     return Origin(source, name, "files", path_text(path), source.licence, [*files_here], template, "", notes)
 
@@ -161,6 +163,8 @@ def documents(file: File, origin: Origin, first: int = 0) -> Iterator[Document]:
     """
     if unusable := file_status(file).unusable:
         raise SkippedError(unusable)
+    if missing := package_missing(file.name):
+        raise SkippedError(f"needs_{missing}")
     if isinstance(file, Path) and origin.kind == "stdlib" and file.parts[-2:] == ("pydoc_data", "topics.py"):
         found: Iterator[Document] = islice(_topics(file), first, None)
     else:

@@ -4,8 +4,9 @@ A word is a run of letters, digits and combining marks, lower-cased; each ideogr
 and n-grams are 64-bit hashes, which hang on the text alone: equal in each process and on each machine.
 """
 
+import functools
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -35,14 +36,20 @@ def _value(code: int) -> int:
     return ord(char.lower()[0]) if char.isalnum() or unicodedata.category(char).startswith("M") else 0
 
 
-ASCII_VALUES = bytes(map(_value, range(128))) + bytes(128)
+BLANK, SIGN, LETTER = range(3)
+
+
+def _kind(code: int) -> int:
+    char = chr(code)
+    return BLANK if char.isspace() else LETTER if char.isalpha() else SIGN
 
 
 class Words:
     """The words of `texts`. `hashes` (words,), `lengths` (words,) in characters; document d has words bounds[d] to bounds[d + 1]."""
 
     def __init__(self, texts: Sequence[str]) -> None:
-        values = _values("\n".join(texts))
+        self._text = "\n".join(texts)
+        values = _looked_up(self._text, _value)
         starts, ends = _runs(values)
         sums = _prefix_sums(values, CHAR_BASE)
         self.hashes = mixed((sums[ends] - sums[starts]) * _powers(CHAR_BASE, len(values))[1][starts])
@@ -72,6 +79,18 @@ class Words:
     def grams(self, places: Places, n: int) -> Hashes:
         """The hashes of the n-grams that begin at `places`."""
         return mixed((self._sums[places + n] - self._sums[places]) * _powers(WORD_BASE, len(self.hashes))[1][places])
+
+    @cached_property
+    def letters(self) -> tuple[Places, Places, Places, Places]:
+        """Of each document: letters, characters that are no blanks, runs of those, and runs with a letter in them."""
+        kinds = _looked_up(self._text, _kind)
+        starts, ends = _runs(kinds)
+        letters, solid = (np.concatenate([[0], np.cumsum(kinds == kind)]) for kind in (LETTER, SIGN))
+        solid += letters
+        edges = np.minimum(self._offsets, len(kinds))
+        runs = np.searchsorted(starts, self._offsets)
+        alpha = np.concatenate([[0], np.cumsum(letters[ends] > letters[starts])])
+        return np.diff(letters[edges]), np.diff(solid[edges]), np.diff(runs), np.diff(alpha[runs])
 
     def place_in_text(self, word: int) -> int:
         """The character of its document at which a word begins."""
@@ -108,26 +127,26 @@ def mixed(hashes: Hashes) -> Hashes:
     return hashes ^ (hashes >> np.uint64(31))
 
 
-def _values(text: str) -> npt.NDArray[np.integer]:
-    """`_value` of each character: (characters,)."""
+def _looked_up(text: str, what: Callable[[int], int]) -> npt.NDArray[np.integer]:
+    """`what` of each character, 0 above the table but for ideographs, which stand for themselves: (characters,)."""
     if text.isascii():
-        return np.frombuffer(text.encode().translate(ASCII_VALUES), dtype=np.uint8)
+        return np.frombuffer(text.encode().translate(_ascii_table(what)), dtype=np.uint8)
     codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
-    values = _table()[np.minimum(codes, TABLE)]
+    values = _table(what)[np.minimum(codes, TABLE)]
     high = np.flatnonzero(codes >= TABLE)
-    values[high] = np.where(codes[high] < IDEOGRAPHS[-1][1], codes[high], np.uint32(0))
+    values[high] = np.where(codes[high] < IDEOGRAPHS[-1][1], codes[high] if what is _value else LETTER, np.uint32(0))
     return np.asarray(values)
 
 
-_kept: dict[int, tuple[Hashes, Hashes]] = {}
-_tables: list[npt.NDArray[np.uint32]] = []
+@functools.cache
+def _ascii_table(what: Callable[[int], int]) -> bytes:
+    return bytes(map(what, range(128))) + bytes(128)
 
 
-def _table() -> npt.NDArray[np.uint32]:
+@functools.cache
+def _table(what: Callable[[int], int]) -> npt.NDArray[np.uint32]:
     """Made where the first text asks for it: it takes some 50 ms."""
-    if not _tables:
-        _tables.append(np.array([*map(_value, range(TABLE)), 0], dtype=np.uint32))
-    return _tables[0]
+    return np.array([*map(what, range(TABLE)), 0], dtype=np.uint32)
 
 
 def _runs(values: npt.NDArray[np.integer]) -> tuple[Places, Places]:
@@ -155,6 +174,9 @@ def _prefix_sums(values: npt.NDArray[np.integer], base: int) -> Hashes:
     np.multiply(values, _powers(base, len(values))[0][: len(values)], out=sums[1:], dtype=np.uint64)
     np.cumsum(sums[1:], out=sums[1:])
     return sums
+
+
+_kept: dict[int, tuple[Hashes, Hashes]] = {}
 
 
 def _powers(base: int, count: int) -> tuple[Hashes, Hashes]:

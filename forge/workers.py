@@ -22,7 +22,7 @@ class Workers:
     """Asks a judge, in `count` processes where that is more than one. They die with this one, and ignore Ctrl-C, which is its."""
 
     def __init__(self, judge: Judge, count: int) -> None:
-        self._judge, self.part_chars = judge, count * PART_CHARS  # as many give every process something to do
+        self._judge = judge
         self._pool: ProcessPoolExecutor | None = None
         if count > 1:
             # Not forked: the bar on the terminal is a thread, and what it holds would be held for ever.

@@ -145,6 +145,24 @@ def test_no_room_for_a_slot_leaves_nothing_behind(tmp_path, monkeypatch) -> None
     assert list(tmp_path.iterdir()) == []
 
 
+def test_blocks_that_a_slot_lacks_are_allocated_and_those_that_it_has_are_not_gone_through_again(
+    tmp_path, monkeypatch
+) -> None:
+    """A hole that is met while a snapshot is copied into the mapping is no error but SIGBUS: the trainer's death."""
+    path, calls = tmp_path / "slot", []
+    real = os.posix_fallocate
+    monkeypatch.setattr(os, "posix_fallocate", lambda *arguments: (calls.append(arguments), real(*arguments)))
+    SlotWriter(path, ENTRIES).close()
+    size = path.stat().st_size
+    os.truncate(path, 0)
+    os.truncate(path, size)
+    assert path.stat().st_blocks * 512 < size
+    SlotWriter(path, ENTRIES).close()
+    assert path.stat().st_blocks * 512 >= size
+    SlotWriter(path, ENTRIES).close()
+    assert len(calls) == 2
+
+
 @pytest.fixture
 def checkpoint(tmp_path) -> Path:
     directory = tmp_path / checkpoint_name(12, 1)

@@ -1,5 +1,6 @@
 """Every kind of file: what it gives, from any record on, packed or not, broken or not."""
 
+import importlib.util
 import random
 import subprocess
 import sys
@@ -166,8 +167,14 @@ def test_twenty_languages_and_more_are_code() -> None:
 
 
 def test_a_missing_package_is_said_with_what_installs_it(monkeypatch, tmp_path) -> None:
-    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
-    (tmp_path / "a.parquet").write_bytes(b"x")
-    with pytest.raises(files.ConfigError, match=r"Parquet files need the package pyarrow") as caught:
-        read(tmp_path / "a.parquet")
-    assert "pip install" in str(caught.value)
+    """A folder with some files that need it loses those, and they are counted; one with nothing else is refused."""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setitem(sys.modules, "pypdf", None)
+    (tmp_path / "a.pdf").write_bytes(as_pdf(["x"]))
+    with pytest.raises(files.ConfigError, match=r"\.pdf files need the package pypdf, .*pip install"):
+        open_source(Source(path=str(tmp_path)), Forge(), tmp_path)
+    (tmp_path / "b.txt").write_text("text")
+    origin = open_source(Source(path=str(tmp_path)), Forge(), tmp_path)
+    with pytest.raises(SkippedError, match="needs_pypdf"):
+        list(documents(tmp_path / "a.pdf", origin))
+    assert [document.text for document in documents(tmp_path / "b.txt", origin)] == ["text"]

@@ -9,10 +9,10 @@ import pytest
 from adam.contract.config_filters import FilterOverrides, Filters, TextFilters
 from adam.contract.config_forge import Forge, Source
 from adam.contract.errors import ConfigError, DataError
+from adam.forge.batch import Batch
 from adam.forge.contamination import Evaluation
 from adam.forge.judge import Judge
-from adam.forge.quality import Batch, rules
-from adam.forge.words import Words
+from adam.forge.quality import rules
 
 RNG = random.Random(2)
 NOUNS = [
@@ -71,7 +71,7 @@ def test_all_rules_together_leave_good_prose(tmp_path) -> None:
 def test_the_share_of_reasoning_words_is_counted_by_word() -> None:
     (rule,) = rules(TextFilters(min_reasoning=0.5))
     texts = ["Because, THEREFORE: becausex x", "if if if if", "none here at all", ""]
-    assert rule.values(Batch(texts, Words(texts))).tolist() == [0.5, 1.0, 0.0, 0.0]
+    assert rule.values(Batch(texts)).tolist() == [0.5, 1.0, 0.0, 0.0]
 
 
 def test_a_source_has_rules_of_its_own(tmp_path) -> None:

@@ -11,6 +11,7 @@ from adam.contract.config_forge import Forge
 from adam.contract.errors import DataError, StoppedError
 from adam.contract.shared import Pulse, read_once
 from adam.contract.states import Phase
+from adam.forge import encoders
 from adam.forge import tokenizer as tokenizers
 from adam.forge.documents import ShardRecord
 from adam.forge.packing import batches
@@ -91,6 +92,30 @@ def test_a_stop_while_encoding_leaves_no_manifest(bench) -> None:
     assert not bench.paths.tokens_manifest.exists()
 
 
+def test_stopped_anywhere_it_ends_with_the_same_bytes(bench_at, monkeypatch) -> None:
+    monkeypatch.setattr(encoders.LibraryEncoder, "batch_chars", 1500)
+    monkeypatch.setattr(encoders.FastEncoder, "batch_chars", 1500)
+    whole, stopped = bench_at("whole"), bench_at("stopped")
+    whole.tokens()
+    shards = stopped.shards()
+    for calls in (1, 3, 10, 40, 70):
+        left = iter(range(calls))
+        with pytest.raises(StoppedError):
+            stopped.tokens(shards, stop=lambda left=left: next(left, None) is None)
+        assert not stopped.paths.tokens_manifest.exists()
+    stopped.tokens(shards)
+    assert stopped.digests() == whole.digests()
+
+
+def test_dropout_is_switched_off(tmp_path) -> None:
+    """Else a document had other ids each time."""
+    made = learn(["some words and some more words"] * 50, Forge(vocab_size=300))
+    made.model.dropout = 0.5
+    made.save(str(tmp_path / "tokenizer.json"))
+    tokenizer, _ = given("tokenizer.json", tmp_path)
+    assert len({tuple(tokenizer.encode("some words and more").ids) for _ in range(20)}) == 1
+
+
 def word_level(size: int, mark: str = "</s>", **added: object) -> Tokenizer:
     vocab = {mark: 0, "[UNK]": 1} | {f"w{number}": number for number in range(2, size)}
     tokenizer = Tokenizer(models.WordLevel(vocab, unk_token="[UNK]"))
@@ -158,6 +183,27 @@ class TestHub:
     def test_its_revision_is_recorded(self, hub, bench) -> None:
         bench.keys["tokenizer"] = "someone/some-tokenizer"
         assert bench.tokens().tokenizer_origin == "someone/some-tokenizer@0123abc"
+
+    @pytest.mark.parametrize(
+        ("name", "repository", "revision"),
+        [
+            ("gpt2", "openai-community/gpt2", None),
+            ("gpt-neox", "EleutherAI/gpt-neox-20b", None),
+            ("someone/some-tokenizer@v2", "someone/some-tokenizer", "v2"),
+        ],
+    )
+    def test_what_is_asked_for(self, hub, monkeypatch, tmp_path, name, repository, revision) -> None:
+        import huggingface_hub
+
+        asked = []
+
+        def download(name: str, file: str, revision: str | None) -> str:
+            asked.append((name, file, revision))
+            return str(hub / file)
+
+        monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+        assert given(name, tmp_path)[1] == f"{repository}@0123abc"
+        assert asked == [(repository, "tokenizer.json", revision)]
 
     def test_failures_are_one_line_without_secrets(self, hub, tmp_path, monkeypatch) -> None:
         import huggingface_hub

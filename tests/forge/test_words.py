@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from adam.forge.batch import Batch, stripped
 from adam.forge.repetition import ngram_shares, repeated_lines, repeated_parts, repeated_words
 from adam.forge.words import IDEOGRAPHS, Words, WordSet
 
@@ -41,6 +42,17 @@ def test_words_are_those_of_a_plain_loop(texts: list[str]) -> None:
     assert words.lengths.tolist() == [len(word) for word in flat]
     # Equal where and only where the words are.
     assert len(set(zip(flat, words.hashes.tolist(), strict=True))) == len(set(flat)) == len(set(words.hashes.tolist()))
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.lists(TEXT, min_size=1, max_size=5))
+def test_letters_are_those_of_a_plain_loop(texts: list[str]) -> None:
+    parts = [text.split() for text in texts]
+    letters, solid, runs, alpha = (values.tolist() for values in Words(texts).letters)
+    assert letters == [sum(map(str.isalpha, text)) for text in texts]
+    assert solid == [sum(map(len, part)) for part in parts]
+    assert runs == [len(part) for part in parts]
+    assert alpha == [sum(any(map(str.isalpha, word)) for word in part) for part in parts]
 
 
 @settings(deadline=None)
@@ -112,7 +124,7 @@ def test_repeated_ngrams_are_those_of_a_plain_count() -> None:
     ],
 )
 def test_lines_that_come_again(text: str, lines: float, characters: float) -> None:
-    assert repeated_parts(text, "\n") == pytest.approx((lines, characters))
+    assert repeated_parts(stripped(text, "\n")) == pytest.approx((lines, characters))
 
 
 def test_repetition_is_found_where_it_is_and_only_there() -> None:
@@ -121,5 +133,5 @@ def test_repetition_is_found_where_it_is_and_only_there() -> None:
     chant = "and so we go on and on for ever " * 20
     paragraphs = "\n\n".join([varied[:200]] * 3)
     assert list(repeated_words(Words([varied, chant, varied]), 1.0)) == [1]
-    assert list(repeated_lines([varied, paragraphs], 1.0)) == [1]
+    assert list(repeated_lines(Batch([varied, paragraphs]), 1.0)) == [1]
     assert not repeated_words(Words([chant]), 100.0)  # limits above 1 leave everything
