@@ -328,6 +328,11 @@ def test_what_only_looks_like_a_note_or_credit_stays() -> None:
     assert read_book(NEW.replace(NARRATIVE, text)).narrative == text
 
 
+def test_a_first_page_that_begins_like_a_credit_stays() -> None:
+    text = "Produced by the mill, the flour\n" + "went down the river\n" * 20 + "\n" + NARRATIVE
+    assert read_book(NEW.replace(NARRATIVE, text)).narrative == text
+
+
 def test_what_is_no_book_of_gutenberg_stays() -> None:
     assert read_book(NARRATIVE) == (NARRATIVE, "", "")
 

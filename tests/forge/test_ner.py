@@ -123,6 +123,17 @@ def test_a_text_that_the_model_fails_on_costs_that_text(ruler, monkeypatch) -> N
     assert "max_length" in ner._entities(model, "a" * 1_000_001)
 
 
+@pytest.mark.parametrize("many", ["(", "'", "'s", "_", "*", '("', "…", "(_)"])
+def test_a_text_of_nothing_but_marks_takes_no_minute(ruler, many) -> None:
+    model, text = load_finder(str(ruler)), many * (30_000 // len(many))
+    began = time.thread_time()
+    assert ner._entities(model, f"To Paris {text} and London.") == [
+        (3, 8, "GPE"),
+        (len(text) + 14, len(text) + 20, "GPE"),
+    ]
+    assert time.thread_time() - began < 2
+
+
 def test_a_process_that_is_killed_is_an_error_and_not_a_hang(ruler) -> None:
     pool = recogniser(ruler, processes=2)
     try:

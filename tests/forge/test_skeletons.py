@@ -1,8 +1,10 @@
 """Masking in a whole forge: shares, counts and examples, the way back from the shards, and the same bytes after any end."""
 
 import json
+import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -13,11 +15,13 @@ from spacy_models import NAMES, ruler_model, sentence
 from adam.contract.config_forge import Forge, Source
 from adam.contract.config_skeletons import Skeletons
 from adam.contract.errors import ConfigError, StoppedError
+from adam.contract.schema import load
 from adam.contract.shards import load_shards
 from adam.contract.states import Exit
 from adam.forge import build, skeletons, transforms
 from adam.forge.catalog import check_sources
 from adam.forge.documents import Document, ShardRecord, Span
+from adam.forge.journal import Journal
 from adam.forge.marks import mark_spans, marks
 from adam.forge.masking import Entity, form_of, restore
 from adam.forge.skeletons import Masking
@@ -260,3 +264,45 @@ def test_killed_at_every_write_it_ends_with_the_same_bytes(bench, bench_at, monk
     bench.shards()
     assert kills > 4
     assert bench.digests() == whole.digests()
+
+
+# The forge with a journal every 500 bytes, and slow enough to be met in the middle.
+SLOW = """
+import sys, time
+from adam.contract.errors import run_main
+from adam.forge import __main__, build
+build.JOURNAL_BYTES = 500
+take = build.Build._take
+build.Build._take = lambda self, *rest: (time.sleep(0.02), take(self, *rest))[1]
+sys.exit(run_main("adam.forge", __main__.main))
+"""
+
+
+def journalled(bench) -> int:
+    """Bytes of open shards that the journal knows."""
+    journal = load(bench.paths.shards_work / "journal.json", Journal)
+    return sum(shard.size for shard in journal.shards.values()) if journal else 0
+
+
+def shards_of(bench) -> dict[str, str]:
+    return {name: digest for name, digest in bench.digests().items() if name.endswith(".jsonl")}
+
+
+def test_killed_with_its_processes_it_goes_on_to_the_same_bytes(bench, bench_at, model) -> None:
+    whole = masked(bench_at("whole"), model)
+    whole.shards()
+    lines = [f'[[forge.sources]]\npath = "{bench.folder}"\n[forge]\nval_fraction = 0.2\nvocab_size = 300']
+    lines += [f'[forge.skeletons]\nenabled = true\nmodel = "{model}"\nprocesses = 2']
+    bench.paths.config.write_text("\n".join(lines))
+    command = [sys.executable, "-P", "-c", SLOW, "--run", str(bench.paths.root)]
+    for _ in range(2):
+        before, deadline = journalled(bench), time.monotonic() + 100
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd="/") as process:
+            while journalled(bench) == before and process.poll() is None:
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            process.kill()
+        assert process.returncode == -signal.SIGKILL
+        assert journalled(bench) > before
+    masked(bench, model).shards()
+    assert shards_of(bench) == shards_of(whole)
