@@ -10,7 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from adam.contract.config import Config, Forge
+from adam.contract.config import Config
+from adam.contract.config_forge import Forge
 from adam.contract.paths import RunPaths
 from adam.contract.shards import ShardManifest
 from adam.forge.baseline import order2_bits_per_byte

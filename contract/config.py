@@ -6,64 +6,15 @@
 import re
 from typing import Annotated, Literal
 
-import msgspec
 from msgspec import Meta
 
+from adam.contract.config_forge import Forge, forge_contradictions
 from adam.contract.events import KINDS
 from adam.contract.model import ModelConfig
+from adam.contract.section import Section
 
 SCHEMA = 1
 REPO = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
-
-
-class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A table of the configuration file."""
-
-
-class Source(Section, frozen=True):
-    kind: Annotated[
-        Literal["files", "stdlib"],
-        Meta(
-            description="files: a file or folder of yours; stdlib: the Python that Adam runs on, as text to try things with"
-        ),
-    ] = "files"
-    path: Annotated[
-        str, Meta(description="the file or folder (kind files); a relative one is seen from the run directory")
-    ] = ""
-    name: Annotated[str, Meta(description="how records and reports call this source; empty: the folder's name")] = ""
-    licence: Annotated[
-        str, Meta(description="written into the manifest, for whoever asks later what the model was trained on")
-    ] = ""
-
-
-class Forge(Section, frozen=True):
-    sources: Annotated[tuple[Source, ...], Meta(min_length=1, description="where documents come from")] = (
-        Source(kind="stdlib"),
-    )
-    val_fraction: Annotated[
-        float,
-        Meta(gt=0, lt=0.5, description="share of documents held out for validation, chosen by the hash of their text"),
-    ] = 0.01
-    min_chars: Annotated[int, Meta(ge=1, description="shorter documents are dropped (and counted)")] = 64
-    max_chars: Annotated[int, Meta(ge=1, description="longer documents are dropped (and counted)")] = 4_000_000
-    shard_mb: Annotated[
-        int, Meta(ge=1, description="a shard file is closed when it has reached this many megabytes")
-    ] = 256
-    tokenizer: Annotated[
-        str,
-        Meta(
-            min_length=1,
-            description="train: a byte-level BPE learnt from the train split; else a tokenizer.json or the name of one on the Hub",
-        ),
-    ] = "train"
-    vocab_size: Annotated[
-        int,
-        Meta(
-            ge=257,
-            le=1_000_000,
-            description="of the tokenizer that is trained (256 bytes and the document mark are part of it)",
-        ),
-    ] = 4096
 
 
 class Trainer(Section, frozen=True):
@@ -354,7 +305,7 @@ class Config(Section, frozen=True):
 
 def contradictions(config: Config) -> list[str]:
     """What is wrong between fields that are right one by one: lines of `key = value: what is allowed`."""
-    trainer, forge = config.trainer, config.forge
+    trainer = config.trainer
     found = []
     if trainer.batch_size % trainer.micro_batch:
         found.append(
@@ -363,16 +314,11 @@ def contradictions(config: Config) -> list[str]:
     if trainer.min_lr > trainer.lr:
         found.append(f"trainer.min_lr = {trainer.min_lr}: must not exceed trainer.lr = {trainer.lr}")
     found += _crossed(config.watchdog)
-    if forge.min_chars > forge.max_chars:
-        found.append(f"forge.min_chars = {forge.min_chars}: must not exceed forge.max_chars = {forge.max_chars}")
     for kind in config.alerts.kinds:
         if kind not in KINDS:
             found.append(f'alerts.kinds has "{kind}": must be of {", ".join(sorted(KINDS))}')
     found += upload_contradictions(config.upload)
-    for number, source in enumerate(forge.sources):
-        if source.kind == "files" and not source.path:
-            found.append(f"forge.sources[{number}].path is empty: must name a file or folder")
-    return found
+    return found + forge_contradictions(config.forge)
 
 
 def _crossed(watchdog: Watchdog) -> list[str]:

@@ -13,10 +13,11 @@ import msgspec
 import tomli_w
 from msgspec import inspect
 
-from adam.contract.config import SCHEMA, Config, Section, contradictions
+from adam.contract.config import SCHEMA, Config, contradictions
 from adam.contract.durable import replace_file
 from adam.contract.errors import ConfigError, SchemaError
 from adam.contract.model import ModelConfig
+from adam.contract.section import Section
 
 STRUCTS = (Section, ModelConfig)
 
@@ -135,18 +136,20 @@ def _plain(config: msgspec.Struct) -> dict[str, Any]:
 def commented_toml(config: Config) -> str:
     """The configuration with each field's help above it, for people to edit."""
     lines = ["# Adam's configuration. Every key may be left out: the values here are then used.", ""]
-    tables = []
-    for field in msgspec.structs.fields(Config):
-        value = getattr(config, field.name)
+    return "\n".join([*lines, *_commented_section(config, "")]) + "\n"
+
+
+def _commented_section(section: msgspec.Struct, name: str) -> list[str]:
+    """The section's own keys, then its tables: TOML wants it in this order."""
+    lines, tables = [], []
+    for field in msgspec.structs.fields(section):
+        value = getattr(section, field.name)
         if isinstance(value, STRUCTS):
-            tables.append((field.name, value))
+            table = f"{name}.{field.name}".removeprefix(".")
+            tables += ["", f"[{table}]", *_commented_section(value, table)]
         else:
             lines += _commented_field(field, value)
-    for name, section in tables:
-        lines += ["", f"[{name}]"]
-        for field in msgspec.structs.fields(section):
-            lines += _commented_field(field, getattr(section, field.name))
-    return "\n".join(lines) + "\n"
+    return lines + tables
 
 
 def _commented_field(field: Any, value: Any) -> list[str]:
@@ -155,12 +158,36 @@ def _commented_field(field: Any, value: Any) -> list[str]:
     if isinstance(value, tuple) and any(isinstance(item, STRUCTS) for item in value):
         items = [_inline_table(item) for item in value]
         return [comment, f"{field.name} = [", *(f"    {item}," for item in items), "]"]
-    return [comment, tomli_w.dumps({field.name: value}).strip()]
+    return [comment, f"{field.name} = {_inline(value)}"]
 
 
 def _inline_table(section: msgspec.Struct) -> str:
-    pairs = (tomli_w.dumps({key: value}).strip() for key, value in _plain(section).items() if value != "")
-    return "{ " + ", ".join(pairs) + " }"
+    """One line of TOML. What is at its default is left out, but for the first key, which says what the table is."""
+    first, *others = msgspec.structs.fields(section)
+    plain = _plain(section)
+    return _inline(
+        {first.name: plain[first.name]} | {f.name: plain[f.name] for f in others if plain[f.name] != _default(f)}
+    )
+
+
+def _default(field: Any) -> Any:
+    return (
+        field.default_factory()
+        if field.default_factory is not msgspec.NODEFAULT
+        else msgspec.to_builtins(field.default)
+    )
+
+
+def _inline(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{_key(key)} = {_inline(item)}" for key, item in value.items()) + " }"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_inline, value)) + "]"
+    return tomli_w.dumps({"x": value}).strip().removeprefix("x = ")
+
+
+def _key(name: str) -> str:
+    return tomli_w.dumps({name: 0}).partition(" = ")[0]
 
 
 def _help_and_limits(kind: Any) -> tuple[str, str]:

@@ -2,6 +2,7 @@
 
 shards/train-00000.jsonl …  val-00000.jsonl …  sources.jsonl   manifest.json (written last)
 tokens/train.bin  train.docs  val.bin  val.docs  tokenizer.json  manifest.json (written last)
+       train.spans  val.spans (where prompts are known)
 """
 
 import hashlib
@@ -22,6 +23,8 @@ from adam.contract.schema import Record, load
 SPLITS = ("train", "val")
 SOURCES = "sources.jsonl"
 QUOTED = "file://"
+REMOTE = "hf://"
+NOT_NEEDED = "not_needed"  # why a file was never opened: the mix was full
 
 
 class DataFile(msgspec.Struct, frozen=True):
@@ -48,6 +51,32 @@ class SourceFile(msgspec.Struct, frozen=True):
     skipped: str = ""
 
 
+class Example(msgspec.Struct, frozen=True):
+    """The beginning of a document that was dropped, or what in it was the reason, for people to look at."""
+
+    path: str
+    text: str
+    record: int = 0  # its number in the file, from 0
+
+
+class MaskExample(msgspec.Struct, frozen=True):
+    """A piece of a document around its first mask, for people to look at."""
+
+    path: str
+    before: str
+    after: str
+
+
+class MaskSummary(msgspec.Struct):
+    """What masking made of a source's prose. Code and sources that are not masked are in none of these."""
+
+    documents: dict[
+        str, int
+    ] = {}  # skeleton, trajectory, plain, nothing_found (no entity to mask), failed -> documents
+    entities: dict[str, int] = {}  # label -> placeholders that were written
+    examples: dict[str, list[MaskExample]] = {}  # skeleton, trajectory -> the first few
+
+
 class SourceSummary(msgspec.Struct, frozen=True):
     """What came of a source. read = written + the sum of `dropped`; files that were skipped are counted apart."""
 
@@ -62,6 +91,27 @@ class SourceSummary(msgspec.Struct, frozen=True):
     characters_written: int
     dropped: dict[str, int]  # reason -> documents
     files_skipped: dict[str, int]  # reason -> files
+    examples: dict[str, list[Example]] = {}  # reason -> the first few documents that were dropped for it
+    config: str = ""  # of a set of the Hub, and its split
+    split: str = ""
+    template: str = ""  # by which its columns became text
+    given_up: str = ""  # why the rest of it was not read; empty: nothing went wrong
+    notes: tuple[str, ...] = ()  # what people should know: another set was taken in its place
+    masked: MaskSummary = msgspec.field(default_factory=MaskSummary)
+
+
+class PhaseSummary(msgspec.Struct, frozen=True):
+    """A mix as it came out. `starts`: split -> the number of its first document; `taken`: source -> what it gave, in `unit`."""
+
+    name: str
+    unit: str
+    target: int
+    when_dry: str
+    shares: dict[str, float]
+    taken: dict[str, int]
+    starts: dict[str, int]
+    ended: str  # target, dry (all of its sources were), or whose end was the end
+    notes: tuple[str, ...]  # what ran dry or was given up, and when
 
 
 class ShardManifest(Record, frozen=True, kw_only=True):
@@ -72,13 +122,17 @@ class ShardManifest(Record, frozen=True, kw_only=True):
     skipped: tuple[SourceFile, ...]  # files that could not be used, the first thousand of them
     files: tuple[DataFile, ...]
     val_fraction: float
+    ner_model: str = ""  # whose entities were masked; empty: nothing was
     stamp: Stamp
+    phases: tuple[PhaseSummary, ...] = ()
 
 
 class TokenSplit(msgspec.Struct, frozen=True):
     """`tokens`: uint16 or uint32, little endian. `starts`: uint64 offsets of the documents' first tokens.
 
     Each document is its mark (`end_of_text`) and then its tokens; one more mark ends the file, outside every document.
+    `prompts`: uint64 pairs [first, end) of positions in `tokens`, in order and apart: tokens that lie wholly in a prompt, whose
+    loss training may leave out. None where no document has any.
     """
 
     tokens: DataFile
@@ -87,6 +141,8 @@ class TokenSplit(msgspec.Struct, frozen=True):
     count: int
     documents: int
     text_bytes: int
+    prompts: DataFile | None = None
+    prompt_tokens: int = 0
 
 
 class TokensManifest(Record, frozen=True, kw_only=True):
@@ -97,6 +153,8 @@ class TokensManifest(Record, frozen=True, kw_only=True):
     tokenizer_origin: str  # trained, a path, or a Hub name with its revision
     vocab_size: int
     end_of_text: int  # the id of the mark before each document
+    marks: dict[str, int] = {}  # what masks and trajectories write -> its id
+    encoder: str = ""  # which library gave the ids, with its version
     token_bytes: DataFile  # uint16 per id: the bytes of text it stands for
     splits: dict[str, TokenSplit]
     order2_bits_per_byte: float  # of an order-2 byte model counted on train, over val: a floor for any model
@@ -166,8 +224,8 @@ def check_files(
 
 def token_files(manifest: TokensManifest) -> tuple[DataFile, ...]:
     """Every file of `tokens/`."""
-    splits = [file for split in manifest.splits.values() for file in (split.tokens, split.starts)]
-    return (manifest.tokenizer, manifest.token_bytes, *splits)
+    splits = [file for split in manifest.splits.values() for file in (split.tokens, split.starts, split.prompts)]
+    return (manifest.tokenizer, manifest.token_bytes, *(file for file in splits if file is not None))
 
 
 def changed_sources(paths: RunPaths) -> Iterator[str]:
@@ -177,6 +235,8 @@ def changed_sources(paths: RunPaths) -> Iterator[str]:
     """
     for _, line in whole_lines(paths.shards / SOURCES):
         known = msgspec.json.decode(line, type=SourceFile)
+        if known.path.startswith(REMOTE) or known.skipped == NOT_NEEDED:
+            continue  # pinned to a commit; never read
         path = text_path(known.path)
         try:
             status = path.stat()

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from adam.contract import schema
 from adam.contract.checkpoints import list_checkpoints, read_manifest
-from adam.contract.config import Config, Source
+from adam.contract.config import Config
+from adam.contract.config_forge import Source
 from adam.contract.durable import require_room
 from adam.contract.errors import CheckpointError, ConfigError, DataError, DiskError
 from adam.contract.paths import RunPaths
@@ -94,8 +95,8 @@ def check_data(paths: RunPaths, config: Config) -> None:
 
 
 def check_source(paths: RunPaths, source: Source) -> None:
-    if source.kind != "files":
-        return
+    if source.kind != "files" or not source.path:
+        return  # the Hub's sets are asked for by the forge
     path = paths.root / source.path
     if not path.exists():
         raise DataError(f"no such source: {path}", "correct forge.sources in adam.toml")

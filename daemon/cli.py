@@ -12,6 +12,7 @@ from adam.contract.model import PRESETS
 from adam.contract.paths import find_run
 from adam.contract.states import Exit
 from adam.daemon.owner import act_as_owner
+from adam.daemon.presets import MIXES
 from adam.daemon.unit_files import PREFIX, RUN, USER
 
 EXITS = {
@@ -121,7 +122,9 @@ def add_starting(commands: Commands) -> None:
         "--preset", choices=list(PRESETS), default="tiny", help="size of the model (default: tiny, the demo's)"
     )
     init.add_argument("--out", metavar="FILE", default="adam.toml", help="where to write it (default: adam.toml)")
-    init.add_argument("--text", metavar="PATH", action="append", help="train on this file or folder; may be repeated")
+    data = init.add_mutually_exclusive_group()
+    data.add_argument("--text", metavar="PATH", action="append", help="train on this file or folder; may be repeated")
+    data.add_argument("--mix", choices=list(MIXES), help="train on this mix of sets of the Hub (adam: the guide's)")
 
     up = commands.add(
         "up", "up.run", "start a run, or go on with it", "Without a configuration anywhere: the demo in runs/demo."
@@ -232,8 +235,35 @@ def add_data(commands: Commands) -> None:
     weights.add_argument("target", metavar="DIR", help="a directory, made where missing")
 
     forge = commands.add("forge", "forge.run", "build the run's data now, in the foreground")
+    forge.set_defaults(action="")
     flag(forge, "--rebuild", "build anew from the sources as they are now (before the first training step)")
     flag(forge, "--check", "only check the data, and say what has changed in the sources")
+    actions = commands.below(forge, "questions, and ways to look at the data (default: build them)")
+    for name, text in (
+        ("sources", "list the sets that are known by name, with licence, access and size"),
+        ("check", "say whether each source of this run can be had"),
+    ):
+        actions.add(name, "forge.run", text).set_defaults(action=name)
+    add_forge_looking(actions)
+
+
+def add_forge_looking(actions: Commands) -> None:
+    report = actions.add(
+        "report", "forge_look.report", "write a page with plots, samples and licences of the run's data"
+    )
+    report.add_argument("--out", metavar="FILE", help="where to (default: forge-report.html in the run directory)")
+    sample = actions.add("sample", "forge_look.sample", "print documents of the run at random")
+    sample.add_argument("-n", metavar="COUNT", dest="count", type=int, default=3, help="how many (default: 3)")
+    sample.add_argument("--source", metavar="NAME", help="only of this source")
+    sample.add_argument(
+        "--dropped",
+        metavar="REASON",
+        nargs="?",
+        const="",
+        help="documents that were dropped, for this reason or for any: the examples that the manifest keeps",
+    )
+    sample.add_argument("--seed", metavar="N", type=int, help="the same documents each time")
+    flag(sample, "--json", "for scripts: one JSON object a line")
 
 
 def add_systemd(commands: Commands) -> None:

@@ -17,11 +17,14 @@ from adam.daemon.up import up_lock, wanted_config
 def run(arguments: argparse.Namespace) -> int:
     """Become the forge. Raises BusyError while the run is running."""
     paths = run_paths(arguments.run)
-    if not arguments.check:
-        prepare(paths, rebuild=arguments.rebuild)
-    elif not paths.lock.exists():
-        load_config(paths.config)  # says how to get one
-    options = [f"--{name}" for name in ("rebuild", "check") if getattr(arguments, name)]
+    if arguments.action:  # a question: it needs no run that was begun, and changes nothing
+        options = [{"sources": "--sources", "check": "--reach"}[arguments.action]]
+    else:
+        if not arguments.check:
+            prepare(paths, rebuild=arguments.rebuild)
+        elif not paths.lock.exists():
+            load_config(paths.config)  # says how to get one
+        options = [f"--{name}" for name in ("rebuild", "check") if getattr(arguments, name)]
     command = [sys.executable, "-P", "-m", "adam.forge", "--run", str(paths.root), *options]
     os.execve(command[0], command, {**os.environ, "PYTHONSAFEPATH": "1"})
 

@@ -8,7 +8,7 @@ import msgspec
 from adam.contract.config_file import commented_toml, parse_config
 from adam.contract.durable import replace_file
 from adam.contract.errors import UsageError
-from adam.daemon.presets import files_sources, parameters, preset
+from adam.daemon.presets import MIXES, files_sources, parameters, preset
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -17,7 +17,9 @@ def run(arguments: argparse.Namespace) -> int:
     if out.exists():
         raise UsageError(f"{out} is there already", "name another file with --out, or edit this one")
     config = preset(arguments.preset)
-    if arguments.text:
+    if arguments.mix:
+        config = msgspec.structs.replace(config, forge=MIXES[arguments.mix])
+    elif arguments.text:
         sources = files_sources([existing(text) for text in arguments.text])
         config = msgspec.structs.replace(config, forge=msgspec.structs.replace(config.forge, sources=sources))
     text = commented_toml(config)

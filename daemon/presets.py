@@ -3,7 +3,10 @@
 The demo's numbers, all of them, are in `tiny`.
 """
 
-from adam.contract.config import Checkpoint, Config, Forge, Source, Trainer
+from adam.contract.config import Checkpoint, Config, Trainer
+from adam.contract.config_filters import FilterOverrides
+from adam.contract.config_forge import Forge, Phase, Source
+from adam.contract.config_skeletons import Skeletons
 from adam.contract.model import PRESETS, ModelConfig, parameter_count, resolved
 
 # Two CPU cores, minutes. batch_size x seq_len is small so that a hang shows within seconds.
@@ -30,6 +33,39 @@ UPSTREAM_TOKENIZER = "EleutherAI/gpt-neox-20b"
 PEAK_LR = {768: 6e-4, 1024: 3e-4, 1536: 2.5e-4, 2048: 2e-4, 2560: 1.6e-4}
 # 2.7B in bf16 takes 65 GiB at 4 x 2048 and 93 GiB at 8 x 2048: the smaller fits an 80 GB GPU.
 LARGEST_WIDTH_OF_MICRO_BATCH_8 = 2048
+
+
+# Adam's mix (January 2026): five million samples of at most 4,096 characters; stories, mathematics, general knowledge that reasons,
+# code in five languages; 30 % of the prose as skeletons, 20 % with a search trajectory, code as it is. Two sets are too small for
+# their shares. Orca-Math (200,035 rows for a million) is read again, as the guide's script did. The Stack's small sample (50,000
+# files for a million and a half) has given way to the whole Stack without near duplicates.
+LANGUAGES = ("python", "rust", "c++", "javascript", "go")
+ADAM_MIX = Forge(
+    tokenizer=UPSTREAM_TOKENIZER,
+    sources=(
+        Source(id="cosmopedia-stories", cut_chars=4096),
+        Source(id="orca-math", cut_chars=4096),
+        Source(id="wikipedia", cut_chars=4096, min_chars=501, filters=FilterOverrides(min_reasoning=0.03)),
+        *(
+            Source(
+                id="stack-dedup", name=f"code-{name}", files=(f"data/{name}/*.parquet",), cut_chars=4096, min_chars=201
+            )
+            for name in LANGUAGES
+        ),
+    ),
+    phases=(
+        Phase(
+            name="adam",
+            shares={"cosmopedia-stories": 0.2, "orca-math": 0.2, "wikipedia": 0.3}
+            | {f"code-{name}": 0.06 for name in LANGUAGES},
+            target=5_000_000,
+            when_dry="repeat",
+            repeats=5,
+        ),
+    ),
+    skeletons=Skeletons(enabled=True),
+)
+MIXES = {"adam": ADAM_MIX}
 
 
 def preset(name: str) -> Config:

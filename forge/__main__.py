@@ -5,14 +5,15 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import msgspec
 
 from adam.contract.checkpoints import list_checkpoints
 from adam.contract.config import Config
-from adam.contract.config_file import config_digest, load_config
+from adam.contract.config_file import load_config
+from adam.contract.config_forge import Forge, forge_digest
 from adam.contract.durable import sha256_file, whole_lines
 from adam.contract.errors import BusyError, DataError, run_main
 from adam.contract.lease import read_lease, take_lease
@@ -27,15 +28,15 @@ from adam.contract.shards import (
     data_ready,
     load_shards,
     load_tokens,
-    path_text,
     token_files,
 )
 from adam.contract.states import Exit, Phase
 from adam.forge.build import build_shards
+from adam.forge.catalog import check_sources, known_sources
 from adam.forge.log import open_log
 from adam.forge.progress import Progress
 from adam.forge.report import lines
-from adam.forge.sources import open_sources
+from adam.forge.sources import file_text, open_sources
 from adam.forge.tokens import build_tokens
 
 NAMED_CHANGES = 20  # lines; of more, the number is said
@@ -49,13 +50,19 @@ def main() -> int:
     parser.add_argument("--leased", action="store_true", help="a launcher holds the lease for this process")
     parser.add_argument("--rebuild", action="store_true", help="build anew, from the sources as they are now")
     parser.add_argument("--check", action="store_true", help="only say whether sources or shards have changed")
+    parser.add_argument("--sources", action="store_true", help="only list the sets that are known by name")
+    parser.add_argument("--reach", action="store_true", help="only say whether each source can be had")
     arguments = parser.parse_args()
     if arguments.leased:
         die_with_parent()
         never_fail()
     open_log()
     paths = RunPaths(arguments.run)
+    if arguments.sources:
+        return _say(known_sources(load_config(paths.config).forge if paths.config.exists() else Forge()))
     config = load_config(paths.lock if paths.lock.exists() else paths.config)
+    if arguments.reach:
+        return _reach(config, paths)
     if arguments.check:
         return _check(config, paths)
     paths.run.mkdir(parents=True, exist_ok=True)
@@ -68,6 +75,21 @@ def main() -> int:
     if arguments.rebuild:
         _forget(config, paths)
     return _build(config, paths, attempt, token, show=not arguments.leased)
+
+
+def _say(lines: Iterable[str]) -> int:
+    for line in lines:
+        print(line)
+    return Exit.OK
+
+
+def _reach(config: Config, paths: RunPaths) -> int:
+    """Say of each source whether it can be had now."""
+    good = True
+    for well, line in check_sources(config.forge, paths.root):
+        print(line, flush=True)
+        good = good and well
+    return Exit.OK if good else Exit.DATA
 
 
 def _build(config: Config, paths: RunPaths, attempt: int, token: int, *, show: bool) -> int:
@@ -104,16 +126,16 @@ def _changes(config: Config, paths: RunPaths) -> list[str]:
     """What is gone, changed or new in the sources and in [forge], a line each."""
     found, origins = [], []
     shards = load_shards(paths)
-    if shards is not None and shards.config_digest != config_digest(config.forge):
+    if shards is not None and shards.config_digest != forge_digest(config.forge):
         found.append("[forge] of the configuration is another than the shards were made by")
     try:
-        origins = open_sources(config.forge.sources, paths.root)
+        origins = open_sources(config.forge, paths.root, remote=False)
     except DataError as error:
         found.append(str(error))  # a whole source is gone: that is a change, and the shards are still good
     found += changed_sources(paths)
     known = {msgspec.json.decode(line, type=SourceFile).path for _, line in whole_lines(paths.shards / SOURCES)}
     for origin in origins:
-        found += [f"{origin.name}: {path} is new" for path in map(path_text, origin.files) if path not in known]
+        found += [f"{origin.name}: {path} is new" for path in map(file_text, origin.files) if path not in known]
     return found
 
 
@@ -150,7 +172,7 @@ def _forget(config: Config, paths: RunPaths) -> None:
             f"{paths.checkpoints} has checkpoints that were trained on the present data",
             "start another run for other data",
         )
-    open_sources(config.forge.sources, paths.root)
+    open_sources(config.forge, paths.root)
     # Manifests first: data without one is no data.
     for manifest, directory in ((paths.tokens_manifest, paths.tokens), (paths.shards_manifest, paths.shards)):
         manifest.unlink(missing_ok=True)

@@ -1,48 +1,50 @@
 """Sources to shards: resumable, counted, and the same bytes however often it was killed.
 
-files ──> documents ──> _take ──> shards/.work/*.jsonl ──> shards/.work/manifest.json ──> publish: files, manifest last
-                          │                                   (durable: from here on a
-                          └──> shards/.work/journal.json       restart only publishes)
-                               (a restart goes on from here)
+phases ──> whose turn ──> its next document ──> filters ──> transforms ──> shards/.work/*.jsonl ──> manifest ──> publish
+ mix.py                    reading.py                                             │
+                                                                                  └──> shards/.work/journal.json
+                                                                                       (a restart goes on from here)
 """
 
-import hashlib
 import os
-import shutil
-from collections.abc import Callable, Iterator
-from pathlib import Path
+import time
+from collections.abc import Callable
 
 import msgspec
 import structlog
 
 from adam.contract import schema
 from adam.contract.clock import stamp
-from adam.contract.config import Config, Forge
-from adam.contract.config_file import config_digest
-from adam.contract.durable import free_bytes, fsync_dir, replace_file, require_room, whole_lines
-from adam.contract.errors import DataError, StoppedError
+from adam.contract.config import Config
+from adam.contract.config_forge import Forge, forge_digest
+from adam.contract.durable import free_bytes, require_room
+from adam.contract.errors import StoppedError
 from adam.contract.paths import RunPaths
-from adam.contract.shards import SOURCES, SPLITS, ShardManifest, SourceFile, SourceSummary, hashed, path_text
-from adam.contract.states import Phase
-from adam.forge.filters import Filters, document_hash, split_of
-from adam.forge.journal import Counts, Journal
+from adam.contract.shards import NOT_NEEDED, SOURCES, ShardManifest, SourceFile, hashed
+from adam.contract.states import Phase as ForgePhase
+from adam.forge.documents import Document, document_hash, shard_record, split_of
+from adam.forge.dropped import count_dropped
+from adam.forge.files import File
+from adam.forge.filters import Filters
+from adam.forge.finish import check_not_empty, phase_summaries, publish, revisions, summary
+from adam.forge.hub import HubError
+from adam.forge.journal import Counts, Cursor, Journal
+from adam.forge.mix import ORDER, Mix, PhaseState
+from adam.forge.parts import opener_of
 from adam.forge.progress import Progress
-from adam.forge.readers import SkippedError
-from adam.forge.sources import Document, Origin, documents, file_status, listing_digest, open_sources
-from adam.forge.writer import ShardRecord, ShardWriter, cut_back, ids_in
+from adam.forge.reading import Ahead, FileEnd, Patience, SourceReader
+from adam.forge.resume import Known, go_on, journal_of, open_patiently, wait_for
+from adam.forge.room import disk_needed, text_bytes_expected
+from adam.forge.skeletons import count_masked, masking_version
+from adam.forge.sources import Origin, file_status, file_text, listing_digest
+from adam.forge.transforms import BATCH_CHARS, BATCH_DOCUMENTS, open_transforms
+from adam.forge.writer import ShardWriter
 
 JOURNAL_BYTES = 64_000_000  # of text, between two journals; a shard that is closed writes one too
 LISTED_SKIPS = 1000
-# A shard is JSON, a little longer than its text; a token stands for about three bytes of it.
-SHARD_PER_BYTE, BYTES_PER_TOKEN, DISK_MARGIN = 1.15, 3, 16_000_000
+CHARS_PER_TOKEN = {"prose": 4.5, "code": 3.2}  # GPT-NeoX's on English prose and on Python
 
 log = structlog.get_logger()
-
-
-def token_bytes_needed(config: Forge, text_bytes: int) -> int:
-    """About how many bytes the tokens of a text take."""
-    width = 2 if config.tokenizer == "train" and config.vocab_size <= 1 << 16 else 4
-    return text_bytes * width // BYTES_PER_TOKEN
 
 
 def build_shards(
@@ -52,20 +54,29 @@ def build_shards(
 
     Raises DataError (a source that is missing or empty), DiskError (no room), StoppedError (somebody asked).
     """
-    origins = open_sources(config.forge.sources, paths.root)
-    total = sum(file_status(path).size for origin in origins for path in origin.files)
-    fresh = Journal(config_digest=config_digest(config.forge), listing_digest=listing_digest(origins))
-    journal, seen = _go_on(paths, fresh, progress.tick)
+    digest = forge_digest(config.forge)
+    ner_model = masking_version(config.forge, paths.root)
+    found = journal_of(paths, digest, ner_model)
+    origins = open_patiently(config.forge, paths, found.pins if found else {}, progress, stop)
+    fresh = Journal(
+        config_digest=digest,
+        listing_digest=listing_digest(origins),
+        ner_model=ner_model,
+        pins={origin.name: origin.revision for origin in origins if origin.kind == "hub"},
+    )
+    known = Known(config.forge)
+    journal = go_on(config.forge, paths, found, fresh, known, progress.tick)
     if (paths.shards_work / "manifest.json").exists():
         return publish(paths)
-    left = total - journal.bytes_read
-    need = int(SHARD_PER_BYTE * left) + token_bytes_needed(config.forge, total) + DISK_MARGIN
-    require_room(paths.root, need, "shards and tokens", free=free(paths.root))
+    expected = text_bytes_expected(config.forge, origins)
+    done = sum(counts.characters_written for counts in journal.counts)
+    require_room(paths.root, disk_needed(config.forge, expected, done), "shards and tokens", free=free(paths.root))
     paths.shards_work.mkdir(parents=True, exist_ok=True)
-    progress.enter(Phase.READING, total)
+    total = sum(file_status(file).size for origin in origins for file in origin.files)
+    progress.enter(ForgePhase.READING, total)
     if not (paths.shards_work / "journal.json").exists():
         schema.save(paths.shards_work / "journal.json", journal)
-    build = _Build(config.forge, paths, origins, journal, seen, progress, stop)
+    build = Build(config.forge, paths, origins, total, journal, known, progress, stop)
     try:
         build.read_all()
         build.finish()
@@ -74,49 +85,7 @@ def build_shards(
     return publish(paths)
 
 
-def _go_on(paths: RunPaths, fresh: Journal, tick: Callable[[], object]) -> tuple[Journal, set[bytes]]:
-    """(journal, hashes of the documents that it has written) of a killed forge, or fresh ones with nothing on disk."""
-    work = paths.shards_work
-    try:
-        journal = schema.load(work / "journal.json", Journal)
-        if journal is not None:
-            if (journal.config_digest, journal.listing_digest) != (fresh.config_digest, fresh.listing_digest):
-                raise DataError("the sources or the configuration have changed")
-            if (work / "manifest.json").exists():
-                return journal, set()
-            cut_back(work, journal)
-            seen: set[bytes] = set()
-            for digest in ids_in(work):
-                seen.add(digest)
-                tick()
-            log.info("going on", documents=len(seen), bytes_read=journal.bytes_read)
-            return journal, seen
-    except DataError as error:
-        log.warning("starting again", why=str(error))
-    # Files that were moved but never got their manifest go too.
-    for path in list(paths.shards.glob("*.jsonl")):
-        if path.name.startswith((*SPLITS, SOURCES)):
-            path.unlink()
-    shutil.rmtree(work, ignore_errors=True)
-    return fresh, set()
-
-
-def publish(paths: RunPaths) -> ShardManifest:
-    """Move finished files out of `.work`, the manifest last. Killed in between, it is only called again."""
-    work = paths.shards_work
-    manifest = schema.load(work / "manifest.json", ShardManifest)
-    if manifest is None:
-        raise DataError(f"{work} has no manifest to publish")
-    for name in [*(file.name for file in manifest.files), SOURCES]:
-        if (work / name).exists():
-            (work / name).replace(paths.shards / name)
-    fsync_dir(paths.shards)
-    replace_file(paths.shards_manifest, schema.encode(manifest))
-    shutil.rmtree(work)
-    return manifest
-
-
-class _Build:
+class Build:
     """One pass over the sources, from where the journal stands."""
 
     def __init__(
@@ -124,17 +93,36 @@ class _Build:
         config: Forge,
         paths: RunPaths,
         origins: list[Origin],
+        total: int,
         journal: Journal,
-        seen: set[bytes],
+        known: Known,
         progress: Progress,
         stop: Callable[[], bool],
     ) -> None:
         self._progress, self._stop = progress, stop
         self._config, self._origins, self._work = config, origins, paths.shards_work
+        self._total = total
         self._paths, self._start = paths, journal
-        self._counts = [msgspec.structs.replace(counts) for counts in journal.counts] or [Counts() for _ in origins]
+        names = [origin.name for origin in origins]
+        counts = journal.counts or [Counts() for _ in origins]
+        self._counts = {name: msgspec.structs.replace(count) for name, count in zip(names, counts, strict=True)}
+        for count in self._counts.values():
+            progress.counted(count.documents_read, sum(count.dropped.values()))
+        cursors = journal.cursors or [Cursor() for _ in origins]
+        self._patience = {name: Patience(config.retry_minutes * 60) for name in names}
+        self._mixes = config.phases or (ORDER,)
+        self._states = [msgspec.structs.replace(state) for state in journal.phases]
         self._skipped = list(journal.skipped)
-        self._filters = Filters(config, seen)
+        self._repeats = known.repeats
+        sources = {origin.name: origin.source for origin in origins}
+        self._filters = Filters(config, sources, known.seen, paths.root, self._work, journal.filters, progress.tick)
+        self._readers = {
+            origin.name: Ahead(SourceReader(origin, opener_of(origin.source), cursor), self._filters, progress.tick)
+            for origin, cursor in zip(origins, cursors, strict=True)
+        }
+        self._transforms = open_transforms(config, sources, paths.root, progress.tick)
+        self._batch: list[tuple[Document, Counts]] = []
+        self._batched = 0  # characters
         self._writer = ShardWriter(self._work, config.shard_mb * 1_000_000, journal, progress.tick)
         self._listing = (self._work / SOURCES).open("ab")
         self._bytes = journal.bytes_read
@@ -142,87 +130,160 @@ class _Build:
 
     def close(self) -> None:
         """Let go of the files; they stay as they are."""
+        for transform in self._transforms:
+            transform.close()
+        self._filters.close()
         self._writer.abandon()
         self._listing.close()
 
     def read_all(self) -> None:
-        for source, number in self._positions():
-            at_start = (source, number) == (self._start.source, self._start.file)
-            first = self._start.record if at_start else 0
-            self._save_where_due(source, number, first)
-            self._read(source, number, first)
+        """Every phase to its end."""
+        names = [origin.name for origin in self._origins]
+        for number, phase in enumerate(self._mixes):
+            if number == len(self._states):
+                self._write_batch()
+                self._states.append(PhaseState(starts=self._writer.documents()))
+            mix = Mix(phase, names, self._states[number])
+            while (name := mix.next()) is not None:
+                self._save_where_due()
+                self._take_from(name, mix)
 
-    def _positions(self) -> Iterator[tuple[int, int]]:
-        """(source, file) of all files from where the journal stands."""
-        for source, origin in enumerate(self._origins):
-            if source >= self._start.source:
-                first = self._start.file if source == self._start.source else 0
-                yield from ((source, number) for number in range(first, len(origin.files)))
-
-    def _read(self, source: int, number: int, first: int) -> None:
-        """A file, from its record `first` on."""
-        origin, counts = self._origins[source], self._counts[source]
-        path = origin.files[number]
-        status, skipped, characters = file_status(path), "", 0
+    def _take_from(self, name: str, mix: Mix) -> None:
+        """One step of a source: a document, the end of a file, its end, or a trouble."""
+        reader = self._readers[name]
         try:
-            for record, document in enumerate(documents(path, origin.kind, status)):
-                characters += len(document.text or "")
-                self._progress.at(self._bytes + min(characters, status.size))
-                if record >= first:
-                    self._take(document, origin, path_text(path), counts)
-                    self._save_where_due(source, number, record + 1)
-        except SkippedError as error:
-            skipped = str(error)
-            counts.files_skipped[skipped] = counts.files_skipped.get(skipped, 0) + 1
-        counts.files += 1
-        self._list(origin, path, skipped)
-        self._bytes += status.size
-        self._progress.at(self._bytes)
+            found = reader.next()
+        except HubError as error:
+            self._be_patient(name, mix, error)
+            return
+        self._patience[name].well()
+        if found is None:
+            self._dry(reader, mix)
+        elif isinstance(found, FileEnd):
+            self._end_file(reader, found)
+        else:
+            units = self._units(mix, found, reader.origin)  # of the text that was read: a transform may be next
+            if self._take(found, reader):
+                mix.took(name, units)
 
-    def _list(self, origin: Origin, path: Path, skipped: str) -> None:
-        size, mtime_ns, unusable = file_status(path)
-        digest = "" if unusable else hashed(path, self._progress.tick)
-        entry = SourceFile(origin.name, path_text(path), size, mtime_ns, digest, skipped)
+    def _units(self, mix: Mix, document: Document, origin: Origin) -> int:
+        match mix.unit:
+            case "documents":
+                return 1
+            case "characters":
+                return len(document.text)
+        return max(1, round(len(document.text) / (origin.source.chars_per_token or CHARS_PER_TOKEN[document.kind])))
+
+    def _dry(self, reader: Ahead, mix: Mix) -> None:
+        name = reader.origin.name
+        if mix.may_repeat(name) and self._repeats.any(name):
+            mix.repeat(name)
+            reader.again()
+        else:
+            mix.dry(name, "dry")
+
+    def _be_patient(self, name: str, mix: Mix, error: HubError) -> None:
+        wait = self._patience[name].wait_for(error, time.monotonic())
+        if wait is None:
+            log.error("a source was given up", source=name, why=str(error))
+            self._counts[name].given_up = error.args[0]
+            mix.dry(name, f"given up ({error.args[0]})")
+            return
+        log.warning("a source fails and is tried again", source=name, why=error.args[0], seconds=round(wait, 1))
+        wait_for(wait, self._progress, self._stop)
+
+    def _take(self, document: Document, reader: Ahead) -> bool:
+        """Whether a document is kept; it then waits to be written."""
+        counts = self._counts[document.source]
+        counts.documents_read += 1
+        self._unsaved += len(document.text)
+        self._progress.at(self._done(reader))
+        if not document.dropped:
+            document.id = document_hash(document.text)
+            if len(document.text) < reader.origin.source.min_chars:
+                document.dropped = "too_short"
+            elif reader.cursor.turn:
+                split = split_of(document, self._config.val_fraction)
+                document.dropped = self._repeats.reason_to_drop(document, reader.cursor.turn, split)
+            else:
+                document.dropped = self._filters.reason_to_drop(document)
+        self._progress.counted(1, int(bool(document.dropped)))
+        if document.dropped:
+            count_dropped(document, counts)
+            return False
+        self._repeats.kept(document)
+        self._batch.append((document, counts))
+        self._batched += len(document.text)
+        if not self._transforms or len(self._batch) >= BATCH_DOCUMENTS or self._batched >= BATCH_CHARS:
+            self._write_batch()
+        return True
+
+    def _done(self, reader: Ahead) -> int:
+        """Of the bytes of all sources: those that were read, or where mixes have targets, as large a part as is done of these."""
+        phases = self._config.phases
+        if not (phases and all(phase.target for phase in phases)):
+            return self._bytes + reader.done
+        parts = (sum(state.taken.values()) / phase.target for phase, state in zip(phases, self._states, strict=False))
+        return int(self._total * sum(min(1.0, part) for part in parts) / len(phases))
+
+    def _write_batch(self) -> None:
+        """What was kept and waits, through the transforms into the shards."""
+        if not self._batch:
+            return
+        batch, self._batch, self._batched = self._batch, [], 0
+        done = [document for document, _ in batch]
+        for transform in self._transforms:
+            done = transform.apply(done)
+        for document, (before, counts) in zip(done, batch, strict=True):
+            count_masked(counts.masked, before, document)
+            self._writer.write(split_of(document, self._config.val_fraction), shard_record(document))
+            counts.documents_written += 1
+            counts.characters_written += len(document.text)
+            self._progress.tick()
+
+    def _end_file(self, reader: Ahead, ended: FileEnd) -> None:
+        file, counts = reader.origin.files[ended.number], self._counts[reader.origin.name]
+        if reader.cursor.turn:
+            return  # counted and listed the first time
+        if ended.skipped:
+            counts.files_skipped[ended.skipped] = counts.files_skipped.get(ended.skipped, 0) + 1
+        counts.files += 1
+        self._list(reader.origin, file, ended.skipped)
+        self._bytes += file_status(file).size
+        self._progress.at(self._done(reader))
+
+    def _list(self, origin: Origin, file: File, skipped: str) -> None:
+        size, mtime_ns, unusable = file_status(file)
+        digest = file.digest if not isinstance(file, os.PathLike) else ""
+        if isinstance(file, os.PathLike) and not unusable and skipped != NOT_NEEDED:
+            digest = hashed(file, self._progress.tick)
+        entry = SourceFile(origin.name, file_text(file), size, mtime_ns, digest, skipped)
         self._listing.write(msgspec.json.encode(entry) + b"\n")
-        if skipped and len(self._skipped) < LISTED_SKIPS:
+        if skipped not in ("", NOT_NEEDED) and len(self._skipped) < LISTED_SKIPS:
             self._skipped.append(entry)
 
-    def _take(self, document: Document, origin: Origin, path: str, counts: Counts) -> None:
-        counts.documents_read += 1
-        text, reason = document.text, document.dropped
-        if text is not None:
-            self._unsaved += len(text)
-            digest = document_hash(text)
-            reason = self._filters.reason_to_drop(text, digest)
-            if not reason:
-                split = split_of(digest, self._config.val_fraction)
-                self._writer.write(split, ShardRecord(text, digest.hex(), origin.name, path))
-                counts.documents_written += 1
-                counts.characters_written += len(text)
-                return
-        counts.dropped[reason] = counts.dropped.get(reason, 0) + 1
-
-    def _save_where_due(self, source: int, file: int, record: int) -> None:
+    def _save_where_due(self) -> None:
         """Between two documents: journal where enough is new, or somebody asked for an end (StoppedError)."""
         stopping = self._stop()
         if stopping or self._unsaved >= JOURNAL_BYTES or len(self._writer.closed) > self._closed:
-            self._write_journal(source, file, record)
+            self._write_journal()
         if stopping:
             raise StoppedError("stopped while reading sources; the next start goes on from here")
 
-    def _write_journal(self, source: int, file: int, record: int) -> None:
+    def _write_journal(self) -> None:
+        self._write_batch()
         shards = self._writer.sync()
         journal = msgspec.structs.replace(
             self._start,
-            source=source,
-            file=file,
-            record=record,
+            cursors=tuple(reader.cursor for reader in self._readers.values()),
+            phases=tuple(self._states),
             bytes_read=self._bytes,
             listed=self._sync_listing(),
             shards=shards,
             closed=tuple(self._writer.closed),
-            counts=tuple(self._counts),
+            counts=tuple(self._counts.values()),
             skipped=tuple(self._skipped),
+            filters=self._filters.sync(),
         )
         schema.save(self._work / "journal.json", journal)
         self._unsaved, self._closed = 0, len(self._writer.closed)
@@ -235,73 +296,34 @@ class _Build:
 
     def finish(self) -> None:
         """Close everything and write the manifest into `.work`. Raises DataError where a source or a split is empty."""
+        self._write_batch()
         files = self._writer.finish()
+        for reader in self._readers.values():
+            if not reader.cursor.turn:
+                self._list_rest(reader)
         self._sync_listing()
-        self._check_not_empty({file.split for file in files})
-        revisions = _revisions(self._work / SOURCES)
+        check_not_empty(
+            self._paths, self._origins, list(self._counts.values()), {file.split for file in files}, self._config
+        )
+        found = revisions(self._work / SOURCES)
         manifest = ShardManifest(
             config_digest=self._start.config_digest,
             sources=tuple(
-                _summary(origin, counts, revisions.get(origin.name, ""))
-                for origin, counts in zip(self._origins, self._counts, strict=True)
+                summary(origin, self._counts[origin.name], found.get(origin.name, "")) for origin in self._origins
             ),
             skipped=tuple(self._skipped),
             files=files,
             val_fraction=self._config.val_fraction,
+            ner_model=self._start.ner_model,
             stamp=stamp(),
+            phases=phase_summaries(self._config, self._states),
         )
         # Behind every file, since it is what a restart believes; the journal beside it says whose sources it is of.
         schema.save(self._work / "manifest.json", manifest)
 
-    def _check_not_empty(self, splits: set[str]) -> None:
-        for origin, counts in zip(self._origins, self._counts, strict=True):
-            if counts.documents_written == 0:
-                self._forget()
-                reasons = ", ".join(f"{reason} {n}" for reason, n in {**counts.dropped, **counts.files_skipped}.items())
-                raise DataError(f"the source {origin.path} gave no document ({reasons or 'its files are empty'})")
-        for split in SPLITS:
-            if split not in splits:
-                todo = _how_to_fill(split, list(ids_in(self._work)))
-                self._forget()
-                written = sum(counts.documents_written for counts in self._counts)
-                raise DataError(f"no document of {written} fell into the {split} split", todo)
-
-    def _forget(self) -> None:
-        """Leave nothing behind of shards that can't be used."""
-        shutil.rmtree(self._work)
-        if not any(self._paths.shards.iterdir()):
-            self._paths.shards.rmdir()
-
-
-def _how_to_fill(split: str, ids: list[bytes]) -> str:
-    """What to do about an empty split: the hashes of the documents say which share would fill it."""
-    shares = sorted(int.from_bytes(digest[:8], "big") / 2**64 for digest in ids)
-    enough = shares[0] + 0.01
-    if split == "val" and enough < min(0.4, shares[-1]):
-        return f"add documents, or raise forge.val_fraction to {enough:.2f}"
-    return "add documents"
-
-
-def _revisions(listing: Path) -> dict[str, str]:
-    """Source -> a digest over the paths and digests of its files."""
-    digests: dict[str, hashlib._Hash] = {}
-    for _, line in whole_lines(listing):
-        file = msgspec.json.decode(line, type=SourceFile)
-        digests.setdefault(file.source, hashlib.sha256()).update(f"{file.path}\0{file.sha256}\n".encode())
-    return {name: f"files-{digest.hexdigest()[:16]}" for name, digest in digests.items()}
-
-
-def _summary(origin: Origin, counts: Counts, revision: str) -> SourceSummary:
-    return SourceSummary(
-        name=origin.name,
-        kind=origin.kind,
-        path=origin.path,
-        revision=origin.path if origin.kind == "stdlib" else revision,
-        licence=origin.licence,
-        files=counts.files,
-        documents_read=counts.documents_read,
-        documents_written=counts.documents_written,
-        characters_written=counts.characters_written,
-        dropped=counts.dropped,
-        files_skipped=counts.files_skipped,
-    )
+    def _list_rest(self, reader: Ahead) -> None:
+        """Files that a full mix left unread, the one that it was in the middle of among them."""
+        for number in range(reader.cursor.file, len(reader.origin.files)):
+            begun = number == reader.cursor.file and (reader.cursor.record or reader.cursor.part)
+            self._list(reader.origin, reader.origin.files[number], "" if begun else NOT_NEEDED)
+            self._counts[reader.origin.name].files += bool(begun)

@@ -1,25 +1,26 @@
-"""One reader for each kind of file: (text, "") of each document, or (None, reason) of a record that can't be used.
+"""One reader for each kind of file: its documents, among them ones that can't be used, with the reason in `dropped`.
 
-Line ends become \\n everywhere, a byte order mark is dropped. Source code is one document a file; long prose is cut into pieces,
-so that one book is a corpus and not one document.
+A reader is told at which of its records to begin, so that a killed forge goes on without doing all of a file again.
+Line ends become \\n everywhere, a byte order mark is dropped. A file of code or of prose is one document; `parts` cuts the latter.
 """
 
+import codecs
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
-import msgspec
+from adam.contract.config_forge import Source
+from adam.forge.documents import Document
+from adam.forge.files import COMPRESSED, File, SkippedError, open_file
+from adam.forge.parts import cut_at
+from adam.forge.readers_html import text_of_html
+from adam.forge.readers_pdf import read_pdf
+from adam.forge.readers_records import read_csv, read_json, read_jsonl
+from adam.forge.readers_tables import read_arrow, read_parquet
+from adam.forge.templates import Template, with_newlines
 
-Found = tuple[str | None, str]
-
-# Four times a usual sample (2,048 tokens of 3 to 4 bytes): long contexts stay, and a book of 600 kB gives 19 documents to split.
-PIECE_CHARS = 32_000
-LONGEST_LINE = 64 * 1024 * 1024  # bytes of one line of JSON lines; memory holds one line at a time
-BREAKS = ("\n\n", "\n", " ")
-
-
-class SkippedError(Exception):
-    """The whole file can't be used; the text is the reason, as it is counted."""
+LARGEST_FILE = 256 * 1024 * 1024  # bytes that are held at once; prose that is larger comes in parts of a quarter of it
+LARGEST_PAGE = 32 * 1024 * 1024  # bytes of HTML: its parser takes ten times that
+TEXT = Template(Source())
 
 
 def decode(data: bytes) -> str:
@@ -33,89 +34,92 @@ def decode(data: bytes) -> str:
     return with_newlines(text)
 
 
-def with_newlines(text: str) -> str:
-    return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
+def _whole(file: IO[bytes], largest: int) -> bytes:
+    """All bytes. Raises SkippedError where they are more than can be held."""
+    data = file.read(largest + 1)
+    if len(data) > largest:
+        raise SkippedError("too_large")
+    return data
 
 
-def pieces(text: str, size: int = PIECE_CHARS) -> Iterator[str]:
-    """Cut `text` into parts of a quarter of `size` to `size` characters, behind a paragraph, else a line, else a word.
-
-    Joined they are the text. A text of at most `size` characters is one piece.
-    """
-    start = 0
-    while (left := len(text) - start) > size:
-        # Even parts: the rest of an uneven cut could be too short to be kept.
-        end = _cut(text, start, start + -(-left // -(-left // size)))
-        yield text[start:end]
-        start = end
-    yield text[start:]
-
-
-def _cut(text: str, start: int, end: int) -> int:
-    """The last good place to cut in the second half of text[start:end]."""
-    for mark in BREAKS:
-        at = text.rfind(mark, (start + end) // 2, end)
-        if at >= 0:
-            return at + len(mark)
-    return end
-
-
-def read_code(path: Path) -> Iterator[Found]:
+def read_code(file: File, _template: Template, first: int) -> Iterator[Document]:
     """The file is the document."""
-    yield decode(path.read_bytes()), ""
+    if first:
+        return
+    with open_file(file) as opened:
+        yield Document(decode(_whole(opened, LARGEST_FILE)), kind="code")
 
 
-def read_prose(path: Path) -> Iterator[Found]:
-    """The file is the document; a long one gives several."""
-    for piece in pieces(decode(path.read_bytes())):
-        yield piece, ""
+def read_prose(file: File, _template: Template, first: int) -> Iterator[Document]:
+    """The file is the document; one that is too large to be held is several, cut where `parts` would."""
+    with open_file(file) as opened:
+        blocks, size = [], 0
+        while size <= LARGEST_FILE and (block := opened.read(LARGEST_FILE // 4)):
+            blocks.append(block)
+            size += len(block)
+        if size <= LARGEST_FILE:
+            if not first:
+                yield Document(decode(b"".join(blocks)), long=True)
+            return
+        for number, text in enumerate(_windows(blocks, opened)):
+            if number >= first:
+                yield Document(text, long=True)
 
 
-def read_json(path: Path) -> Iterator[Found]:
-    """A record, or a list of records."""
+def _windows(blocks: list[bytes], file: IO[bytes]) -> Iterator[str]:
+    """The text of `blocks`, which are let go one by one, and of the rest of `file`, a quarter of LARGEST_FILE at a time."""
+    decoder, text = codecs.getincrementaldecoder("utf-8-sig")(), ""
+    size = LARGEST_FILE // 4
+    while block := blocks.pop(0) if blocks else file.read(size):
+        if b"\0" in block:
+            raise SkippedError("binary")
+        try:
+            text += decoder.decode(block)
+        except UnicodeDecodeError:
+            raise SkippedError("not_utf8") from None
+        while len(text) > size:
+            # Not between \r and \n, which are one line end.
+            end = cut_at(text, 0, size)
+            end += text[end - 1 : end + 1] == "\r\n"
+            yield with_newlines(text[:end])
+            text = text[end:]
     try:
-        value = msgspec.json.decode(decode(path.read_bytes()))
-    except (msgspec.DecodeError, RecursionError):
-        raise SkippedError("not_json") from None
-    yield from map(_text_of, value if isinstance(value, list) else [value])
+        text += decoder.decode(b"", final=True)
+    except UnicodeDecodeError:
+        raise SkippedError("not_utf8") from None
+    if text:
+        yield with_newlines(text)
 
 
-def read_jsonl(path: Path) -> Iterator[Found]:
-    """A record a line; a bad line costs that line."""
-    with path.open("rb") as file:
-        while line := file.readline(LONGEST_LINE):
-            if len(line) == LONGEST_LINE and not line.endswith(b"\n"):
-                _skip_line(file)
-                yield None, "line_too_long"
-            elif line.strip():
-                try:
-                    yield _text_of(msgspec.json.decode(decode(line)))
-                except (msgspec.DecodeError, RecursionError, SkippedError):
-                    yield None, "bad_line"
+def read_html(file: File, _template: Template, first: int) -> Iterator[Document]:
+    """The text of a page, as prose."""
+    if first:
+        return
+    with open_file(file) as opened:
+        data = _whole(opened, LARGEST_PAGE)
+    text, title = text_of_html(data)
+    yield Document(text, meta={"title": title} if title else {}, long=True)
 
 
-def _skip_line(file: IO[bytes]) -> None:
-    while (part := file.readline(LONGEST_LINE)) and not part.endswith(b"\n"):
-        pass
-
-
-def _text_of(record: Any) -> Found:
-    """The text of a record: its field `text`; a plain string is its own text."""
-    if isinstance(record, dict):
-        record = record.get("text")
-    if not isinstance(record, str):
-        return None, "no_text"
-    return with_newlines(record), ""
-
-
+Reader = Callable[[File, Template, int], Iterator[Document]]
 _PROSE = ".txt .text .md .markdown .rst .tex .org .adoc"
 _CODE = (
     ".py .pyi .c .h .cc .cpp .cxx .hh .hpp .cu .cuh .rs .go .java .kt .scala .js .mjs .ts .jsx .tsx .rb .php .pl .pm .lua .r .jl"
     " .swift .m .zig .dart .sh .bash .sql .hs .ml .mli .ex .exs .erl .clj .lisp .el .vim .cs .fs .css .toml .yaml .yml .ini .cfg"
+    " .xml .nim .v .vhdl .f90 .pas .groovy .tcl .ps1 .proto .cmake"
 )
-READERS: dict[str, Callable[[Path], Iterator[Found]]] = {
+READERS: dict[str, Reader] = {
     **dict.fromkeys(_PROSE.split(), read_prose),
     **dict.fromkeys(_CODE.split(), read_code),
+    **dict.fromkeys([".html", ".htm", ".xhtml"], read_html),
+    **dict.fromkeys([".jsonl", ".ndjson"], read_jsonl),
+    **dict.fromkeys([".csv", ".tsv"], read_csv),
     ".json": read_json,
-    ".jsonl": read_jsonl,
+    ".parquet": read_parquet,
+    ".arrow": read_arrow,
+    ".pdf": read_pdf,
 }
+# Tables are packed inside, and read from their end: a packed one is none that a reader could open.
+PACKED = tuple(
+    f"{name}{packed}" for name in READERS if name not in (".pdf", ".parquet", ".arrow") for packed in COMPRESSED
+)

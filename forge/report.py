@@ -7,7 +7,7 @@ from adam.contract.shards import ShardManifest, TokensManifest
 
 
 def lines(shards: ShardManifest, tokens: TokensManifest) -> Iterator[str]:
-    """A line a source (documents read = written + dropped), one for each split, one for the floor."""
+    """A line a source (documents read = written + dropped), one for each split, one for what encoded them, one for the floor."""
     for source in shards.sources:
         counts = {**source.dropped, **{f"files {reason}": number for reason, number in source.files_skipped.items()}}
         dropped = ", ".join(f"{reason} {number}" for reason, number in sorted(counts.items()))
@@ -19,5 +19,7 @@ def lines(shards: ShardManifest, tokens: TokensManifest) -> Iterator[str]:
         yield (
             f"{name}: {split.documents} documents, {human_bytes(split.text_bytes)} of text, {split.count:,} tokens"
             f" ({split.text_bytes / split.count:.2f} bytes each)"
+            + (f", {split.prompt_tokens:,} of them prompt" if split.prompt_tokens else "")
         )
+    yield f"tokens by {tokens.encoder}"
     yield f"an order-2 byte model counted on train needs {tokens.order2_bits_per_byte:.3f} bits per byte on val"

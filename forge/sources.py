@@ -1,39 +1,48 @@
 """Sources: generators of documents, in an order that is the same each time."""
 
 import ast
+import fnmatch
 import hashlib
 import os
 import stat
 import sys
 import sysconfig
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-from adam.contract.config import Source
+import msgspec
+
+from adam.contract.config_forge import Forge, Source
 from adam.contract.errors import DataError
 from adam.contract.shards import path_text
-from adam.forge.readers import READERS, SkippedError, read_prose
+from adam.forge.documents import Document, kind_of
+from adam.forge.files import FetchError, File, SkippedError, ending, extra, package_missing
+from adam.forge.hub import HubFile, list_files, readable
+from adam.forge.readers import PACKED, READERS, read_prose
+from adam.forge.registry import resolve
+from adam.forge.templates import Template
 
-LARGEST_FILE = 256 * 1024 * 1024  # bytes that are read whole; JSON lines are streamed and may be of any size
 LEFT_OUT = frozenset({"__pycache__", "node_modules", "site-packages", "dist-packages"})
-
-
-class Document(NamedTuple):
-    """A text and where it is from. `text` None: a record that could not be used, for the reason in `dropped`."""
-
-    text: str | None
-    dropped: str = ""
+TODO = "correct forge.sources in adam.toml"
 
 
 class Origin(NamedTuple):
-    """A configured source with its files, in the order in which they are read."""
+    """A configured source with its files, in the order in which they are read.
 
+    `source` has what the registry knows filled in; `revision` is the commit of a set of the Hub.
+    """
+
+    source: Source
     name: str
     kind: str
     path: str
     licence: str
-    files: list[Path]
+    files: list[File]
+    template: Template
+    revision: str = ""
+    notes: tuple[str, ...] = ()
 
 
 class FileStatus(NamedTuple):
@@ -44,50 +53,96 @@ class FileStatus(NamedTuple):
     unusable: str  # why it can't be read, as it is counted; empty: it can
 
 
-def file_status(path: Path) -> FileStatus:
+def file_status(file: File) -> FileStatus:
     """A pipe would be waited for without end, a link may lead nowhere: only ordinary files are opened."""
+    if not isinstance(file, Path):
+        return FileStatus(file.size, 0, "")
     try:
-        status = path.stat()
+        status = file.stat()
     except OSError:
         return FileStatus(0, 0, "unreadable")
-    if not stat.S_ISREG(status.st_mode) or not os.access(path, os.R_OK):
+    if not stat.S_ISREG(status.st_mode) or not os.access(file, os.R_OK):
         return FileStatus(0, 0, "unreadable")
     return FileStatus(status.st_size, status.st_mtime_ns, "")
 
 
-def open_sources(sources: tuple[Source, ...], run: Path) -> list[Origin]:
-    """All sources with their files, under names that differ. Raises DataError naming the first that can't be used."""
+def file_text(file: File) -> str:
+    """How a file is called in records and manifests."""
+    return file.url if isinstance(file, HubFile) else path_text(Path(str(file)))
+
+
+def open_sources(
+    forge: Forge, run: Path, pins: Mapping[str, str] | None = None, *, remote: bool = True
+) -> list[Origin]:
+    """All sources with their files, under names that differ. Raises DataError naming the first that can't be used.
+
+    `pins`: source -> the commit that it was begun with. Without `remote` those of the Hub are left out, and nothing is asked of it.
+    """
     origins: list[Origin] = []
-    for source in sources:
-        origin = open_source(source, run)
-        taken = {other.name for other in origins}
-        names = [origin.name, *(f"{origin.name}-{number}" for number in range(2, len(sources) + 1))]
-        origins.append(origin._replace(name=next(name for name in names if name not in taken)))
+    taken: set[str] = set()
+    for source in forge.sources:
+        first = _name(source, forge)
+        names = [first, *(f"{first}-{number}" for number in range(2, len(forge.sources) + 1))]
+        name = next(name for name in names if name not in taken)
+        taken.add(name)
+        if remote or resolve(source, forge).source.kind != "hub":
+            origins.append(open_source(source, forge, run, (pins or {}).get(name, ""))._replace(name=name))
+    check_shares(forge, taken)
     return origins
 
 
-def open_source(source: Source, run: Path) -> Origin:
+def check_shares(forge: Forge, known: set[str]) -> None:
+    """Raise DataError where a mix names a source that is not there."""
+    for number, phase in enumerate(forge.phases):
+        if missing := set(phase.shares) - known:
+            raise DataError(
+                f"forge.phases[{number}].shares names {min(missing)!r}, which is no source",
+                f"the sources are called {', '.join(sorted(known))}",
+            )
+
+
+def _name(source: Source, forge: Forge) -> str:
+    if source.name or source.kind == "stdlib":
+        return source.name or "stdlib"
+    return resolve(source, forge).source.name or Path(source.path).stem or source.path
+
+
+def open_source(source: Source, forge: Forge, run: Path, pin: str = "") -> Origin:
     """List the files of a source. Raises DataError where it is not there or has no file that could be read."""
+    source, _, notes = resolve(source, forge)
+    template = Template(source)
     if source.kind == "stdlib":
         root = Path(sysconfig.get_paths()["stdlib"])
-        version = "{}.{}.{}".format(*sys.version_info)
-        return Origin(
-            source.name or "stdlib",
-            "stdlib",
-            f"python-{version}",
-            source.licence or "PSF-2.0",
-            list(_walk(root, {".py"})),
-        )
+        version, licence = "python-{}.{}.{}".format(*sys.version_info), source.licence or "PSF-2.0"
+        return Origin(source, "stdlib", "stdlib", version, licence, list(_walk(root, (".py",))), template)
+    if source.kind == "hub":
+        revision, files = list_files(source, pin)
+        known = readable(files, set(READERS))
+        if not known:
+            raise DataError(
+                f"{source.id} has no file of a known kind", f"known endings are {' '.join(sorted(READERS))}"
+            )
+        return Origin(source, source.name, "hub", source.id, source.licence, [*known], template, revision, notes)
     path = Path(os.path.normpath(run / Path(source.path).expanduser()))
     if not path.exists():
-        raise DataError(f"no such source: {path}", "correct forge.sources in adam.toml")
-    files = list(_walk(path, set(READERS))) if path.is_dir() else [path]
-    if not files:
+        raise DataError(f"no such source: {path}", TODO)
+    files_here = list(_walk(path, (*READERS, *PACKED))) if path.is_dir() else [path]
+    if source.files:
+        files_here = [file for file in files_here if _matches(file, path, source.files)]
+    if not files_here:
         raise DataError(f"the source {path} has no text files", f"known endings are {' '.join(sorted(READERS))}")
-    return Origin(source.name or path.stem or str(path), "files", path_text(path), source.licence, files)
+    if all(package_missing(file.name) for file in files_here):
+        extra(package_missing(files_here[0].name), f"{path.name}: {ending(files_here[0].name)} files")
+    name = source.name or path.stem or str(path)
+    return Origin(source, name, "files", path_text(path), source.licence, [*files_here], template, "", notes)
 
 
-def _walk(root: Path, endings: set[str]) -> Iterator[Path]:
+def _matches(file: Path, root: Path, patterns: tuple[str, ...]) -> bool:
+    name = str(file.relative_to(root)) if file != root else file.name
+    return any(fnmatch.fnmatch(name, pattern) for pattern in patterns)
+
+
+def _walk(root: Path, endings: tuple[str, ...]) -> Iterator[Path]:
     """Files below `root` with a known ending, sorted by path; hidden ones and links to folders are left out.
 
     A folder that can't be listed comes as itself, so that it is counted and named like a file that can't be read.
@@ -96,22 +151,34 @@ def _walk(root: Path, endings: set[str]) -> Iterator[Path]:
     for directory, folders, names in os.walk(root, onerror=lambda error: closed.append(Path(error.filename))):
         folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in LEFT_OUT)
         for name in sorted(names):
-            if not name.startswith(".") and Path(name).suffix.lower() in endings:
+            if not name.startswith(".") and Path(name).suffix and name.lower().endswith(endings):
                 yield Path(directory, name)
     yield from closed
 
 
-def documents(path: Path, kind: str, status: FileStatus) -> Iterable[Document]:
-    """The documents of a file. Raises SkippedError with the reason where the whole file can't be used."""
-    if status.unusable:
-        raise SkippedError(status.unusable)
-    if kind == "stdlib" and path.name == "topics.py" and path.parent.name == "pydoc_data":
-        return _topics(path)
-    # A file that was named itself is read as prose whatever its ending.
-    reader = READERS.get(path.suffix.lower(), read_prose)
-    if path.suffix.lower() != ".jsonl" and status.size > LARGEST_FILE:
-        raise SkippedError("too_large")
-    return (Document(text, reason) for text, reason in reader(path))
+def documents(file: File, origin: Origin, first: int = 0) -> Iterator[Document]:
+    """The documents of a file from its record `first` on.
+
+    Raises SkippedError with the reason where the (rest of the) file can't be used, FetchError where it can't be read now.
+    """
+    if unusable := file_status(file).unusable:
+        raise SkippedError(unusable)
+    if missing := package_missing(file.name):
+        raise SkippedError(f"needs_{missing}")
+    if isinstance(file, Path) and origin.kind == "stdlib" and file.parts[-2:] == ("pydoc_data", "topics.py"):
+        found: Iterator[Document] = islice(_topics(file), first, None)
+    else:
+        # A file that was named itself is read as prose whatever its ending.
+        found = READERS.get(ending(file.name), read_prose)(file, origin.template, first)
+    try:
+        for document in found:
+            if origin.source.text and not document.dropped:
+                document.kind = kind_of(origin.source.text)
+            yield document
+    except FetchError:
+        if isinstance(file, Path):
+            raise SkippedError("unreadable") from None
+        raise
 
 
 def _topics(path: Path) -> Iterator[Document]:
@@ -122,10 +189,13 @@ def _topics(path: Path) -> Iterator[Document]:
 
 
 def listing_digest(origins: list[Origin]) -> str:
-    """Of all names, sizes and times of change: what a journal of a killed run must agree with."""
+    """Of all names, sizes and times of change, and of how they are read: what a journal of a killed run must agree with."""
     digest = hashlib.sha256()
     for origin in origins:
-        for path in origin.files:
-            status = file_status(path)
-            digest.update(os.fsencode(f"{origin.name}\0{path}\0{status.size}\0{status.mtime_ns}\0{status.unusable}\n"))
+        digest.update(msgspec.json.encode(origin.source))
+        for file in origin.files:
+            status = file_status(file)
+            digest.update(
+                os.fsencode(f"{origin.name}\0{file_text(file)}\0{status.size}\0{status.mtime_ns}\0{status.unusable}\n")
+            )
     return digest.hexdigest()

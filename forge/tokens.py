@@ -4,12 +4,10 @@ shards ──> digests checked ──> learn or load ──> encode, split by sp
                                             └──> order-2 byte model, counted on train ──> manifest
 """
 
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
 from tokenizers import Tokenizer
 
 from adam.contract import schema
@@ -18,16 +16,18 @@ from adam.contract.config import Config
 from adam.contract.durable import free_bytes, fsync_dir, replace_file, require_room, sha256_file
 from adam.contract.errors import StoppedError
 from adam.contract.paths import RunPaths
-from adam.contract.shards import SPLITS, DataFile, ShardManifest, TokensManifest, TokenSplit, check_files, hashed
+from adam.contract.shards import SPLITS, ShardManifest, TokensManifest, TokenSplit, check_files
 from adam.contract.states import Phase
 from adam.forge.baseline import order2_bits_per_byte
-from adam.forge.build import token_bytes_needed
+from adam.forge.documents import ShardRecord
+from adam.forge.encoders import CHECKED_CHARS, DiffersError, Encoder, choose_encoder, library_encoder
+from adam.forge.loss_spans import PromptFinder
+from adam.forge.marks import marks
+from adam.forge.packing import STOPPED, Marks, Packer, data_file, write
 from adam.forge.progress import Progress
-from adam.forge.tokenizer import bytes_of_ids, end_of_text, given, ids_of, learn, sample, take_marks_as_text
+from adam.forge.room import token_bytes_needed
+from adam.forge.tokenizer import bytes_of_ids, end_of_text, given, ids_of, learn, register, sample, take_marks_as_text
 from adam.forge.writer import records
-
-BATCH_CHARS = 1_000_000  # encoded at once, on all cores: under a second, and some hundred megabytes
-STOPPED = "stopped while making tokens; the next start makes them again"
 
 
 def build_tokens(
@@ -49,29 +49,32 @@ def build_tokens(
     shutil.rmtree(work, ignore_errors=True)
     need = token_bytes_needed(config.forge, sum(sizes.values()))
     require_room(paths.root, need, "tokens", free=free(paths.root))
+    written = marks(config.forge.skeletons)
     if config.forge.tokenizer == "train":
         texts = sample(records(paths.shards, shards.files, "train"), sizes["train"], progress.tick)
-        tokenizer, origin = learn(texts, config.forge), "trained"
+        tokenizer, origin = learn(texts, config.forge, written), "trained"
     else:
         tokenizer, origin = given(config.forge.tokenizer, paths.root)
     mark = end_of_text(tokenizer)
+    known = register(tokenizer, written)
     take_marks_as_text(tokenizer, mark)
     work.mkdir(parents=True)
-    # Not by the library's own `save` and `tofile`: where the disk is full, they do not say so.
-    _write(work / "tokenizer.json", tokenizer.to_str(pretty=True).encode())
-    _write(work / "token_bytes", bytes_of_ids(tokenizer, mark).tobytes())
-    progress.enter(Phase.ENCODING, sum(sizes.values()))
-    encoder = _Encoder(tokenizer, mark, work, progress, stop)
-    splits = {split: encoder.encode(split, _texts(paths, shards, split)) for split in SPLITS}
-    train, val = ((text.encode() for text in _texts(paths, shards, split, stop)) for split in SPLITS)
+    table = bytes_of_ids(tokenizer, mark, known)
+    write(work / "tokenizer.json", tokenizer.to_str(pretty=True).encode())
+    write(work / "token_bytes", table.tobytes())
+    pack = _Packing(paths, shards, PromptFinder(tokenizer, table), Marks(mark, known), work, progress, stop)
+    splits, encoder = pack.by_fastest(tokenizer, sizes)
+    train, val = ((record.text.encode() for record in pack.records(split)) for split in SPLITS)
     floor = order2_bits_per_byte(train, val, progress.tick)
     manifest = TokensManifest(
         shards_sha256=sha256_file(paths.shards_manifest),
-        tokenizer=_data_file(work / "tokenizer.json"),
+        tokenizer=data_file(work / "tokenizer.json"),
         tokenizer_origin=origin,
         vocab_size=ids_of(tokenizer),
         end_of_text=mark,
-        token_bytes=_data_file(work / "token_bytes"),
+        marks=known,
+        encoder=encoder,
+        token_bytes=data_file(work / "token_bytes"),
         splits=splits,
         order2_bits_per_byte=floor,
         stamp=stamp(),
@@ -84,71 +87,48 @@ def build_tokens(
     return manifest
 
 
-def _texts(
-    paths: RunPaths, shards: ShardManifest, split: str, stop: Callable[[], bool] = lambda: False
-) -> Iterator[str]:
-    for record in records(paths.shards, shards.files, split):
-        if stop():
-            raise StoppedError(STOPPED)
-        yield record.text
-
-
-def _write(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-
-
-def _data_file(path: Path, split: str = "", documents: int = 0, tick: Callable[[], object] = lambda: None) -> DataFile:
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())
-    return DataFile(path.name, path.stat().st_size, hashed(path, tick), split, documents)
-
-
-def batches(documents: Iterator[str], characters: int) -> Iterator[list[str]]:
-    """Documents in lists of about so many characters: a document may be of any size, a list must not be."""
-    batch: list[str] = []
-    size = 0
-    for document in documents:
-        batch.append(document)
-        size += len(document)
-        if size >= characters:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
-
-
-class _Encoder:
-    """Encodes splits one after another into files of little-endian ids."""
+class _Packing:
+    """The records of a run, packed by the fastest encoder that gives the ids of the library."""
 
     def __init__(
-        self, tokenizer: Tokenizer, mark: int, work: Path, progress: Progress, stop: Callable[[], bool]
+        self,
+        paths: RunPaths,
+        shards: ShardManifest,
+        finder: PromptFinder,
+        marks: Marks,
+        work: Path,
+        progress: Progress,
+        stop: Callable[[], bool],
     ) -> None:
-        self._tokenizer, self._mark, self._work = tokenizer, mark, work
-        self._progress, self._stop = progress, stop
-        self._dtype = "<u2" if ids_of(tokenizer) <= 1 << 16 else "<u4"
-        self._done = 0
+        self._paths, self._shards, self._finder, self._marks = paths, shards, finder, marks
+        self._work, self._progress, self._stop = work, progress, stop
 
-    def encode(self, split: str, documents: Iterator[str]) -> TokenSplit:
-        count, starts, done = 0, [], self._done
-        with (self._work / f"{split}.bin").open("wb") as file:
-            for batch in batches(documents, BATCH_CHARS):
-                if self._stop():
-                    raise StoppedError(STOPPED)
-                encodings = self._tokenizer.encode_batch_fast(batch, add_special_tokens=False)
-                for text, encoding in zip(batch, encodings, strict=True):
-                    file.write(np.array([self._mark, *encoding.ids], dtype=self._dtype).tobytes())
-                    starts.append(count)
-                    count += 1 + len(encoding.ids)
-                    self._done += len(text.encode())
-                self._progress.at(self._done)
-            file.write(np.array([self._mark], dtype=self._dtype).tobytes())
-        _write(self._work / f"{split}.docs", np.array(starts, dtype="<u8").tobytes())
-        return TokenSplit(
-            tokens=_data_file(self._work / f"{split}.bin", split, len(starts), self._progress.tick),
-            starts=_data_file(self._work / f"{split}.docs", split, len(starts)),
-            dtype=self._dtype,
-            count=count + 1,
-            documents=len(starts),
-            text_bytes=self._done - done,
-        )
+    def records(self, split: str) -> Iterator[ShardRecord]:
+        """The records of a split. Raises StoppedError where somebody asks for an end."""
+        for record in records(self._paths.shards, self._shards.files, split):
+            if self._stop():
+                raise StoppedError(STOPPED)
+            yield record
+
+    def by_fastest(self, tokenizer: Tokenizer, sizes: dict[str, int]) -> tuple[dict[str, TokenSplit], str]:
+        """(splits, what has encoded them). Begun again by the library where the faster one is found to differ."""
+        encoder = choose_encoder(tokenizer, self._checked(sizes["val"]))
+        try:
+            return self._pack(tokenizer, encoder, sizes), encoder.name
+        except DiffersError:
+            encoder = library_encoder(tokenizer, f"{encoder.name} gave other ids for a document")
+            return self._pack(tokenizer, encoder, sizes), encoder.name
+
+    def _checked(self, val_bytes: int) -> Iterator[str]:
+        """Texts of val, evenly spread, until an encoder has been compared on enough."""
+        every = 1 + val_bytes // CHECKED_CHARS
+        for number, record in enumerate(self.records("val")):
+            if number % every == 0:
+                self._progress.tick()
+                yield record.text
+
+    def _pack(self, tokenizer: Tokenizer, encoder: Encoder, sizes: dict[str, int]) -> dict[str, TokenSplit]:
+        self._progress.enter(Phase.ENCODING, sum(sizes.values()))
+        dtype = "<u2" if ids_of(tokenizer) <= 1 << 16 else "<u4"
+        packer = Packer(encoder, self._finder, self._marks, dtype, self._work, self._progress, self._stop)
+        return {split: packer.pack(split, self.records(split)) for split in SPLITS}

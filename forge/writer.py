@@ -9,16 +9,8 @@ import msgspec
 from adam.contract.durable import whole_lines
 from adam.contract.errors import DataError
 from adam.contract.shards import SOURCES, SPLITS, DataFile, hashed
+from adam.forge.documents import ShardRecord
 from adam.forge.journal import Journal, OpenShard
-
-
-class ShardRecord(msgspec.Struct, frozen=True):
-    """A line of a shard."""
-
-    text: str
-    id: str
-    source: str
-    path: str
 
 
 def shard_name(split: str, number: int) -> str:
@@ -72,6 +64,11 @@ class ShardWriter:
             self._open[split] = OpenShard(number=shard.number + 1)
             self._files[split] = self._open_file(split)
 
+    def documents(self) -> dict[str, int]:
+        """How many documents each split has so far."""
+        closed = {split: sum(file.documents for file in self.closed if file.split == split) for split in SPLITS}
+        return {split: closed[split] + shard.documents for split, shard in self._open.items()}
+
     def _close(self, split: str) -> None:
         shard, fd = self._open[split], self._files.pop(split)
         try:
@@ -103,13 +100,21 @@ class ShardWriter:
             os.close(fd)
 
 
-def ids_in(directory: Path) -> Iterator[bytes]:
-    """The hashes of the documents in the shards of a directory. Raises DataError where a line is no record."""
+class Head(msgspec.Struct, frozen=True):
+    """What is asked of a record to know it again."""
+
+    id: str
+    source: str
+    group: str = ""
+
+
+def heads_in(directory: Path) -> Iterator[Head]:
+    """The records in the shards of a directory. Raises DataError where a line is no record."""
     for path in sorted(directory.glob("*.jsonl")):
         if path.name.startswith(SPLITS):
             for _, line in whole_lines(path):
                 try:
-                    yield bytes.fromhex(msgspec.json.decode(line, type=ShardRecord).id)
+                    yield msgspec.json.decode(line, type=Head)
                 except ValueError:  # msgspec's and UTF-8's own among them
                     raise DataError(f"{path} has a line that is no record") from None
 

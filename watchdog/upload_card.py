@@ -70,12 +70,23 @@ def ledger(shards: ShardManifest | None) -> list[str]:
     """What the model was trained on, source by source, with the licences as people wrote them down."""
     if shards is None:
         return ["Nothing is known of the data."]
-    lines = ["| source | kind | revision | licence | documents | characters |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| source | kind | revision | licence | documents | characters | dropped |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    notes = []
     for source in shards.sources:
-        cells = (source.name, source.kind, source.revision[:16], source.licence or "not stated")
-        counts = (f"{source.documents_written:,}", f"{source.characters_written:,}")
+        name = f"{source.name} ({source.path})" if source.kind == "hub" else source.name
+        cells = (name, source.kind, source.revision[:16], source.licence or "not stated")
+        dropped = ", ".join(f"{reason} {count:,}" for reason, count in sorted(source.dropped.items()))
+        counts = (f"{source.documents_written:,}", f"{source.characters_written:,}", dropped)
         lines.append("| " + " | ".join(cell(text) for text in (*cells, *counts)) + " |")
-    return lines
+        notes += [f"- {source.name}: {note}" for note in source.notes]
+        notes += [f"- {source.name} was given up: {source.given_up}"] if source.given_up else []
+    for phase in shards.phases:
+        taken = ", ".join(f"{name} {count:,}" for name, count in phase.taken.items())
+        notes.append(f"- mix {phase.name}, {phase.unit}: {taken}" + "".join(f"; {note}" for note in phase.notes))
+    return lines + ([""] if notes else []) + [" ".join(note.split()) for note in notes]
 
 
 def cell(text: str) -> str:

@@ -19,7 +19,7 @@ from adam.contract.lock import changed_keys, settle_config
         ("[trainer]\nsteps = 'many'", ["trainer.steps = 'many'", "expected int"]),
         ("[trainer]\nlr = 0", ["trainer.lr = 0", "> 0"]),
         ("[trainer]\ndevice = 'gpu'", ["trainer.device = 'gpu'", "auto, cpu, cuda"]),
-        ("[[forge.sources]]\nkind='ftp'", ["forge.sources[0].kind = 'ftp'", "files, stdlib"]),
+        ("[[forge.sources]]\nkind='ftp'", ["forge.sources[0].kind = 'ftp'", "files, hub, stdlib"]),
         ("[trainer]\nbatch_size = 10\nmicro_batch = 4", ["trainer.micro_batch = 4", "divide trainer.batch_size = 10"]),
         ("[[forge.sources]]\nkind='files'", ["forge.sources[0].path is empty"]),
         ("[forge]\nsources = []", ["forge.sources = []", "length >= 1"]),

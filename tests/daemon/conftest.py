@@ -14,8 +14,9 @@ import pytest
 from adam.contract import metrics, schema
 from adam.contract.checkpoints import MANIFEST, FileEntry, Manifest, checkpoint_name, seal
 from adam.contract.clock import stamp
-from adam.contract.config import Config, Forge, Source, Trainer
+from adam.contract.config import Config, Trainer
 from adam.contract.config_file import write_lock
+from adam.contract.config_forge import Forge, Source
 from adam.contract.durable import sha256_file
 from adam.contract.model import ModelConfig
 from adam.contract.paths import RunPaths

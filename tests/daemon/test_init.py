@@ -5,7 +5,7 @@ import pytest
 from adam.contract.config_file import load_config
 from adam.contract.model import PRESETS
 from adam.contract.states import Exit
-from adam.daemon.presets import parameters, preset
+from adam.daemon.presets import MIXES, parameters, preset
 
 
 @pytest.mark.parametrize("name", list(PRESETS))
@@ -38,3 +38,8 @@ def test_nothing_is_overwritten_and_texts_must_exist(world) -> None:
     assert (world.root / "adam.toml").read_text() == "mine"
     world.adamctl("init", "--out", "other.toml", "--text", "nowhere", expect=Exit.USAGE)
     assert not (world.root / "other.toml").exists()
+
+
+def test_a_mix_is_written_and_read_back(world) -> None:
+    world.adamctl("init", "--mix", "adam")
+    assert load_config(world.root / "adam.toml").forge == MIXES["adam"]

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from adam.contract.config import Config, Forge, Source
+from adam.contract.config import Config
+from adam.contract.config_forge import Forge, Source
 from adam.contract.paths import RunPaths
 from adam.forge.build import build_shards
 from adam.forge.progress import Progress

@@ -6,10 +6,9 @@ from collections import Counter
 
 import pytest
 
-from adam.contract.config import Forge
 from adam.forge import baseline
 from adam.forge.baseline import order2_bits_per_byte
-from adam.forge.filters import Filters, document_hash, split_of
+from adam.forge.documents import Document, document_hash, split_of
 
 
 def plain(train: list[bytes], val: list[bytes]) -> float:
@@ -52,12 +51,10 @@ def test_it_knows_what_it_has_seen_and_is_nan_for_nothing() -> None:
 
 
 def test_the_split_is_by_hash_with_the_share_asked_for() -> None:
-    splits = Counter(split_of(document_hash(str(n)), 0.1) for n in range(5000))
+    splits = Counter(split_of(Document("", id=document_hash(str(n))), 0.1) for n in range(5000))
     assert 400 < splits["val"] < 600
 
 
-def test_filters_count_each_reason() -> None:
-    filters = Filters(Forge(min_chars=3, max_chars=5), set())
-    digests = {text: document_hash(text) for text in ("ab", "abcd", "abcdef")}
-    assert [filters.reason_to_drop(text, digest) for text, digest in digests.items()] == ["too_short", "", "too_long"]
-    assert filters.reason_to_drop("abcd", digests["abcd"]) == "duplicate"
+def test_a_group_is_on_one_side() -> None:
+    splits = {split_of(Document("", group="a book", id=document_hash(str(n))), 0.5) for n in range(100)}
+    assert len(splits) == 1

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adam.contract.config import Source
+from adam.contract.config_forge import Forge, Source
 from adam.contract.errors import DataError
 from adam.contract.shards import changed_sources, load_shards, path_text, text_path
-from adam.forge import sources
-from adam.forge.sources import documents, file_status, open_source, open_sources
+from adam.forge import readers
+from adam.forge.sources import documents, open_source, open_sources
 
 
 def test_what_is_left_out(tmp_path) -> None:
@@ -28,16 +28,14 @@ def test_what_is_left_out(tmp_path) -> None:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("x")
     (tmp_path / "a" / "loop").symlink_to("..")
-    origin = open_source(Source(path=str(tmp_path)), tmp_path)
+    origin = open_source(Source(path=str(tmp_path)), Forge(), tmp_path)
     assert origin.files == [tmp_path / "b.txt", tmp_path / "a" / "c.py"]
 
 
 def test_a_file_that_is_named_itself_is_read_whatever_its_ending(tmp_path) -> None:
     (tmp_path / "LICENSE").write_text("words " * 20)
-    origin = open_source(Source(path="LICENSE"), tmp_path)
-    assert [document.text for document in documents(origin.files[0], "files", file_status(origin.files[0]))] == [
-        "words " * 20
-    ]
+    origin = open_source(Source(path="LICENSE"), Forge(), tmp_path)
+    assert [document.text for document in documents(origin.files[0], origin)] == ["words " * 20]
 
 
 def test_sources_of_one_name_are_told_apart(tmp_path) -> None:
@@ -45,22 +43,22 @@ def test_sources_of_one_name_are_told_apart(tmp_path) -> None:
         (tmp_path / name).mkdir(parents=True)
         (tmp_path / name / "a.txt").write_text("x")
     paths = tuple(Source(path=name) for name in ("one/text", "two/text", "three/text"))
-    assert [origin.name for origin in open_sources(paths, tmp_path)] == ["text", "text-2", "text-3"]
+    assert [origin.name for origin in open_sources(Forge(sources=paths), tmp_path)] == ["text", "text-2", "text-3"]
 
 
 @pytest.mark.parametrize("path", ["nowhere", "nowhere/at/all.txt"])
 def test_a_source_that_is_not_there(tmp_path, path) -> None:
     with pytest.raises(DataError, match="no such source"):
-        open_source(Source(path=path), tmp_path)
+        open_source(Source(path=path), Forge(), tmp_path)
 
 
 def test_the_standard_library_is_its_source_and_its_reference() -> None:
-    origin = open_source(Source(kind="stdlib"), Path("/"))
+    origin = open_source(Source(kind="stdlib"), Forge(), Path("/"))
     assert len(origin.files) > 500
     assert origin.path.startswith("python-3.")
     assert not any({"site-packages", "dist-packages", "__pycache__"} & set(path.parts) for path in origin.files)
     (topics,) = [path for path in origin.files if path.parts[-2:] == ("pydoc_data", "topics.py")]
-    found = [document.text or "" for document in documents(topics, "stdlib", file_status(topics))]
+    found = [document.text or "" for document in documents(topics, origin)]
     assert len(found) > 50
     assert any(text.startswith('The "while" statement') for text in found)
 
@@ -68,8 +66,9 @@ def test_the_standard_library_is_its_source_and_its_reference() -> None:
 def test_a_topics_module_is_read_and_not_run(tmp_path) -> None:
     path = tmp_path / "pydoc_data" / "topics.py"
     path.parent.mkdir()
+    origin = open_source(Source(kind="stdlib"), Forge(), tmp_path)
     path.write_text("topics = {'a': 'text of a'}\nraise SystemExit('run!')\n")
-    assert [document.text for document in documents(path, "stdlib", file_status(path))] == ["text of a"]
+    assert [document.text for document in documents(path, origin)] == ["text of a"]
 
 
 def test_what_can_not_be_opened_is_counted_and_named(bench, folder) -> None:
@@ -102,8 +101,8 @@ def test_a_folder_that_can_not_be_listed_is_named(bench, folder, monkeypatch) ->
 
 
 def test_a_file_too_large_to_be_held_is_skipped_and_lines_are_not(bench, folder, monkeypatch) -> None:
-    monkeypatch.setattr(sources, "LARGEST_FILE", 1000)
-    (folder / "large.txt").write_text("x" * 1001)
+    monkeypatch.setattr(readers, "LARGEST_FILE", 1000)
+    (folder / "large.py").write_text("x" * 1001)
     assert (folder / "records.jsonl").stat().st_size > 1000
     manifest = bench.shards()
     assert manifest.sources[0].files_skipped == {"too_large": 1}

@@ -7,14 +7,15 @@ import numpy as np
 import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-from adam.contract.config import Forge
+from adam.contract.config_forge import Forge
 from adam.contract.errors import DataError, StoppedError
 from adam.contract.shared import Pulse, read_once
 from adam.contract.states import Phase
+from adam.forge import encoders
 from adam.forge import tokenizer as tokenizers
+from adam.forge.documents import ShardRecord
+from adam.forge.packing import batches
 from adam.forge.tokenizer import bytes_of_ids, end_of_text, given, ids_of, learn, sample, take_marks_as_text
-from adam.forge.tokens import batches
-from adam.forge.writer import ShardRecord
 
 MARK = "<|endoftext|>"
 
@@ -64,8 +65,12 @@ def test_a_sample_has_its_share_of_every_source(monkeypatch) -> None:
 
 
 def test_batches_hold_so_many_characters_and_not_so_many_documents() -> None:
-    documents = ["x" * size for size in (10, 90, 500, 1, 1, 1)]
-    assert [[len(text) for text in batch] for batch in batches(iter(documents), 100)] == [[10, 90], [500], [1, 1, 1]]
+    documents = [ShardRecord("x" * size, "", "", "") for size in (10, 90, 500, 1, 1, 1)]
+    assert [[len(record.text) for record in batch] for batch in batches(iter(documents), 100)] == [
+        [10, 90],
+        [500],
+        [1, 1, 1],
+    ]
 
 
 def test_the_phases_are_in_the_pulse(bench, monkeypatch) -> None:
@@ -85,6 +90,30 @@ def test_a_stop_while_encoding_leaves_no_manifest(bench) -> None:
     with pytest.raises(StoppedError):
         bench.tokens(shards, stop=lambda: True)
     assert not bench.paths.tokens_manifest.exists()
+
+
+def test_stopped_anywhere_it_ends_with_the_same_bytes(bench_at, monkeypatch) -> None:
+    monkeypatch.setattr(encoders.LibraryEncoder, "batch_chars", 1500)
+    monkeypatch.setattr(encoders.FastEncoder, "batch_chars", 1500)
+    whole, stopped = bench_at("whole"), bench_at("stopped")
+    whole.tokens()
+    shards = stopped.shards()
+    for calls in (1, 3, 10, 40, 70):
+        left = iter(range(calls))
+        with pytest.raises(StoppedError):
+            stopped.tokens(shards, stop=lambda left=left: next(left, None) is None)
+        assert not stopped.paths.tokens_manifest.exists()
+    stopped.tokens(shards)
+    assert stopped.digests() == whole.digests()
+
+
+def test_dropout_is_switched_off(tmp_path) -> None:
+    """Else a document had other ids each time."""
+    made = learn(["some words and some more words"] * 50, Forge(vocab_size=300))
+    made.model.dropout = 0.5
+    made.save(str(tmp_path / "tokenizer.json"))
+    tokenizer, _ = given("tokenizer.json", tmp_path)
+    assert len({tuple(tokenizer.encode("some words and more").ids) for _ in range(20)}) == 1
 
 
 def word_level(size: int, mark: str = "</s>", **added: object) -> Tokenizer:
@@ -148,12 +177,33 @@ class TestHub:
         snapshot = tmp_path / "hub" / "snapshots" / "0123abc"
         snapshot.mkdir(parents=True)
         word_level(50).save(str(snapshot / "tokenizer.json"))
-        monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda name, file: str(snapshot / file))
+        monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda name, file, revision: str(snapshot / file))
         return snapshot
 
     def test_its_revision_is_recorded(self, hub, bench) -> None:
         bench.keys["tokenizer"] = "someone/some-tokenizer"
         assert bench.tokens().tokenizer_origin == "someone/some-tokenizer@0123abc"
+
+    @pytest.mark.parametrize(
+        ("name", "repository", "revision"),
+        [
+            ("gpt2", "openai-community/gpt2", None),
+            ("gpt-neox", "EleutherAI/gpt-neox-20b", None),
+            ("someone/some-tokenizer@v2", "someone/some-tokenizer", "v2"),
+        ],
+    )
+    def test_what_is_asked_for(self, hub, monkeypatch, tmp_path, name, repository, revision) -> None:
+        import huggingface_hub
+
+        asked = []
+
+        def download(name: str, file: str, revision: str | None) -> str:
+            asked.append((name, file, revision))
+            return str(hub / file)
+
+        monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+        assert given(name, tmp_path)[1] == f"{repository}@0123abc"
+        assert asked == [(repository, "tokenizer.json", revision)]
 
     def test_failures_are_one_line_without_secrets(self, hub, tmp_path, monkeypatch) -> None:
         import huggingface_hub
@@ -166,7 +216,7 @@ class TestHub:
             HFValidationError("bad name"),
         ):
 
-            def fail(name: str, file: str, error: Exception = error) -> str:
+            def fail(name: str, file: str, revision: None, error: Exception = error) -> str:
                 raise error
 
             monkeypatch.setattr(huggingface_hub, "hf_hub_download", fail)
