@@ -8,8 +8,8 @@ confidence interval, and the same of the time from step to step, which has in it
 are far below every limit of silence (30 s). Adam's launcher and supervisord, which sleep, go on all the time.
 
 The steps of a machine that is shared scatter by a tenth from one second to the next, which takes days of pairs for half a per cent. --load
-has matrix products of a few milliseconds on all cores in place of the steps: pairs can be as short as half a second. The run's trainer is
-put behind them (SCHED_IDLE) meanwhile, so that it logs its rows and takes nothing; its model must be a tiny one, or it looks hung.
+has matrix products of a few milliseconds on all cores in place of the steps: pairs can be as short as half a second. Pause the run first
+(`adamctl pause`): beside a trainer that computes, even one of the lowest priority, threads of a product meet on one core for long.
 """
 
 import argparse
@@ -35,7 +35,6 @@ from tqdm import tqdm
 
 from adam.contract.clock import boottime_ns
 from adam.contract.durable import log_lines
-from adam.contract.lease import read_lease
 from adam.contract.paths import RunPaths
 from adam.contract.process import processes_with
 from adam.contract.records import StepRow, decode_step
@@ -129,31 +128,13 @@ def products(pipe: Connection) -> None:
     pipe.send(done)
 
 
-@contextmanager
-def behind(pid: int) -> Iterator[None]:
-    """A process, threads and all, computes only where nobody else wants to."""
-    threads = [int(task.name) for task in Path(f"/proc/{pid}/task").iterdir()]
-    try:
-        for thread in threads:
-            os.sched_setscheduler(thread, os.SCHED_IDLE, os.sched_param(0))
-        yield
-    finally:
-        for thread in threads:
-            with suppress(ProcessLookupError):
-                os.sched_setscheduler(thread, os.SCHED_OTHER, os.sched_param(0))
-
-
 def under_load(paths: RunPaths, pairs: int, seconds: float) -> list[dict[str, float]]:
     """Seconds a product, of each pair."""
-    lease = read_lease(paths)
-    if lease is None or lease.program != "trainer":
-        raise SystemExit(f"{paths.root} is not training")
     ours, theirs = get_context("spawn").Pipe()
     load = get_context("spawn").Process(target=products, args=(theirs,), daemon=True)
     load.start()
     ours.recv()
-    with behind(lease.child_pid):
-        windows = [both(paths.root, seconds) for _ in tqdm(range(pairs))]
+    windows = [both(paths.root, seconds) for _ in tqdm(range(pairs))]
     ours.send(None)
     done: Any = ours.recv()
     load.join()
@@ -196,7 +177,7 @@ def tell_of(what: str, times: dict[str, list[float]]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run", type=Path, required=True, help="a run that is training")
+    parser.add_argument("--run", type=Path, required=True, help="a run that is training, or paused for --load")
     parser.add_argument("--pairs", type=int, default=40)
     parser.add_argument("--block", type=float, default=4.0, help=f"seconds, {LONGEST_BLOCK_S:.0f} at most")
     parser.add_argument("--load", action="store_true", help="a load of all cores in place of the run's own steps")
