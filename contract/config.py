@@ -103,7 +103,11 @@ class Trainer(Section, frozen=True):
         ),
     ] = "auto"
     precision: Annotated[
-        Literal["auto", "fp32", "bf16"], Meta(description="auto: bf16 autocast over fp32 weights on GPUs, fp32 on CPUs")
+        Literal["auto", "fp32", "bf16", "fp8"],
+        Meta(
+            description="auto: bf16 autocast over fp32 weights on GPUs, fp32 on CPUs; fp8: bf16, and in_proj and out_proj of each "
+            "block are multiplied in e4m3 with a scale a row (sm_89 and later)"
+        ),
     ] = "auto"
     recompute: Annotated[
         Literal["auto", "on", "off"],

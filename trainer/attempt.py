@@ -170,4 +170,4 @@ def _make_model(shape: ModelConfig, seed: int, runtime: Runtime) -> MambaLM:
     torch.manual_seed(seed)
     # Drawn where they are to be: 2.8 billion random numbers take a CPU a minute, at each start.
     with torch.device(runtime.device):
-        return MambaLM(shape, make_ops(runtime.backend))
+        return MambaLM(shape, make_ops(runtime.backend), runtime.linear)
