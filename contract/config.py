@@ -110,12 +110,20 @@ class Trainer(Section, frozen=True):
         ),
     ] = "auto"
     recompute: Annotated[
-        Literal["auto", "on", "off"],
+        Literal["auto", "on", "off", "blocks"],
         Meta(
             description="whether states of selective scans are computed again in the backward (native, mamba1), to the same bits; "
-            "auto: where keeping them would take more than nine tenths of the GPU's memory"
+            "blocks: all of a block but its input is; "
+            "auto: where keeping them would take more than nine tenths of the GPU's memory, or as `fit` measures"
         ),
     ] = "auto"
+    fit: Annotated[
+        Literal["auto", "off"],
+        Meta(
+            description="auto: how many samples are computed at once, and what is computed again in the backward, is measured at the "
+            "first start and kept: the fastest that fits beside a snapshot's copy; micro_batch is then not used; off: micro_batch"
+        ),
+    ] = "off"
     threads: Annotated[int, Meta(ge=0, description="CPU threads; 0: the cores this process may use")] = 0
     log_every: Annotated[int, Meta(ge=1, description="updates between two rows of metrics.csv")] = 1
     eval_every: Annotated[int, Meta(ge=0, description="updates between two validations; 0: only at the end")] = 1000

@@ -27,7 +27,14 @@ FIXED_BY_TRAINING = (
     "trainer.clip",
 )
 # May change, but the numbers are then no longer bit for bit those of the run before: a recorded break.
-NUMERICS = ("trainer.micro_batch", "trainer.device", "trainer.backend", "trainer.precision", "trainer.threads")
+NUMERICS = (
+    "trainer.micro_batch",
+    "trainer.fit",
+    "trainer.device",
+    "trainer.backend",
+    "trainer.precision",
+    "trainer.threads",
+)
 
 
 def changed_keys(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:

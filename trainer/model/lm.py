@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from adam.contract.model import ModelConfig
 from adam.trainer.model.init import init_weights
@@ -39,11 +40,16 @@ class Backbone(nn.Module):
         self.embedding = nn.Embedding(config.vocab_size, config.d_model)
         self.layers = nn.ModuleList(Block(config, ops, linear) for _ in range(config.n_layer))
         self.norm_f = RMSNorm(config, ops)
+        self.recompute = False  # keep of each block its input alone, and compute the rest again in the backward
 
     def forward(self, tokens: Tensor, resets: Tensor | None) -> Tensor:
         x, residual = self.embedding(tokens), None
         for layer in self.layers:
-            x, residual = layer(x, residual, resets)
+            if self.recompute and torch.is_grad_enabled():
+                # Nothing in a block is random.
+                x, residual = checkpoint(layer, x, residual, resets, use_reentrant=False, preserve_rng_state=False)
+            else:
+                x, residual = layer(x, residual, resets)
         normed: Tensor = self.norm_f(x, residual)[0]
         return normed
 
