@@ -83,7 +83,9 @@ class Bench:
         self.optimizer = make_optimizer(self.model, Trainer(decay_steps=1))
         for _ in moments(self.model, self.optimizer):
             pass
-        self.theirs = torch.optim.AdamW(self.optimizer.param_groups, lr=1e-4, betas=(0.9, 0.95), fused=True)
+        for group in self.optimizer.param_groups:
+            group["lr"] = 0.0  # takes as long, and all measure the same weights
+        self.theirs = torch.optim.AdamW(self.optimizer.param_groups, lr=0.0, betas=(0.9, 0.95), fused=True)
         self.theirs.state = self.optimizer.state
 
     def sharing(self, model: nn.Module, names: Callable[[str], str] = str) -> nn.Module:
@@ -95,6 +97,15 @@ class Bench:
         size = (micro_batch, self.length)
         tokens, targets = (torch.randint(self.shape.vocab_size, size, device=self.device) for _ in range(2))
         return tokens, targets, torch.rand(size, device=self.device) < 1 / DOCUMENT
+
+    @torch.no_grad()
+    def loss(self, side: Side) -> float:
+        """Of tokens that are the same for all, in nats: the models must agree."""
+        generator = torch.Generator(self.device).manual_seed(1)
+        size = (1, self.length + 1)
+        tokens = torch.randint(self.shape.vocab_size, size, device=self.device, generator=generator)
+        none = torch.zeros(1, self.length, dtype=torch.bool, device=self.device)
+        return float(side.losses(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous(), none).mean())
 
     def step(self, side: Side) -> None:
         losses = side.losses(*self.batch(side.micro_batch))
@@ -187,7 +198,9 @@ def try_out(bench: Bench, side: Side) -> None:
     """Two steps, the first of which compiles; how much memory they take."""
     bench.clear()
     began = time.perf_counter()
+    loss = float("nan")
     try:
+        loss = bench.loss(side)
         for _ in range(2):
             bench.step(side)
         bench.synchronize()
@@ -197,7 +210,10 @@ def try_out(bench: Bench, side: Side) -> None:
         side.peak = torch.cuda.max_memory_allocated()
     bench.clear()
     said = f"{side.peak / GIB:.1f} GiB" if side.fits else "does not fit"
-    print(f"tried {side.name}, {side.micro_batch}: {said}, {time.perf_counter() - began:.1f} s", flush=True)
+    print(
+        f"tried {side.name}, {side.micro_batch}: loss {loss:.4f}, {said}, {time.perf_counter() - began:.1f} s",
+        flush=True,
+    )
 
 
 def take_turns(bench: Bench, sides: list[Side], rounds: int) -> None:

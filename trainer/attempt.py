@@ -105,7 +105,7 @@ def _train(paths: RunPaths, plan: Plan, config: Config, heart: Heart, stop_reque
     runtime = set_up(config.trainer, config.model, plan, paths.kernel_checks, last_device(paths))
     data = open_data(paths, config.trainer.seq_len)
     shape = resolved(config.model, data.manifest.vocab_size)
-    model = _make_model(shape, config.trainer.seed, runtime)
+    model = make_model(shape, config.trainer.seed, runtime)
     owed = Owed()
     fit, recompute = None, False
     if config.trainer.fit == "auto":
@@ -182,7 +182,7 @@ def _resume(
     return restore(directory, model, optimizer, identity, committed=not resume.slot, beat=beat)
 
 
-def _make_model(shape: ModelConfig, seed: int, runtime: Runtime) -> MambaLM:
+def make_model(shape: ModelConfig, seed: int, runtime: Runtime) -> MambaLM:
     """The model with its first weights."""
     torch.manual_seed(seed)
     # Drawn where they are to be: 2.8 billion random numbers take a CPU a minute, at each start.

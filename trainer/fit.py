@@ -23,7 +23,7 @@ from adam.contract.errors import ConfigError, DataError
 from adam.contract.ram import cgroup_left
 from adam.contract.records import Fit, Fitted
 from adam.trainer.copying import MARGIN_BYTES
-from adam.trainer.fit_choice import SMALL_BUFFERS, beside, pick, search, sizes
+from adam.trainer.fit_choice import SMALL_BUFFERS, pick, search, sizes
 from adam.trainer.memory import gpu_room, needed_bytes, set_way, ways
 from adam.trainer.model.lm import MambaLM
 from adam.trainer.runtime import Runtime
@@ -77,7 +77,13 @@ class Probe:
         if runtime.device == "cuda":
             need = torch.cuda.max_memory_reserved() + MOMENT_BYTES * self.parameters
         found = Fitted(size, again, min(seconds) / size, need)
-        log.info("fit", micro_batch=size, again=again, ms_a_sample=round(1e3 * found.seconds, 2), peak=found.peak)
+        log.info(
+            "fit",
+            micro_batch=size,
+            again=again or "nothing",
+            ms_a_sample=round(1e3 * found.seconds, 2),
+            peak=found.peak,
+        )
         return found
 
     def _backward(self, runtime: Runtime) -> None:
@@ -122,23 +128,23 @@ def settle_fit(
         chosen = pick(known.measured, known.room, known.copy, most, failed)
         if chosen:
             set_way(model, chosen.again)
-            log.info("fit as measured before", micro_batch=chosen.micro_batch, again=chosen.again)
+            log.info("fit as measured before", micro_batch=chosen.micro_batch, again=chosen.again or "nothing")
             return msgspec.structs.replace(known, chosen=chosen)
     probe, began = Probe(model, config, runtime, beat), time.monotonic()
     found = search(
         sizes(trainer.batch_size, most),
         ways(model, trainer.recompute),
         probe.measure,
-        lambda one: (
-            pick([one], probe.room, probe.copy, most, failed) is not None and beside(one, probe.room, probe.copy)
-        ),
+        lambda one: pick([one], probe.room, probe.copy, most, failed) is not None,
         lambda: time.monotonic() - began < BUDGET_S,
     )
     chosen = pick(found, probe.room, probe.copy, most, failed)
     if chosen is None:
         raise no_room(found, probe)
     set_way(model, chosen.again)
-    log.info("fit chosen", micro_batch=chosen.micro_batch, again=chosen.again, peak=chosen.peak, room=probe.room)
+    log.info(
+        "fit chosen", micro_batch=chosen.micro_batch, again=chosen.again or "nothing", peak=chosen.peak, room=probe.room
+    )
     return Fit(
         key=key,
         attempt=attempt,
