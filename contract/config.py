@@ -82,6 +82,10 @@ class Trainer(Section, frozen=True):
         int, Meta(ge=0, description="update at which the cosine reaches min_lr; 0: steps, as it was at the first start")
     ] = 0
     weight_decay: Annotated[float, Meta(ge=0, description="not applied to norms, biases, A_log, D and dt_bias")] = 0.05
+    optimizer: Annotated[
+        Literal["adamw", "muon"],
+        Meta(description="muon: Muon for the projections of blocks, at rates that fit AdamW's, and AdamW for all else"),
+    ] = "adamw"
     beta1: Annotated[float, Meta(ge=0, lt=1, description="AdamW's first moment")] = 0.9
     beta2: Annotated[float, Meta(ge=0, lt=1, description="AdamW's second moment")] = 0.95
     eps: Annotated[float, Meta(gt=0, description="AdamW's epsilon")] = 1e-8

@@ -21,6 +21,7 @@ FIXED_BY_TRAINING = (
     "trainer.warmup_steps",
     "trainer.decay_steps",
     "trainer.weight_decay",
+    "trainer.optimizer",
     "trainer.beta1",
     "trainer.beta2",
     "trainer.eps",
