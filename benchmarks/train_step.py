@@ -36,7 +36,7 @@ from adam.contract.weights import mamba_config  # noqa: E402
 from adam.trainer.model.lm import MambaLM  # noqa: E402
 from adam.trainer.ops.backends import make_ops  # noqa: E402
 from adam.trainer.ops.native import NativeOps  # noqa: E402
-from adam.trainer.optim import apply_update, make_optimizer, moments  # noqa: E402
+from adam.trainer.optim import apply_update, clip_gradients, make_optimizer, moments  # noqa: E402
 from adam.trainer.runtime import Runtime  # noqa: E402
 
 DOCUMENT = 1000  # tokens, in the mean
@@ -46,10 +46,10 @@ GIB = 1 << 30
 KINDS = {
     "scan": r"scan_forward|scan_backward|scan_chunks|link_chunks|sum_groups|selective_scan|ssd|_chunk_|state_passing|_bmm_",
     "fp8 casts": r"cast_rows|transpose_bytes",
-    "convolution": r"conv",
-    "norm": r"norm(?!_reduce|ops)|rms",
+    "optimizer, clipping": r"adam|multi_tensor|foreach|normops|lpnorm|square_sums|finish_norm",
+    "convolution": r"conv_|causal_conv|conv1d",
+    "norm": r"norm|rms",
     "loss": r"softmax|nll|cross_entropy|log_sum_exp",
-    "optimizer, clipping": r"adam|multi_tensor|foreach|normops|lpnorm",
     "GEMM": r"gemm|cutlass|nvjet|xmma|cublas|gemv|splitk|_mm_|matmul",
     "copies, fills": r"memcpy|memset|fill|copy",
 }
@@ -76,7 +76,7 @@ class Bench:
         torch.manual_seed(0)
         self.shape, self.length, self.device = shape, length, device
         with torch.device(device):
-            self.model = MambaLM(shape, make_ops("torch"))
+            self.model = MambaLM(shape, make_ops("native" if device == "cuda" else "torch"))
         self.weights = dict(self.model.named_parameters())
         if shape.tie_embeddings:
             self.weights["lm_head.weight"] = self.model.lm_head.weight
@@ -85,8 +85,9 @@ class Bench:
             pass
         for group in self.optimizer.param_groups:
             group["lr"] = 0.0  # takes as long, and all measure the same weights
-        self.theirs = torch.optim.AdamW(self.optimizer.param_groups, lr=0.0, betas=(0.9, 0.95), fused=True)
-        self.theirs.state = self.optimizer.state
+        self.theirs = torch.optim.AdamW(self.model.parameters(), lr=0.0, betas=(0.9, 0.95), fused=True)
+        for parameter, state in self.optimizer.state.items():
+            self.theirs.state[parameter] = {**state, "step": torch.zeros((), device=device)}
 
     def sharing(self, model: nn.Module, names: Callable[[str], str] = str) -> nn.Module:
         """`model`, made on the device `meta`, with our parameters in place of its own."""
@@ -112,9 +113,16 @@ class Bench:
         torch.set_deterministic_debug_mode("error" if side.name.startswith("adam") else "default")
         losses = side.losses(*self.batch(side.micro_batch))
         losses.mean().backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         side.update()
         self.optimizer.zero_grad(set_to_none=True)
+
+    def our_update(self) -> None:
+        clip_gradients(self.model, self.optimizer, 1.0)
+        apply_update(self.optimizer)
+
+    def their_update(self) -> None:
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.theirs.step()
 
     def synchronize(self) -> None:
         if self.device == "cuda":
@@ -150,11 +158,7 @@ def ours(bench: Bench, names: list[str]) -> Iterator[tuple[str, Callable[..., Te
                     return found
 
             title = "bf16" if name == "native" else name
-            yield (
-                f"adam {title}{', states recomputed' if recompute else ''}",
-                losses,
-                lambda: apply_update(bench.optimizer),
-            )
+            yield f"adam {title}{', states recomputed' if recompute else ''}", losses, bench.our_update
 
 
 def theirs(bench: Bench, name: str) -> tuple[str, Callable[..., Tensor], Callable[[], None]]:
@@ -165,10 +169,7 @@ def theirs(bench: Bench, name: str) -> tuple[str, Callable[..., Tensor], Callabl
             logits = model(tokens).logits
         return nn.functional.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="none")
 
-    def update() -> None:
-        bench.theirs.step()
-
-    return name, losses, update
+    return name, losses, bench.their_update
 
 
 def _mamba_ssm(shape: ModelConfig) -> tuple[nn.Module, Callable[[str], str]]:

@@ -19,7 +19,7 @@ from adam.contract.records import Plan
 from adam.trainer.attempt import make_model
 from adam.trainer.fit import settle_fit
 from adam.trainer.model.lm import MambaLM
-from adam.trainer.optim import apply_update, make_optimizer
+from adam.trainer.optim import apply_update, clip_gradients, make_optimizer
 from adam.trainer.runtime import Runtime, set_up
 from adam.trainer.snapshot import Identity, Position, Snapshots
 from adam.trainer.state import trained_state
@@ -49,7 +49,7 @@ class Updates:
             (losses.sum() / (self.trainer.batch_size * self.trainer.seq_len)).backward()
             if snapshots is not None:
                 snapshots.poll()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.trainer.clip)
+        clip_gradients(self.model, self.optimizer, self.trainer.clip)
         if snapshots is not None:
             snapshots.before_update()
         apply_update(self.optimizer)

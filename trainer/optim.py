@@ -58,6 +58,12 @@ def make_optimizer(model: MambaLM, config: Trainer) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2), eps=config.eps, fused=True)
 
 
+def clip_gradients(model: MambaLM, optimizer: torch.optim.AdamW, most: float) -> torch.Tensor:
+    """The norm of the whole gradient, (); the next `apply_update` takes a gradient that is larger than `most` as if it had that norm."""
+    del optimizer
+    return torch.nn.utils.clip_grad_norm_(model.parameters(), most)
+
+
 def apply_update(optimizer: torch.optim.AdamW) -> None:
     """One update from the gradients. What `optimizer.step` wraps around it is for torch.compile, and imports dynamo too."""
     with torch.no_grad():
