@@ -17,8 +17,8 @@ from adam.trainer.attempt import run_attempt
 from adam.trainer.fit import Probe
 from adam.trainer.memory import BLOCKS, KEPT, STATES, set_way
 from adam.trainer.model.lm import MambaLM
-from adam.trainer.ops.native import NativeOps
 from adam.trainer.ops.fp8 import OLDEST
+from adam.trainer.ops.native import NativeOps
 from adam.trainer.optim import apply_update, make_optimizer
 from adam.trainer.runtime import Runtime
 
