@@ -1,0 +1,94 @@
+"""The native operations beside the scan on a GPU: equal to the reference, the same bits twice, at odd sizes and at a 2.7B model's."""
+
+import op_checks
+import pytest
+import torch
+from op_checks import On, add_norm, conv, first_norm, gated_norm, loss
+
+from adam.trainer.ops import native_loss
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
+SINGLE = On("cuda", torch.float32, 1e-5)
+HALF = On("cuda", torch.bfloat16, 1e-2)
+OTHER_HALF = On("cuda", torch.float16, 2e-3)
+SMALL = {
+    "conv": conv(2, 37, 12, 4),
+    "conv of 2": conv(3, 130, 516, 2),
+    "conv of 3": conv(1, 65, 6, 3),
+    "conv without": conv(2, 1, 4, 4, documents=False, bias=False),
+    "add_norm": add_norm(2, 7, 12),
+    "add_norm, wide": add_norm(300, 2, 2560),
+    "add_norm, widest": add_norm(1, 2, 12288),
+    "first_norm": first_norm(2, 3, 260),
+    "gated_norm": gated_norm(2, 7, 16, 2),
+    "gated_norm, wide": gated_norm(3, 200, 5120, 1),
+    "gated_norm, groups": gated_norm(2, 9, 5120, 8),
+    "loss": loss(2, 7, 64, 40),
+    "loss of many words": loss(1, 33, 64, 50280),
+}
+
+
+@pytest.mark.parametrize("on", [SINGLE, HALF, OTHER_HALF], ids=["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("case", SMALL)
+def test_it_equals_the_reference(case: str, on: On) -> None:
+    on.equals_the_reference(SMALL[case])
+
+
+@pytest.mark.parametrize("kept", [0, 1 << 31])
+@pytest.mark.parametrize("chunk", [5 * 2 * 1000, 1 << 30])
+def test_the_loss_however_it_is_cut(kept: int, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native_loss, "KEPT_BYTES", kept)
+    monkeypatch.setattr(native_loss, "CHUNK_BYTES", chunk)
+    SINGLE.equals_the_reference(loss(2, 7, 64, 1000))
+    HALF.equals_the_reference(loss(2, 7, 64, 1000))
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        conv(4, 2048, 5120, 4),
+        add_norm(4, 2048, 2560),
+        gated_norm(4, 2048, 5120, 1),
+        loss(4, 2048, 256, 50280),
+    ],
+    ids=["conv", "add_norm", "gated_norm", "loss"],
+)
+def test_the_same_bits_twice_at_the_size_of_a_large_model(case) -> None:
+    HALF.comes_out_the_same_twice(case)
+
+
+def test_logits_beyond_four_gigabytes() -> None:
+    """Where they lie takes more than 32 bits; chunks of 1 GiB, none kept."""
+    tokens, words = 44_000, 50_280
+    g = torch.Generator("cuda").manual_seed(0)
+    hidden = torch.randn(tokens, 64, device="cuda", generator=g).bfloat16().requires_grad_()
+    weight = torch.randn(words, 64, device="cuda", generator=g).requires_grad_()
+    targets = torch.randint(0, words, (tokens,), device="cuda", generator=g)
+    losses = native_loss.cross_entropy(hidden, weight, targets)
+    last = slice(tokens - 100, tokens)
+    logits = (hidden[last] @ weight.bfloat16().t()).float()
+    right = torch.nn.functional.cross_entropy(logits, targets[last], reduction="none")
+    torch.testing.assert_close(losses[last], right, rtol=1e-4, atol=1e-4)
+    (found,) = torch.autograd.grad(losses[last].sum(), hidden)
+    (wanted,) = torch.autograd.grad(right.sum(), hidden)
+    assert float((found - wanted).float().norm() / wanted.float().norm()) < 1e-2
+
+
+def test_kept_logits_beyond_two_gigabytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native_loss, "KEPT_BYTES", 1 << 34)
+    monkeypatch.setattr(native_loss, "CHUNK_BYTES", 1 << 33)
+    test_logits_beyond_four_gigabytes()
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        op_checks.gradients_stay_in_their_document,
+        op_checks.slices_of_wider_rows_are_read_where_they_lie,
+        op_checks.what_is_no_number_shows,
+        op_checks.operators_are_what_torch_takes_them_for,
+        op_checks.is_differentiable_once,
+    ],
+)
+def test_what_is_asked_without_a_gpu_too(check) -> None:
+    check(SINGLE)
