@@ -3,7 +3,7 @@
 import op_checks
 import pytest
 import torch
-from op_checks import On, add_norm, conv, first_norm, gated_norm, loss
+from op_checks import On, add_norm, conv, first_norm, gated_norm, loss, ssd
 
 from adam.trainer.ops import native_loss
 
@@ -34,6 +34,27 @@ def test_it_equals_the_reference(case: str, on: On) -> None:
     on.equals_the_reference(SMALL[case])
 
 
+@pytest.mark.parametrize("on", [On("cuda", torch.bfloat16, 2e-2), On("cuda", torch.float16, 3e-3)], ids=["bf16", "fp16"])
+@pytest.mark.parametrize(
+    "shape", [(1, 40, 2, 1, 16), (2, 200, 4, 2, 32), (1, 129, 18, 1, 16), (2, 300, 24, 3, 128), (1, 1100, 16, 1, 128)]
+)
+@pytest.mark.parametrize("documents", [False, True])
+def test_the_duality(shape: tuple[int, ...], on: On, documents: bool) -> None:
+    on.equals_the_reference(ssd(*shape, documents=documents))
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        op_checks.packed_documents_equal_documents_apart,
+        op_checks.a_reset_forgets_all_at_any_decay,
+        op_checks.the_bits_do_not_hang_on_what_is_kept,
+    ],
+)
+def test_what_the_duality_must_do(check) -> None:
+    check(HALF)
+
+
 @pytest.mark.parametrize("kept", [0, 1 << 31])
 @pytest.mark.parametrize("chunk", [5 * 2 * 1000, 1 << 30])
 def test_the_loss_however_it_is_cut(kept: int, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,8 +71,9 @@ def test_the_loss_however_it_is_cut(kept: int, chunk: int, monkeypatch: pytest.M
         add_norm(4, 2048, 2560),
         gated_norm(4, 2048, 5120, 1),
         loss(4, 2048, 256, 50280),
+        ssd(4, 2048, 80, 1, 128),
     ],
-    ids=["conv", "add_norm", "gated_norm", "loss"],
+    ids=["conv", "add_norm", "gated_norm", "loss", "ssd"],
 )
 def test_the_same_bits_twice_at_the_size_of_a_large_model(case) -> None:
     HALF.comes_out_the_same_twice(case)

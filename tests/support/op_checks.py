@@ -118,6 +118,62 @@ def loss(batch: int, length: int, width: int, vocabulary: int) -> Case:
     return Case(values, call, ("weight",))
 
 
+def ssd(batch: int, length: int, heads: int, groups: int, states: int, *, documents: bool = True) -> Case:
+    """Steps and decays as Mamba-2 begins with, so that much comes from before a chunk."""
+    each = (batch, length, groups, states)
+    values = {
+        "x": draw(batch, length, heads, 64),
+        "dt": draw(batch, length, heads, seed=1),
+        "A": -draw(heads, seed=2).exp(),
+        "B": draw(*each, seed=3),
+        "C": draw(*each, seed=4),
+        "D": draw(heads, seed=5),
+        "dt_bias": draw(heads, seed=6) - 4,
+    }
+    resets = beginnings(batch, length, 0.01) if documents else None
+
+    def call(ops: Ops, given: Values) -> Tensor:
+        where = None if resets is None else resets.to(given["x"].device)
+        return ops.ssd(**given, resets=where, chunk_size=64)
+
+    return Case(values, call, ("A", "D", "dt_bias"))
+
+
+def packed_documents_equal_documents_apart(on: On) -> None:
+    """Beginnings inside a chunk, at its first and at its last token, one after another."""
+    case, cuts = ssd(1, 300, 2, 1, 16), (0, 5, 6, 127, 128, 200, 256, 300)
+    values = {name: value.detach() for name, value in on.given(case).items()}
+    resets = torch.zeros(1, 300, dtype=torch.bool, device=on.device)
+    resets[0, list(cuts[1:-1])] = True
+    whole = NativeOps().ssd(**values, resets=resets, chunk_size=64)
+    pieces = []
+    for begin, end in zip(cuts, cuts[1:], strict=False):
+        part = {name: value[:, begin:end] if value.ndim > 1 else value for name, value in values.items()}
+        pieces.append(NativeOps().ssd(**part, resets=None, chunk_size=64))
+    apart = torch.cat(pieces, 1)
+    assert float((whole - apart).float().norm() / apart.float().norm()) <= on.tolerance
+
+
+def a_reset_forgets_all_at_any_decay(on: On) -> None:
+    """What came before is huge, and the decay may be none at all."""
+    for rate in (1e-30, 1e-3, 1e3):
+        values = {name: value.detach() for name, value in on.given(ssd(1, 200, 2, 1, 16)).items()}
+        values["A"] = torch.full_like(values["A"], -rate)
+        values["x"][:, :150] *= 1e4
+        resets = torch.zeros(1, 200, dtype=torch.bool, device=on.device)
+        resets[0, 150] = True
+        found = NativeOps().ssd(**values, resets=resets, chunk_size=64)[:, 150:]
+        after = {name: value[:, 150:] if value.ndim > 1 else value for name, value in values.items()}
+        right = NativeOps().ssd(**after, resets=None, chunk_size=64)
+        assert float((found - right).float().norm() / right.float().norm()) <= on.tolerance
+
+
+def the_bits_do_not_hang_on_what_is_kept(on: On) -> None:
+    case = ssd(2, 200, 2, 1, 16)
+    kept, recomputed = (on.both_ways(NativeOps(recompute=way), case, on.given(case)) for way in (False, True))
+    assert all(torch.equal(a, b) for a, b in zip(kept, recomputed, strict=True))
+
+
 def gradients_stay_in_their_document(on: On) -> None:
     x, weight = draw(1, 9, 8).to(on.device).requires_grad_(), draw(8, 4, seed=1).to(on.device)
     resets = torch.zeros(1, 9, dtype=torch.bool, device=on.device)
@@ -171,6 +227,9 @@ def operators_are_what_torch_takes_them_for(on: On) -> None:
         (ops.cross_entropy, (hidden, words, targets, False)),
     ):
         torch.library.opcheck(operator, operands)
+    values = On(on.device, torch.bfloat16, 0).given(ssd(1, 140, 2, 1, 16))
+    for keep in (False, True):
+        torch.library.opcheck(ops.ssd, (*values.values(), beginnings(1, 140).to(on.device), keep))
 
 
 def is_differentiable_once(on: On) -> None:

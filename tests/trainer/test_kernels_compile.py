@@ -6,7 +6,7 @@ kernels assert themselves. So what can go wrong shows as an error or as spilled 
 
 import pytest
 
-from adam.trainer.ops import nvrtc
+from adam.trainer.ops import native_ssd, nvrtc
 from adam.trainer.ops.nvrtc import KernelError, compile_kernels, kept_code
 
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100", "sm_103", "sm_120")
@@ -29,6 +29,12 @@ OTHERS = {
     "gated norm": (("norm_common.cuh", "gated_norm.cu"), {"THREADS": 256, "ITEMS": 5}),
     "cross-entropy": (("cross_entropy.cu",), {}),
     "AdamW": (("adamw.cu",), {}),
+}
+PAIRS = ("common.cuh", "ssd_common.cuh", "ssd_pairs.cuh")
+DUALITY = {
+    "tokens": (("common.cuh", "ssd_common.cuh", "ssd_tokens.cu"), {"STATES": 128}),
+    "forward": ((*PAIRS, "ssd_forward.cu"), {"SHARED": native_ssd.FORWARD_SHARED}),
+    "backward": ((*PAIRS, "ssd_backward.cu"), {"SHARED": native_ssd.BACKWARD_SHARED}),
 }
 BF16, FP16, FP32 = 0, 1, 2
 
@@ -71,6 +77,14 @@ def test_the_other_operations_on_all_architectures(what: str, architecture: str)
     files, macros = OTHERS[what]
     for element in (BF16, FP32):
         assert _spilled(("common.cuh", *files), {"ELEMENT": element, **macros}, architecture) <= 16
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("what", DUALITY)
+def test_the_duality_on_all_architectures(what: str, architecture: str) -> None:
+    files, macros = DUALITY[what]
+    for element in (BF16, FP16):
+        assert _spilled(files, {"ELEMENT": element, **macros}, architecture) <= 16
 
 
 def test_machine_code_is_kept_and_not_believed_blindly(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:

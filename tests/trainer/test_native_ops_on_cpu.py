@@ -4,7 +4,7 @@ import cuda_on_cpu
 import op_checks
 import pytest
 import torch
-from op_checks import On, add_norm, conv, first_norm, gated_norm, loss
+from op_checks import On, add_norm, conv, first_norm, gated_norm, loss, ssd
 
 from adam.trainer.ops import native_loss
 from adam.trainer.ops.native import NativeOps
@@ -69,6 +69,29 @@ def test_a_target_that_is_no_word_shows() -> None:
 def test_half_precision(on: On) -> None:
     for case in (conv(2, 37, 12, 4), add_norm(2, 5, 260), first_norm(2, 5, 12), gated_norm(2, 5, 16, 2), loss(2, 3, 16, 40)):
         on.equals_the_reference(case)
+
+
+@pytest.mark.parametrize("shape", [(1, 40, 2, 1, 16), (2, 200, 4, 2, 32), (1, 129, 18, 1, 16)])
+def test_the_duality(shape: tuple[int, ...]) -> None:
+    On("cpu", torch.float16, 3e-3).equals_the_reference(ssd(*shape))
+    On("cpu", torch.bfloat16, 2e-2).equals_the_reference(ssd(*shape, documents=False))
+
+
+def test_the_duality_of_other_shapes_is_the_references() -> None:
+    SINGLE.equals_the_reference(ssd(1, 20, 2, 1, 16))
+    HALF.equals_the_reference(ssd(1, 20, 2, 1, 12))
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        op_checks.packed_documents_equal_documents_apart,
+        op_checks.a_reset_forgets_all_at_any_decay,
+        op_checks.the_bits_do_not_hang_on_what_is_kept,
+    ],
+)
+def test_what_the_duality_must_do(check) -> None:
+    check(HALF)
 
 
 @pytest.mark.parametrize(

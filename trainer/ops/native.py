@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from adam.trainer.ops import native_conv, native_loss, native_norm
+from adam.trainer.ops import native_conv, native_loss, native_norm, native_ssd
 from adam.trainer.ops.native_scan import scan
 from adam.trainer.ops.reference import ReferenceOps
 
@@ -12,7 +12,8 @@ class NativeOps(ReferenceOps):
     """`Ops` for NVIDIA GPUs (sm_80 and later), bit for bit repeatable.
 
     Args:
-        recompute: keep nothing of scans for the backward: 50 GiB less for the 2.7B model at 8 x 2048 (states 40, y 10), for a forward more.
+        recompute: keep nothing of scans for the backward: 50 GiB less for the 2.7B model at 8 x 2048 (states 40, y 10), for a forward more;
+            of Mamba-2 no states.
     """
 
     def __init__(self, *, recompute: bool = False) -> None:
@@ -33,6 +34,24 @@ class NativeOps(ReferenceOps):
     ) -> tuple[Tensor, Tensor]:
         with torch.autocast(u.device.type, enabled=False):
             return scan(u, delta, A, B, C, D, z, delta_bias, resets, initial, recompute=self.recompute)
+
+    def ssd(
+        self,
+        x: Tensor,
+        dt: Tensor,
+        A: Tensor,
+        B: Tensor,
+        C: Tensor,
+        D: Tensor,
+        dt_bias: Tensor,
+        resets: Tensor | None,
+        chunk_size: int,
+    ) -> Tensor:
+        """As `Ops` says; chunks are of the kernels' own size. Other than half precision, heads of 64 and states by 16 is the reference's."""
+        if not native_ssd.takes(x, B):
+            return super().ssd(x, dt, A, B, C, D, dt_bias, resets, chunk_size)
+        with torch.autocast(x.device.type, enabled=False):
+            return native_ssd.ssd(x, dt, A, B, C, D, dt_bias, resets, recompute=self.recompute)
 
     def causal_conv1d(self, x: Tensor, weight: Tensor, bias: Tensor | None, resets: Tensor | None) -> Tensor:
         if weight.shape[1] not in native_conv.TAPS:

@@ -41,11 +41,15 @@ def launch(
     grid: tuple[int, int],
     threads: int,
     arguments: tuple[Tensor | int | None, ...],
+    shared: int = 0,
 ) -> None:
-    """Queue a kernel on the current stream of the GPU that its operands lie on. grid: columns and rows of blocks."""
+    """Queue a kernel on the current stream of the GPU that its operands lie on.
+
+    grid: columns and rows of blocks. shared: bytes of dynamic shared memory, at most 48 KB.
+    """
     device = next(argument for argument in arguments if isinstance(argument, Tensor)).device
     with torch.cuda.device(device):
-        kernel(files, name, macros, device.index).launch((*grid, 1), threads, 0, arguments)
+        kernel(files, name, macros, device.index).launch((*grid, 1), threads, shared, arguments)
 
 
 def operator(schema: str, run: Implementation, shapes: Implementation) -> None:

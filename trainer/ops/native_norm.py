@@ -51,7 +51,7 @@ def gated_rms_norm(x: Tensor, z: Tensor, weight: Tensor, epsilon: float, groups:
     return out
 
 
-def _shape(width: int) -> tuple[Macros, int]:
+def shape_of(width: int) -> tuple[Macros, int]:
     """Macros and threads of a block for rows of that width."""
     threads = next(threads for threads in THREADS if width <= 4 * ITEMS * threads)
     return (("THREADS", threads), ("ITEMS", -(-width // (4 * threads)))), threads
@@ -63,7 +63,7 @@ def _add_forward(
     _agree(x, residual, weight, kind)
     residual, x = plain(residual), None if x is None else plain(x)
     width = residual.shape[-1]
-    macros, threads = _shape(width)
+    macros, threads = shape_of(width)
     out, stream, scales = _add_shapes(x, residual, weight, epsilon, kind)
     count = scales.numel()
     launch(
@@ -92,7 +92,7 @@ def _add_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     stream = plain(stream)
     width, count = stream.shape[-1], scales.numel()
-    macros, threads = _shape(width)
+    macros, threads = shape_of(width)
     blocks = min(count, BLOCKS)
     dx, dresidual, _ = _add_backward_shapes(dout, dstream, stream, weight, scales, both)
     parts = stream.new_empty(blocks, width)
@@ -117,7 +117,7 @@ def _gated_forward(x: Tensor, z: Tensor, weight: Tensor, epsilon: float, groups:
     agree("gated_rms_norm", wanted, x.device)
     x, z = plain(x), in_rows(z)
     width = channels // groups
-    macros, threads = _shape(width)
+    macros, threads = shape_of(width)
     out, scales = _gated_shapes(x, z, weight, epsilon, groups)
     count = x.numel() // channels
     launch(
@@ -137,7 +137,7 @@ def _gated_backward(
     x, z = plain(x), in_rows(z)
     channels = x.shape[-1]
     width, count = channels // groups, x.numel() // channels
-    macros, threads = _shape(width)
+    macros, threads = shape_of(width)
     blocks = min(count, BLOCKS)
     dx, dz, parts = torch.empty_like(x), torch.empty_like(x), weight.new_empty(blocks, channels)
     launch(
