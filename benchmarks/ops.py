@@ -1,11 +1,11 @@
 """The operations of a 2.7B model beside the selective scan: our kernels, plain torch's, and mamba_ssm's where it is installed.
 
-    python -P benchmarks/ops.py [--tokens 8x2048] [--rounds 20] [--only conv,norm,gated,loss,adamw,ssd] [--compile-only]
+    python -P benchmarks/ops.py [--tokens 8x2048] [--rounds 20] [--only conv,norm,gated,loss,adamw,ssd] [--kernels] [--compile-only]
 
 Random bf16 data under bf16 autocast, forward and backward; all ways of an operation are measured in one process, a call of each in
 turn, with events around it, cold caches, and the GPU kept busy before it so that queueing is not measured; medians. Beside the times: the
 bytes that must move at the least, and what share of the speed of a large copy on the same GPU that makes. --compile-only compiles the
-kernels for this GPU, or without one for sm_90, and says what each takes.
+kernels for this GPU, or without one for sm_90, and says what each takes. --kernels says where the time of ours goes.
 """
 
 import argparse
@@ -75,7 +75,9 @@ def norm(batch: int, length: int) -> Work:
         from mamba_ssm.ops.triton.layer_norm import rms_norm_fn
 
         def stock() -> tuple[Tensor, ...]:
-            found: tuple[Tensor, ...] = rms_norm_fn(x, weight, None, residual=residual, prenorm=True, residual_in_fp32=True)
+            found: tuple[Tensor, ...] = rms_norm_fn(
+                x, weight, None, residual=residual, prenorm=True, residual_in_fp32=True
+            )
             return found
 
         ways[STOCK] = stock
@@ -100,7 +102,8 @@ def gated(batch: int, length: int) -> Work:
 
 def loss(batch: int, length: int) -> Work:
     """Beside what every trainer does: fp32 logits and torch's loss. The bytes are those of bf16 logits alone: products count besides."""
-    hidden, weight = draw(batch, length, MODEL), (draw(WORDS, MODEL, dtype=torch.float32).detach() * 0.02).requires_grad_()
+    hidden = draw(batch, length, MODEL)
+    weight = (0.02 * torch.randn(WORDS, MODEL, device="cuda")).requires_grad_()
     targets = torch.randint(0, WORDS, (batch, length), device="cuda")
     ways = ours_and_plain(lambda ops: ops.cross_entropy(hidden, weight, targets))
 
@@ -173,9 +176,7 @@ def measure(name: str, work: Work, rounds: int, cold: Tensor, speed: float) -> N
             with torch.autocast("cuda", dtype=torch.bfloat16):
                 f = milliseconds(lambda call=call, found=found: found.extend(call()), cold)
             coming = [torch.ones_like(out) for out in found]
-            b = milliseconds(
-                lambda found=found, coming=coming: torch.autograd.grad(found, work.operands, coming), cold
-            )
+            b = milliseconds(lambda found=found, coming=coming: torch.autograd.grad(found, work.operands, coming), cold)
             peak[way] = (torch.cuda.max_memory_allocated() - before) / 2**30
             if number >= 3:
                 forward[way].append(f)
@@ -193,9 +194,30 @@ def measure(name: str, work: Work, rounds: int, cold: Tensor, speed: float) -> N
         )
 
 
+def kernels(name: str, work: Work) -> None:
+    """The kernels of our forward and backward, the longest first."""
+    for _ in range(2):
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+            with torch.autocast("cuda", dtype=torch.bfloat16):
+                found = work.ways[OURS]()
+            torch.autograd.grad(found, work.operands, [torch.ones_like(out) for out in found])
+            torch.cuda.synchronize()
+    for kernel in sorted(profile.key_averages(), key=lambda kernel: -kernel.device_time_total)[:16]:
+        print(f"{name:6}   {kernel.device_time_total:8.1f} us  {kernel.count:3} x  {kernel.key[:110]}", flush=True)
+
+
 def adamw(rounds: int, cold: Tensor, speed: float, elements: int = 400_000_000) -> None:
     """Clipping and update of a part of a model, in tensors of a block's sizes: ours, torch's fused ones."""
-    sizes = [(2 * INNER, MODEL), (MODEL, INNER), (INNER, 192), (INNER, 160), (INNER, 16), (INNER, 4), (INNER,), (MODEL,)]
+    sizes = [
+        (2 * INNER, MODEL),
+        (MODEL, INNER),
+        (INNER, 192),
+        (INNER, 160),
+        (INNER, 16),
+        (INNER, 4),
+        (INNER,),
+        (MODEL,),
+    ]
     block = sum(torch.Size(size).numel() for size in sizes)
     shapes = sizes * (elements // block)
     count = block * (elements // block)
@@ -218,7 +240,8 @@ def adamw(rounds: int, cold: Tensor, speed: float, elements: int = 400_000_000) 
     for way, each in times.items():
         c, u = (statistics.median(column) for column in zip(*each, strict=True))
         print(
-            f"adamw  {way:16} clip {c:7.3f} ms ({4 * count / c / 1e6 / speed:4.0%})  update {u:7.3f} ms ({28 * count / u / 1e6 / speed:4.0%})  "
+            f"adamw  {way:16} clip {c:7.3f} ms ({4 * count / c / 1e6 / speed:4.0%})  "
+            f"update {u:7.3f} ms ({28 * count / u / 1e6 / speed:4.0%})  "
             f"for 2.768 B: {(c + u) * 2.768e9 / count:6.2f} ms",
             flush=True,
         )
@@ -238,6 +261,7 @@ def main() -> None:
     parser.add_argument("--tokens", default="8x2048")
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--only", default=",".join([*WORKS, "adamw"]))
+    parser.add_argument("--kernels", action="store_true")
     parser.add_argument("--compile-only", action="store_true")
     arguments = parser.parse_args()
     if arguments.compile_only:
@@ -245,14 +269,20 @@ def main() -> None:
         return
     torch.manual_seed(0)
     batch, length = map(int, arguments.tokens.split("x"))
-    cold = torch.empty(1 << 30, dtype=torch.int16, device="cuda")  # 2 GiB: half a millisecond, longer than queueing takes
+    # 2 GiB: half a millisecond of work, longer than queueing takes.
+    cold = torch.empty(1 << 30, dtype=torch.int16, device="cuda")
     speed = copy_speed(cold)
-    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}; a copy moves {speed:,.0f} GB/s; {arguments.tokens} tokens")
+    print(
+        f"{torch.cuda.get_device_name()}, torch {torch.__version__}; a copy moves {speed:,.0f} GB/s; {arguments.tokens} tokens"
+    )
     for name in arguments.only.split(","):
         if name == "adamw":
             adamw(arguments.rounds, cold, speed)
         else:
-            measure(name, WORKS[name](batch, length), arguments.rounds, cold, speed)
+            work = WORKS[name](batch, length)
+            measure(name, work, arguments.rounds, cold, speed)
+            if arguments.kernels:
+                kernels(name, work)
         torch.cuda.empty_cache()
 
 

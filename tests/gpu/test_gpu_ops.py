@@ -34,7 +34,9 @@ def test_it_equals_the_reference(case: str, on: On) -> None:
     on.equals_the_reference(SMALL[case])
 
 
-@pytest.mark.parametrize("on", [On("cuda", torch.bfloat16, 2e-2), On("cuda", torch.float16, 3e-3)], ids=["bf16", "fp16"])
+@pytest.mark.parametrize(
+    "on", [On("cuda", torch.bfloat16, 2e-2), On("cuda", torch.float16, 3e-3)], ids=["bf16", "fp16"]
+)
 @pytest.mark.parametrize(
     "shape", [(1, 40, 2, 1, 16), (2, 200, 4, 2, 32), (1, 129, 18, 1, 16), (2, 300, 24, 3, 128), (1, 1100, 16, 1, 128)]
 )

@@ -6,6 +6,7 @@ Each case has operands and a call; results and gradients are compared with the r
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import pairwise
 
 import pytest
 import torch
@@ -85,7 +86,11 @@ def conv(batch: int, length: int, channels: int, taps: int, *, documents: bool =
 
 
 def add_norm(batch: int, length: int, width: int) -> Case:
-    values = {"x": draw(batch, length, width), "residual": draw(batch, length, width, seed=1), "weight": draw(width, seed=2)}
+    values = {
+        "x": draw(batch, length, width),
+        "residual": draw(batch, length, width, seed=1),
+        "weight": draw(width, seed=2),
+    }
     return Case(
         values,
         lambda ops, given: ops.add_rms_norm(given["x"], given["residual"], given["weight"], EPSILON),
@@ -95,7 +100,9 @@ def add_norm(batch: int, length: int, width: int) -> Case:
 
 def first_norm(batch: int, length: int, width: int) -> Case:
     values = {"x": draw(batch, length, width), "weight": draw(width, seed=2)}
-    return Case(values, lambda ops, given: ops.add_rms_norm(given["x"], None, given["weight"], EPSILON), ("x", "weight"))
+    return Case(
+        values, lambda ops, given: ops.add_rms_norm(given["x"], None, given["weight"], EPSILON), ("x", "weight")
+    )
 
 
 def gated_norm(batch: int, length: int, width: int, groups: int) -> Case:
@@ -147,7 +154,7 @@ def packed_documents_equal_documents_apart(on: On) -> None:
     resets[0, list(cuts[1:-1])] = True
     whole = NativeOps().ssd(**values, resets=resets, chunk_size=64)
     pieces = []
-    for begin, end in zip(cuts, cuts[1:], strict=False):
+    for begin, end in pairwise(cuts):
         part = {name: value[:, begin:end] if value.ndim > 1 else value for name, value in values.items()}
         pieces.append(NativeOps().ssd(**part, resets=None, chunk_size=64))
     apart = torch.cat(pieces, 1)

@@ -67,7 +67,13 @@ def test_a_target_that_is_no_word_shows() -> None:
 
 @pytest.mark.parametrize("on", [HALF, OTHER_HALF], ids=["bf16", "fp16"])
 def test_half_precision(on: On) -> None:
-    for case in (conv(2, 37, 12, 4), add_norm(2, 5, 260), first_norm(2, 5, 12), gated_norm(2, 5, 16, 2), loss(2, 3, 16, 40)):
+    for case in (
+        conv(2, 37, 12, 4),
+        add_norm(2, 5, 260),
+        first_norm(2, 5, 12),
+        gated_norm(2, 5, 16, 2),
+        loss(2, 3, 16, 40),
+    ):
         on.equals_the_reference(case)
 
 
@@ -112,7 +118,10 @@ def test_what_they_do_not_take() -> None:
     x, weight = torch.zeros(1, 4, 8), torch.zeros(8, 4)
     ops = NativeOps()
     for call, said in (
-        (lambda: ops.causal_conv1d(x.double(), weight, None, None), r"causal_conv takes bfloat16, .* not torch.float64"),
+        (
+            lambda: ops.causal_conv1d(x.double(), weight, None, None),
+            r"causal_conv takes bfloat16, .* not torch.float64",
+        ),
         (lambda: ops.causal_conv1d(x[:, :0], weight, None, None), r"nothing to do: its x is \(1, 0, 8\)"),
         (lambda: ops.causal_conv1d(x, weight[:4], None, None), r"weight is \(4, 4\) .* goes as \(8, 4\)"),
         (lambda: ops.causal_conv1d(x, weight, None, torch.zeros(1, 4)), r"resets is .* torch.float32 .* torch.bool"),

@@ -26,6 +26,7 @@ def causal_conv(x: Tensor, weight: Tensor, bias: Tensor | None, resets: Tensor |
 
 def _forward(x: Tensor, weight: Tensor, bias: Tensor, resets: Tensor | None) -> Tensor:
     macros = _macros(x, weight, bias, resets)
+    resets = None if resets is None else resets.contiguous()
     x, y = in_rows(x), torch.empty_like(x, memory_format=torch.contiguous_format)
     _launch("forward", macros, x, (x, plain(weight), plain(bias), resets, y))
     return y
@@ -35,6 +36,7 @@ def _backward(
     dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor, resets: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     macros = _macros(x, weight, bias, resets)
+    resets = None if resets is None else resets.contiguous()
     x, dx = in_rows(x), torch.empty_like(x, memory_format=torch.contiguous_format)
     batch, length, channels = x.shape
     taps = weight.shape[1]
@@ -44,7 +46,9 @@ def _backward(
     return dx, total[:taps].flip(0).t().contiguous(), total[taps].clone()
 
 
-def _launch(direction: str, macros: tuple[tuple[str, int], ...], x: Tensor, arguments: tuple[Tensor | None, ...]) -> None:
+def _launch(
+    direction: str, macros: tuple[tuple[str, int], ...], x: Tensor, arguments: tuple[Tensor | None, ...]
+) -> None:
     batch, length, channels = x.shape
     segments = -(-length // STEPS)
     launch(
@@ -72,7 +76,7 @@ def _macros(x: Tensor, weight: Tensor, bias: Tensor, resets: Tensor | None) -> t
     return (("ELEMENT", element("causal_conv", x.dtype)), ("TAPS", taps))
 
 
-def _remember(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+def _remember(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:  # noqa: ARG001  (torch calls it so)
     ctx.save_for_backward(*inputs)
 
 
@@ -89,6 +93,6 @@ operator(f"causal_conv({_OPERANDS}) -> Tensor", _forward, lambda x, *_: _like(x)
 operator(
     f"causal_conv_backward(Tensor dy, {_OPERANDS}) -> (Tensor, Tensor, Tensor)",
     _backward,
-    lambda dy, x, weight, bias, resets: (_like(x), _like(weight), _like(bias)),
+    lambda _, x, weight, bias, *__: (_like(x), _like(weight), _like(bias)),
 )
 derivative("causal_conv", _gradients, _remember)

@@ -4,7 +4,7 @@ Registered with `torch.library`'s plain functions: what `custom_op` makes import
 """
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -79,7 +79,9 @@ def element(name: str, dtype: torch.dtype) -> int:
     return ELEMENTS[dtype]
 
 
-def agree(name: str, wanted: dict[str, tuple[Tensor | None, tuple[int, ...], torch.dtype]], device: torch.device) -> None:
+def agree(
+    name: str, wanted: Mapping[str, tuple[Tensor | None, tuple[int, ...], torch.dtype]], device: torch.device
+) -> None:
     """Raise ValueError for an operand of another shape, type or place: a kernel would read beyond it, or take its bits for others."""
     for what, (tensor, shape, dtype) in wanted.items():
         if tensor is not None and not tensor.numel():

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adam.trainer.ops.native_kernel import agree, derivative, element, launch, operator, plain
+from adam.trainer.ops.native_kernel import agree, derivative, element, launch, operator
 
 KEPT_BYTES = 1 << 31  # of logits that are kept: 21,000 tokens of 50,280 ids in bf16
 CHUNK_BYTES = 1 << 30  # of logits that are there for a moment
@@ -60,7 +60,8 @@ def _backward(
     dlosses: Tensor, hidden: Tensor, weight: Tensor, targets: Tensor, logsums: Tensor, kept: Tensor
 ) -> tuple[Tensor, Tensor]:
     macros = (("ELEMENT", element("cross_entropy", hidden.dtype)),)
-    hidden, targets, vectors, dlosses = hidden.contiguous(), targets.contiguous(), weight.to(hidden.dtype), dlosses.contiguous()
+    hidden, targets, dlosses = (tensor.contiguous() for tensor in (hidden, targets, dlosses))
+    vectors = weight.to(hidden.dtype)
     dhidden, dweight = torch.empty_like(hidden), None
     for part in _chunks(hidden, weight):
         logits = kept[part] if kept.numel() else hidden[part] @ vectors.t()
@@ -87,7 +88,7 @@ def _launch(direction: str, macros: tuple[tuple[str, int], ...], logits: Tensor,
     launch(("cross_entropy.cu",), f"cross_entropy_{direction}", macros, (tokens, 1), 256, (*arguments, vocabulary))
 
 
-def _forward_shapes(hidden: Tensor, weight: Tensor, targets: Tensor, keep: bool) -> tuple[Tensor, Tensor, Tensor]:
+def _forward_shapes(hidden: Tensor, weight: Tensor, _: Tensor, keep: bool) -> tuple[Tensor, Tensor, Tensor]:
     losses, logsums = (hidden.new_empty(len(hidden), dtype=torch.float32) for _ in range(2))
     return losses, logsums, hidden.new_empty((len(hidden), len(weight)) if keep else (0,))
 
@@ -108,7 +109,7 @@ operator(f"cross_entropy({_OPERANDS}, bool keep) -> (Tensor, Tensor, Tensor)", _
 operator(
     f"cross_entropy_backward(Tensor dlosses, {_OPERANDS}, Tensor logsums, Tensor kept) -> (Tensor, Tensor)",
     _backward,
-    lambda dlosses, hidden, weight, *_: (
+    lambda _, hidden, weight, *__: (
         torch.empty_like(hidden, memory_format=torch.contiguous_format),
         torch.empty_like(weight, memory_format=torch.contiguous_format),
     ),

@@ -151,23 +151,22 @@ def _gated_backward(
     return dx, dz, parts.sum(0)
 
 
-def _add_shapes(
-    x: Tensor | None, residual: Tensor, weight: Tensor, epsilon: float, kind: int
-) -> tuple[Tensor, Tensor, Tensor]:
+def _add_shapes(x: Tensor | None, residual: Tensor, _: Tensor, __: float, kind: int) -> tuple[Tensor, Tensor, Tensor]:
     """Room for the norm, the stream (nothing, where it is `residual`) and each row's scale."""
     dtype = next(dtype for dtype, number in ELEMENTS.items() if number == kind)
     shape = residual.shape
-    return residual.new_empty(shape, dtype=dtype), residual.new_empty(0 if x is None else shape), residual.new_empty(shape[:-1])
+    stream = residual.new_empty(0 if x is None else shape)
+    return residual.new_empty(shape, dtype=dtype), stream, residual.new_empty(shape[:-1])
 
 
 def _add_backward_shapes(
-    dout: Tensor, dstream: Tensor | None, stream: Tensor, weight: Tensor, scales: Tensor, both: bool
+    dout: Tensor, _: Tensor | None, stream: Tensor, weight: Tensor, __: Tensor, both: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     shape = stream.shape
     return dout.new_empty(shape if both else 0), stream.new_empty(shape), weight.new_empty(weight.shape)
 
 
-def _gated_shapes(x: Tensor, z: Tensor, weight: Tensor, epsilon: float, groups: int) -> tuple[Tensor, Tensor]:
+def _gated_shapes(x: Tensor, _: Tensor, __: Tensor, ___: float, groups: int) -> tuple[Tensor, Tensor]:
     return x.new_empty(x.shape), x.new_empty(*x.shape[:-1], groups, dtype=torch.float32)
 
 
@@ -220,7 +219,7 @@ operator(
     "gated_rms_norm_backward(Tensor dout, Tensor x, Tensor z, Tensor weight, Tensor scales, int groups) "
     "-> (Tensor, Tensor, Tensor)",
     _gated_backward,
-    lambda dout, x, z, weight, *_: (x.new_empty(x.shape), x.new_empty(x.shape), weight.new_empty(weight.shape)),
+    lambda _, x, __, weight, *___: (x.new_empty(x.shape), x.new_empty(x.shape), weight.new_empty(weight.shape)),
 )
 derivative("add_rms_norm", _add_gradients, _add_remember)
 derivative("gated_rms_norm", _gated_gradients, _gated_remember)

@@ -82,7 +82,9 @@ class Chunked:
     chunks: int
 
     @classmethod
-    def of(cls, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, bias: Tensor, resets: Tensor | None) -> "Chunked":
+    def of(
+        cls, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, bias: Tensor, resets: Tensor | None
+    ) -> "Chunked":
         """Raises ValueError for types and shapes that the kernels do not know."""
         batch, length, heads, _ = x.shape
         groups, states = B.shape[2:]
@@ -90,6 +92,7 @@ class Chunked:
         chunks = -(-length // CHUNK)
         x, dt = in_rows(x.flatten(2)), dt if dt.stride(2) == 1 and _even(dt) else dt.contiguous()
         A, D, bias = (plain(tensor) for tensor in (A, D, bias))
+        resets = None if resets is None else resets.contiguous()
         steps, logs = (A.new_empty(batch * chunks, heads, CHUNK) for _ in range(2))
         documents = torch.empty(batch * chunks, CHUNK, dtype=torch.int32, device=x.device)
         launch(
@@ -98,7 +101,7 @@ class Chunked:
             (("ELEMENT", element("ssd", x.dtype)), ("STATES", states)),
             (heads, batch * chunks),
             CHUNK,
-            (dt, A, bias, None if resets is None else resets.contiguous(), steps, logs, documents, length, chunks, dt.stride(1)),
+            (dt, A, bias, resets, steps, logs, documents, length, chunks, dt.stride(1)),
         )
         B, C = (_by_group(tensor, chunks) for tensor in (B, C))
         return cls(x, dt, A, B, C, D, bias, steps, logs, documents, batch, length, heads, groups, chunks)
@@ -117,7 +120,9 @@ class Chunked:
         """Channels of a group."""
         return self.heads // self.groups * WIDTH
 
-    def tokens(self, name: str, grid: tuple[int, int], threads: int, arguments: tuple[Tensor | int | None, ...]) -> None:
+    def tokens(
+        self, name: str, grid: tuple[int, int], threads: int, arguments: tuple[Tensor | int | None, ...]
+    ) -> None:
         launch((COMMON, "ssd_tokens.cu"), name, self.macros, grid, threads, arguments)
 
     def scaled(self, x: Tensor, steps: Tensor | None) -> Tensor:
@@ -222,13 +227,15 @@ def _pairs(c: Chunked, dy: Tensor, given: Tensor, coming: Tensor) -> tuple[Tenso
     return dx, sums, dproducts.sum(1).to(dy.dtype)
 
 
-def _check(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, bias: Tensor, resets: Tensor | None) -> None:
+def _check(
+    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, bias: Tensor, resets: Tensor | None
+) -> None:
     batch, length, heads, width = x.shape
     groups, states = B.shape[2:]
     if x.dtype not in TYPES or width != WIDTH or states % 16 or heads % groups:
         raise ValueError(
-            f"the native ssd takes bfloat16 or float16, heads of {WIDTH} channels and states by 16; these are {x.dtype}, {width} and {states} "
-            "(trainer.backend = 'torch' takes all)"
+            f"the native ssd takes bfloat16 or float16, heads of {WIDTH} channels and states by 16; these are {x.dtype}, "
+            f"{width} and {states} (trainer.backend = 'torch' takes all)"
         )
     of_state, of_head = (batch, length, groups, states), (heads,)
     wanted = {
@@ -266,7 +273,8 @@ def _wide(a: Tensor, b: Tensor) -> Tensor:
     """Products of halves, in fp32."""
     if a.device.type == "cpu":
         return a.float() @ b.float()
-    return torch.bmm(a, b, out_dtype=torch.float32)
+    products: Tensor = torch.bmm(a, b, out_dtype=torch.float32)
+    return products
 
 
 def _forward_shapes(*operands: Any) -> tuple[Tensor, Tensor]:
@@ -277,7 +285,7 @@ def _forward_shapes(*operands: Any) -> tuple[Tensor, Tensor]:
     return x.new_empty(x.shape), x.new_empty(shape)
 
 
-def _backward_shapes(dy: Tensor, *operands: Any) -> tuple[Tensor, ...]:
+def _backward_shapes(_: Tensor, *operands: Any) -> tuple[Tensor, ...]:
     return tuple(tensor.new_empty(tensor.shape) for tensor in operands[:7])
 
 

@@ -31,15 +31,15 @@ def _conv(ops: Ops, v: Values, resets: Tensor) -> Tensor:
     return ops.causal_conv1d(v["x"], v["weight"], v["bias"], resets)
 
 
-def _add_norm(ops: Ops, v: Values, resets: Tensor) -> tuple[Tensor, Tensor]:
+def _add_norm(ops: Ops, v: Values, _: Tensor) -> tuple[Tensor, Tensor]:
     return ops.add_rms_norm(v["x"], v["residual"], v["weight"], EPSILON)
 
 
-def _first_norm(ops: Ops, v: Values, resets: Tensor) -> tuple[Tensor, Tensor]:
+def _first_norm(ops: Ops, v: Values, _: Tensor) -> tuple[Tensor, Tensor]:
     return ops.add_rms_norm(v["x"], None, v["weight"], EPSILON)
 
 
-def _gated_norm(ops: Ops, v: Values, resets: Tensor) -> Tensor:
+def _gated_norm(ops: Ops, v: Values, _: Tensor) -> Tensor:
     return ops.gated_rms_norm(v["x"], v["z"], v["weight"], EPSILON, 2)
 
 
