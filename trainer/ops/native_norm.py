@@ -21,7 +21,8 @@ from adam.trainer.ops.native_kernel import (
 ITEMS = 6  # quads of a thread, at most
 THREADS = (64, 128, 256, 512)
 WIDEST = 4 * ITEMS * THREADS[-1]  # channels
-BLOCKS = 512  # of a backward, whatever the GPU: how many parts the weight's gradient is summed up from decides its bits
+# Of a backward, whatever the GPU: how many parts the weight's gradient is summed up from decides its bits. An H200 holds them at once.
+BACKWARD_THREADS = 1 << 16
 FORWARD_BLOCKS = 1 << 16
 
 
@@ -93,7 +94,7 @@ def _add_backward(
     stream = plain(stream)
     width, count = stream.shape[-1], scales.numel()
     macros, threads = shape_of(width)
-    blocks = min(count, BLOCKS)
+    blocks = min(count, BACKWARD_THREADS // threads)
     dx, dresidual, _ = _add_backward_shapes(dout, dstream, stream, weight, scales, both)
     parts = stream.new_empty(blocks, width)
     launch(
@@ -138,7 +139,7 @@ def _gated_backward(
     channels = x.shape[-1]
     width, count = channels // groups, x.numel() // channels
     macros, threads = shape_of(width)
-    blocks = min(count, BLOCKS)
+    blocks = min(count, BACKWARD_THREADS // threads)
     dx, dz, parts = torch.empty_like(x), torch.empty_like(x), weight.new_empty(blocks, channels)
     launch(
         ("norm_common.cuh", "gated_norm.cu"),
