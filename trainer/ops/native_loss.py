@@ -13,7 +13,7 @@ from torch import Tensor
 from adam.trainer.ops.native_kernel import agree, derivative, element, launch, operator
 
 KEPT_BYTES = 1 << 31  # of logits that are kept: 21,000 tokens of 50,280 ids in bf16
-CHUNK_BYTES = 1 << 30  # of logits that are there for a moment
+CHUNK_BYTES = 1 << 31  # of logits that are there for a moment: as many, so that what is kept is one product
 
 
 def cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
@@ -74,13 +74,12 @@ def _backward(
 
 
 def _added(sum: Tensor | None, a: Tensor, b: Tensor) -> Tensor:
-    """sum + a @ b in fp32, in the memory of `sum`."""
+    """sum + a @ b in fp32, in the memory of `sum`. torch adds no products of halves to fp32 in place."""
     if a.dtype == torch.float32 or a.device.type == "cpu":
-        a, b = a.float(), b.float()
-        return a @ b if sum is None else sum.addmm_(a, b)
-    if sum is None:
-        return torch.mm(a, b, out_dtype=torch.float32)
-    return torch.addmm(sum, a, b, out_dtype=torch.float32, out=sum)
+        product = a.float() @ b.float()
+    else:
+        product = torch.mm(a, b, out_dtype=torch.float32)
+    return product if sum is None else sum.add_(product)
 
 
 def _launch(direction: str, macros: tuple[tuple[str, int], ...], logits: Tensor, arguments: tuple[Tensor, ...]) -> None:
