@@ -6,7 +6,7 @@ import pytest
 import torch
 from op_checks import On, add_norm, conv, first_norm, gated_norm, loss, ssd
 
-from adam.trainer.ops import native_loss
+from adam.trainer.ops import native_loss, self_check_ops
 from adam.trainer.ops.native import NativeOps
 
 pytestmark = pytest.mark.skipif(cuda_on_cpu.GXX is None, reason="no g++ to compile the kernels with")
@@ -112,6 +112,16 @@ def test_what_the_duality_must_do(check) -> None:
 )
 def test_what_is_asked_of_a_gpu_too(check) -> None:
     check(SINGLE)
+
+
+def test_the_self_check_asks_them_what_they_can_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        self_check_ops, "CHECKS", [c for c in self_check_ops.CHECKS if torch.Size(c.shapes["x"]).numel() < 20_000]
+    )
+    assert {check.name for check in self_check_ops.CHECKS} == {
+        "causal_conv1d", "add_rms_norm", "gated_rms_norm", "ssd", "cross_entropy"
+    }  # fmt: skip
+    assert self_check_ops.check_ops(NativeOps(), "cpu", torch.bfloat16) == ""
 
 
 def test_what_they_do_not_take() -> None:

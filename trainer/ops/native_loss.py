@@ -75,10 +75,8 @@ def _backward(
 
 def _added(sum: Tensor | None, a: Tensor, b: Tensor) -> Tensor:
     """sum + a @ b in fp32, in the memory of `sum`. torch adds no products of halves to fp32 in place."""
-    if a.dtype == torch.float32 or a.device.type == "cpu":
-        product = a.float() @ b.float()
-    else:
-        product = torch.mm(a, b, out_dtype=torch.float32)
+    whole = a.dtype == torch.float32 or a.device.type == "cpu"
+    product = a.float() @ b.float() if whole else torch.mm(a, b, out_dtype=torch.float32)
     return product if sum is None else sum.add_(product)
 
 

@@ -14,6 +14,7 @@ from adam.trainer.ops.native_kernel import Macros, Source, agree, derivative, el
 
 CHUNK, WIDTH, TILES, SLICE = 128, 64, 2, 16  # as in the kernels
 FORWARD_SHARED, BACKWARD_SHARED = 10752, 31232  # bytes
+GRID_ROWS = 65535  # what CUDA takes at most
 TYPES = (torch.bfloat16, torch.float16)
 COMMON = "ssd_common.cuh"
 PAIRS = (COMMON, "ssd_pairs.cuh")
@@ -236,6 +237,10 @@ def _check(
         raise ValueError(
             f"the native ssd takes bfloat16 or float16, heads of {WIDTH} channels and states by 16; these are {x.dtype}, "
             f"{width} and {states} (trainer.backend = 'torch' takes all)"
+        )
+    if batch * -(-length // CHUNK) > GRID_ROWS:
+        raise ValueError(
+            f"the native ssd takes at most {GRID_ROWS} chunks of {CHUNK} tokens at once; these are {batch} x {length} tokens"
         )
     of_state, of_head = (batch, length, groups, states), (heads,)
     wanted = {

@@ -10,6 +10,7 @@
 
 constexpr int SLICE = 16;  // heads of a block
 constexpr int STEPS = TILE / 16;
+constexpr int RESIDENT = 3;  // blocks of a multiprocessor: 168 registers a thread, so x is read again and again from shared memory
 
 struct Shared {
   Tile x, dy[TILES];         // dy: of tokens t, from this tile on
@@ -24,7 +25,7 @@ __device__ __forceinline__ float over_columns(float v) {
   return v + __shfl_xor_sync(~0u, v, 2);
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS) ssd_backward(
+extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) ssd_backward(
     const void* __restrict__ dy, const void* __restrict__ x, const float* __restrict__ D, const float* __restrict__ steps,
     const float* __restrict__ logs, const int* __restrict__ documents,
     const float* __restrict__ products,        // (n, groups, CHUNK, CHUNK): C_t B_s in row s
@@ -50,9 +51,6 @@ extern "C" __global__ void __launch_bounds__(THREADS) ssd_backward(
     for (int j = 0; tile + j < TILES; j++)
       load_tile(dy, row0, heads * WIDTH, head * WIDTH, t0 + (tile + j) * TILE, length, shared.dy[j]);
     __syncthreads();
-    u32 mine[WIDTH / 16][4];  // x of this warp's tokens
-#pragma unroll
-    for (int k = 0; k < WIDTH / 16; k++) load_matrices(&shared.x[warp * 16 + lane % 16][k * 16 + lane / 16 * 8], mine[k]);
     float found[WIDTH / 8][4] = {}, over_t[2] = {};
 #pragma unroll
     for (int j = 0; j < TILES; j++) {
@@ -65,10 +63,11 @@ extern "C" __global__ void __launch_bounds__(THREADS) ssd_backward(
           float u[2][4] = {};
 #pragma unroll
           for (int p = 0; p < WIDTH / 16; p++) {
-            u32 b[4];
+            u32 a[4], b[4];
+            load_matrices(&shared.x[warp * 16 + lane % 16][p * 16 + lane / 16 * 8], a);
             load_matrices(&shared.dy[j][k * 16 + lane / 16 * 8 + lane % 8][p * 16 + lane / 8 % 2 * 8], b);
-            multiply(u[0], mine[p], b[0], b[1]);
-            multiply(u[1], mine[p], b[2], b[3]);
+            multiply(u[0], a, b[0], b[1]);
+            multiply(u[1], a, b[2], b[3]);
           }
           u32 m[4];
 #pragma unroll
