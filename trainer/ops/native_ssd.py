@@ -264,7 +264,8 @@ def _even(dt: Tensor) -> bool:
 def _by_group(tensor: Tensor, chunks: int) -> Tensor:
     """(b, L, G, N) as (n, chunk, N), with zeros behind the sequence."""
     whole = F.pad(tensor, (0, 0, 0, 0, 0, chunks * CHUNK - tensor.shape[1]))
-    return whole.unflatten(1, (chunks, CHUNK)).transpose(2, 3).flatten(0, 2).contiguous()
+    parts: Tensor = whole.unflatten(1, (chunks, CHUNK)).transpose(2, 3).flatten(0, 2).contiguous()
+    return parts
 
 
 def _in_line(tensor: Tensor, like: Tensor) -> Tensor:
