@@ -1,4 +1,8 @@
-"""Whether the states of selective scans are kept for the backward, or computed again there: memory for time, the bits are the same.
+"""What the backward computes again instead of keeping it: memory for time, the bits are the same.
+
+    ""         nothing: all that autograd wants is kept
+    "states"   the states of selective scans (native, mamba1)
+    "blocks"   all of a block but its input
 
 What training will take is measured, not guessed: one block's forward, of one sample and of two, and what autograd keeps of it.
 """
@@ -15,8 +19,25 @@ from adam.trainer.runtime import Runtime
 
 STATE_BYTES = 16  # of a parameter: weight, gradient and two moments in fp32
 SHARE = 0.9  # of the memory; the rest is for one block's backward, for the loss, and for what lies between allocations
+KEPT, STATES, BLOCKS = "", "states", "blocks"
+ASKED = {"off": KEPT, "on": STATES, "blocks": BLOCKS}  # trainer.recompute
 
 log = structlog.get_logger()
+
+
+def ways(model: MambaLM, wanted: str = "auto") -> tuple[str, ...]:
+    """What may be computed again, the fastest first. wanted: `trainer.recompute`."""
+    native = isinstance(model.ops, NativeOps) and isinstance(model.backbone.layers[0].mixer, Mamba1)
+    possible = (KEPT, STATES, BLOCKS) if native else (KEPT, BLOCKS)
+    if wanted == "auto":
+        return possible
+    return (ASKED[wanted],) if ASKED[wanted] in possible else (KEPT,)
+
+
+def set_way(model: MambaLM, again: str) -> None:
+    model.backbone.recompute = again == BLOCKS
+    if isinstance(model.ops, NativeOps):
+        model.ops.recompute = again == STATES
 
 
 def settle_states(model: MambaLM, config: Trainer, runtime: Runtime, room: int) -> bool:
@@ -24,22 +45,29 @@ def settle_states(model: MambaLM, config: Trainer, runtime: Runtime, room: int) 
 
     room: bytes that training may take in all. A backend that keeps no states in any case stays as it is.
     """
-    ops = model.ops
-    if not isinstance(ops, NativeOps) or not isinstance(model.backbone.layers[0].mixer, Mamba1):
-        return False
-    ops.recompute = config.recompute == "on"
-    if config.recompute == "auto":
+    possible = ways(model, config.recompute)
+    set_way(model, possible[0])
+    if config.recompute == "auto" and STATES in possible:
         need = needed_bytes(model, config.seq_len, runtime)
-        ops.recompute = need > SHARE * room
-        log.info("states of scans", computed_again=ops.recompute, with_all_kept=need, room=room)
-    return ops.recompute
+        again = need > SHARE * room
+        set_way(model, STATES if again else KEPT)
+        log.info("states of scans", computed_again=again, with_all_kept=need, room=room)
+        return again
+    return possible[0] == STATES
 
 
 def needed_bytes(model: MambaLM, length: int, runtime: Runtime) -> int:
     """Bytes that training takes at the end of a forward, where it is most; without what the loss and snapshots take."""
     one, two = (kept_bytes(model, samples, length, runtime) for samples in (1, 2))
     block = 2 * one - two + runtime.micro_batch * (two - one)
-    return STATE_BYTES * sum(parameter.numel() for parameter in model.parameters()) + len(model.backbone.layers) * block
+    layers = len(model.backbone.layers)
+    state = STATE_BYTES * sum(parameter.numel() for parameter in model.parameters())
+    if not model.backbone.recompute:
+        return state + layers * block
+    inputs = (
+        2 * 4 * runtime.micro_batch * length * model.backbone.embedding.weight.shape[1]
+    )  # x and the residual stream
+    return state + layers * inputs + block
 
 
 def kept_bytes(model: MambaLM, samples: int, length: int, runtime: Runtime) -> int:

@@ -102,6 +102,16 @@ inline unsigned bf16_of(float x) {
   return std::isnan(x) ? 0x7fff : (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
 }
 inline void ptx_cvt_rn_bf16x2_f32(unsigned& p, float high, float low) { p = bf16_of(high) << 16 | bf16_of(low); }
+// The nearest number of e4m3 (ties to even), in steps of an eighth of its power of two, and of 2^-9 below 2^-6.
+inline unsigned e4m3_of(float x) {
+  const unsigned sign = std::signbit(x) ? 0x80 : 0;
+  const float size = fminf(std::fabs(x), 448.f);
+  if (std::isnan(x)) return 0x7f;
+  int exponent = size < 0.015625f ? -6 : std::ilogb(size);
+  const int steps = (int)std::nearbyint(std::ldexp(size, 3 - exponent));  // 8 to 16, of 2^-6 and below 0 to 8
+  return sign | (unsigned)(steps + 8 * (exponent + 6));
+}
+inline void ptx_cvt_rn_satfinite_e4m3x2_f32(unsigned short& p, float high, float low) { p = e4m3_of(high) << 8 | e4m3_of(low); }
 inline void ptx_cvt_rn_f16x2_f32(unsigned& p, float high, float low) { p = bits_of<_Float16>(high) << 16 | bits_of<_Float16>(low); }
 inline void ptx_halves(float& low, float& high, unsigned p) { low = number_of<_Float16>(p); high = number_of<_Float16>(p >> 16); }
 inline void ptx_cp_async_ca_shared_global(unsigned to, const void* from, int bytes, int given) {

@@ -250,7 +250,7 @@ def test_all_kernels_of_a_check_are_compiled_ahead(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     assert self_check(NativeOps(), "bf16", 16) == ""
     here = {path.name for path in (Path(backends.__file__).parent / "kernels").glob("*.cu")}
-    assert {files[-1] for files, _ in ahead} == here and len(ahead) == len(set(ahead))
+    assert {files[-1] for files, _ in ahead} == here - {"fp8.cu"} and len(ahead) == len(set(ahead))
 
 
 def test_whatever_a_library_raises_is_told_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,17 +11,17 @@ from adam.trainer.ops.interface import Ops
 class Mamba1(nn.Module):
     """(B, L, d_model) to (B, L, d_model). The shape must be resolved."""
 
-    def __init__(self, config: ModelConfig, ops: Ops) -> None:
+    def __init__(self, config: ModelConfig, ops: Ops, linear: type[nn.Linear] = nn.Linear) -> None:
         super().__init__()
         self.ops, self.rank, self.states = ops, config.dt_rank, config.d_state
         inner = config.d_inner
-        self.in_proj = nn.Linear(config.d_model, 2 * inner, bias=False)
+        self.in_proj = linear(config.d_model, 2 * inner, bias=False)
         self.conv1d = nn.Conv1d(inner, inner, config.d_conv, groups=inner, padding=config.d_conv - 1)
         self.x_proj = nn.Linear(inner, config.dt_rank + 2 * config.d_state, bias=False)
         self.dt_proj = nn.Linear(config.dt_rank, inner)
         self.A_log = nn.Parameter(torch.arange(1, config.d_state + 1, dtype=torch.float32).log().repeat(inner, 1))
         self.D = nn.Parameter(torch.ones(inner))
-        self.out_proj = nn.Linear(inner, config.d_model, bias=False)
+        self.out_proj = linear(inner, config.d_model, bias=False)
         bound = config.dt_rank**-0.5
         nn.init.uniform_(self.dt_proj.weight, -bound, bound)
         with torch.no_grad():
