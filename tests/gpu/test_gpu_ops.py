@@ -8,6 +8,7 @@ import torch
 from op_checks import On, add_norm, conv, first_norm, gated_norm, loss, ssd
 
 from adam.trainer.ops import native_loss
+from adam.trainer.ops.native_linear import NativeLinear, parts
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
 SINGLE = On("cuda", torch.float32, 1e-5)
@@ -118,3 +119,21 @@ def test_kept_logits_beyond_two_gigabytes(monkeypatch: pytest.MonkeyPatch) -> No
 )
 def test_what_is_asked_without_a_gpu_too(check) -> None:
     check(SINGLE)
+
+
+def test_a_linear_layer_in_parts() -> None:
+    torch.manual_seed(0)
+    linear = NativeLinear(64, 96, bias=False, device="cuda")
+    x = torch.randn(3, 50, 64, device="cuda", requires_grad=True)
+    coming = [torch.randn(3, 50, size, device="cuda").bfloat16() for size in (64, 16, 16)]
+    with torch.autocast("cuda", dtype=torch.bfloat16):
+        found = parts(linear, x, [64, 16, 16])
+    dx, dw = torch.autograd.grad(found, (x, linear.weight), coming)
+    exact, weight = x.detach().bfloat16().double(), linear.weight.detach().bfloat16().double()
+    whole = torch.cat(coming, -1).double()
+    for a, b in (
+        (torch.cat(found, -1), exact @ weight.t()),
+        (dx, whole @ weight),
+        (dw, whole.flatten(0, 1).t() @ exact.flatten(0, 1)),
+    ):
+        assert float((a.double() - b).norm() / b.norm()) < (1e-5 if a is dw else 1e-2)
