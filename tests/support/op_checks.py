@@ -115,7 +115,7 @@ def gated_norm(batch: int, length: int, width: int, groups: int) -> Case:
 
 
 def loss(batch: int, length: int, width: int, vocabulary: int) -> Case:
-    values = {"hidden": draw(batch, length, width), "weight": draw(vocabulary, width, seed=1)}
+    values = {"hidden": draw(batch, length, width), "weight": draw(vocabulary, width, seed=1) / width**0.5}
     targets = torch.randint(0, vocabulary, (batch, length), generator=torch.Generator().manual_seed(3))
     targets[0, 0] = vocabulary - 1
 

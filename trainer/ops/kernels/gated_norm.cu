@@ -47,19 +47,30 @@ extern "C" __global__ void __launch_bounds__(THREADS) gated_norm_backward(
   __shared__ float partial[2][WARPS];
   const int first = blockIdx.y * width, channels = gridDim.y * width;
   float dw[ITEMS][4] = {};
-  int turn = 0;
-  for (int row = blockIdx.x; row < rows; row += gridDim.x, turn ^= 1) {
-    const float scale = scales[(u64)row * gridDim.y + blockIdx.y];
-    Quad raw_x[ITEMS] = {}, raw_z[ITEMS] = {};
-    float g[ITEMS][4] = {}, sum = 0.f;
+  // The next row is on its way while the block agrees on this one's sum.
+  Quad next_x[ITEMS] = {}, next_z[ITEMS] = {}, next_dout[ITEMS] = {};
+  auto load = [&](int row) {
 #pragma unroll
     for (int e = 0; e < ITEMS; e++) {
       const int quad = first + quad_of(e);
       if (quad_of(e) >= width) continue;
-      raw_x[e] = *(const Quad*)in(x, place(row, channels, quad));
-      raw_z[e] = *(const Quad*)in(z, place(row, z_stride, quad));
-      load4(dout, row, channels, quad, g[e]);
+      next_x[e] = *(const Quad*)in(x, place(row, channels, quad));
+      next_z[e] = *(const Quad*)in(z, place(row, z_stride, quad));
+      next_dout[e] = *(const Quad*)in(dout, place(row, channels, quad));
     }
+  };
+  int turn = 0;
+  load(blockIdx.x);
+  for (int row = blockIdx.x; row < rows; row += gridDim.x, turn ^= 1) {
+    const float scale = scales[(u64)row * gridDim.y + blockIdx.y];
+    Quad raw_x[ITEMS], raw_z[ITEMS];
+    float g[ITEMS][4], sum = 0.f;
+#pragma unroll
+    for (int e = 0; e < ITEMS; e++) {
+      raw_x[e] = next_x[e], raw_z[e] = next_z[e];
+      unpack(next_dout[e], g[e]);
+    }
+    if (row + gridDim.x < rows) load(row + gridDim.x);
 #pragma unroll
     for (int e = 0; e < ITEMS; e++) {
       if (quad_of(e) >= width) continue;
