@@ -7,8 +7,12 @@ import pytest
 import torch
 from op_checks import On, add_norm, conv, first_norm, gated_norm, loss, ssd
 
+from adam.contract.model import ModelConfig, resolved
+from adam.trainer.model.lm import MambaLM
 from adam.trainer.ops import native_loss
+from adam.trainer.ops.native import NativeOps
 from adam.trainer.ops.native_linear import NativeLinear, parts
+from adam.trainer.ops.reference import ReferenceOps
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
 SINGLE = On("cuda", torch.float32, 1e-5)
@@ -137,3 +141,23 @@ def test_a_linear_layer_in_parts() -> None:
         (dw, whole.flatten(0, 1).t() @ exact.flatten(0, 1)),
     ):
         assert float((a.double() - b).norm() / b.norm()) < (1e-5 if a is dw else 1e-2)
+
+
+@pytest.mark.parametrize("arch", ["mamba1", "mamba2"])
+def test_a_whole_model_has_the_references_gradients(arch: str) -> None:
+    """In bf16, documents and all; the reference's in fp32."""
+    shape = resolved(ModelConfig(arch=arch, d_model=256, n_layer=3), 1000)
+    tokens = torch.randint(1000, (2, 400), generator=torch.Generator().manual_seed(1)).cuda()
+    resets = (torch.rand(2, 400, generator=torch.Generator().manual_seed(2)) < 0.02).cuda()
+    found = []
+    for ops, linear, half in ((NativeOps(), NativeLinear, True), (ReferenceOps(), torch.nn.Linear, False)):
+        torch.manual_seed(0)
+        model = MambaLM(shape, ops, linear).cuda()
+        with torch.autocast("cuda", dtype=torch.bfloat16, enabled=half):
+            losses = model.loss(tokens, tokens.roll(-1, 1), resets)
+        losses.mean().backward()
+        found.append((losses.detach(), {name: p.grad for name, p in model.named_parameters()}))
+    (losses, ours), (exact, right) = found
+    assert float((losses - exact).norm() / exact.norm()) < 2e-3
+    for name, gradient in right.items():
+        assert float((ours[name] - gradient).norm() / gradient.norm()) < 0.05, name
