@@ -84,7 +84,7 @@ def test_the_other_operations_on_all_architectures(what: str, architecture: str)
 def test_the_duality_on_all_architectures(what: str, architecture: str) -> None:
     files, macros = DUALITY[what]
     for element in (BF16, FP16):
-        assert _spilled(files, {"ELEMENT": element, **macros}, architecture) <= 64
+        assert _spilled(files, {"ELEMENT": element, **macros}, architecture) <= 160
 
 
 def test_machine_code_is_kept_and_not_believed_blindly(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ def test_it_is_torchs_own(half: bool, sizes: list[int]) -> None:
     ours, plain, x = pair()
     results = []
     for linear, dtype in ((ours, torch.float32), (plain.double(), torch.float64)):
-        given = x.to(dtype).requires_grad_()
+        given = x.detach().to(dtype, copy=True).requires_grad_()
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half and linear is ours):
             found = parts(linear, given, sizes)
         assert [part.shape[-1] for part in found] == sizes

@@ -26,14 +26,14 @@ __device__ __forceinline__ void load_tile(const void* x, u32 row0, u32 stride, i
   }
 }
 
-// Four matrices of 8 x 8, each lane naming a row of 8; `from_columns` gives their transposes.
+// Four matrices of 8 x 8, each lane naming a row of 8; and their transposes. What they read is there since the last barrier.
 __device__ __forceinline__ void load_matrices(const unsigned short* row, u32 (&m)[4]) {
   const u32 address = (u32)__cvta_generic_to_shared(row);
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];" : "=r"(m[0]), "=r"(m[1]), "=r"(m[2]), "=r"(m[3]) : "r"(address) : "memory");
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];" : "=r"(m[0]), "=r"(m[1]), "=r"(m[2]), "=r"(m[3]) : "r"(address));
 }
 __device__ __forceinline__ void load_transposed(const unsigned short* row, u32 (&m)[4]) {
   const u32 address = (u32)__cvta_generic_to_shared(row);
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];" : "=r"(m[0]), "=r"(m[1]), "=r"(m[2]), "=r"(m[3]) : "r"(address) : "memory");
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];" : "=r"(m[0]), "=r"(m[1]), "=r"(m[2]), "=r"(m[3]) : "r"(address));
 }
 
 // c += a b, 16 x 16 times 16 x 8.
