@@ -62,8 +62,8 @@ def lines(facts: dict[str, Any]) -> list[str]:
         "memory": f"{human_bytes(facts['peak_bytes'])} of {human_bytes(facts['memory_bytes'])}",
         "snapshot": snapshot_line(facts),
         "disk": disk_line(facts),
-        "5.7 B": f"tokens will take {human_time(facts['seed_tokens_s'])}",
-        "this run": f"{facts['run_tokens']:,} tokens will take {human_time(facts['run_tokens_s'])}",
+        "time": f"{human_time(facts['seed_tokens_s'])} for 5.7 B tokens; {human_time(facts['run_tokens_s'])} for the "
+        f"{facts['run_tokens']:,} of this configuration",
     }
     return [f"{name:<9}  {text}" for name, text in shown.items() if text]
 

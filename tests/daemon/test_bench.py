@@ -30,8 +30,7 @@ def test_what_is_said() -> None:
     assert said["model"].strip().endswith("8 samples at once, states of scans computed again")
     assert said["snapshot"].strip() == "33.2 GB in memory, training waits 40 ms for one"
     assert said["disk"].strip() == "1.4 GB/s, a checkpoint takes 24.6 s"
-    assert said["5.7 B"].strip() == "tokens will take 2 d 12 h"
-    assert said["this run"].strip() == "65,536,000 tokens will take 41 min"
+    assert said["time"].strip() == "2 d 12 h for 5.7 B tokens; 41 min for the 65,536,000 of this configuration"
 
 
 def test_what_could_not_be_measured_is_said_too() -> None:

@@ -1,5 +1,7 @@
 """`trainer.fit` on a GPU: what is measured is what training takes, what does not fit is left alone, and the bits stay."""
 
+import shutil
+
 import msgspec
 import pytest
 import torch
@@ -7,12 +9,15 @@ from small_run import make_run, small_config, write_plan
 
 from adam.contract import schema
 from adam.contract.config import Checkpoint, Config, Trainer
+from adam.contract.durable import whole_lines
 from adam.contract.model import ModelConfig, resolved
-from adam.contract.records import Fit, Numerics
+from adam.contract.records import Fit, Numerics, Resume, decode_step
+from adam.contract.snapshots import complete_snapshots
 from adam.trainer.attempt import run_attempt
 from adam.trainer.fit import Probe
 from adam.trainer.memory import BLOCKS, KEPT, STATES, set_way
 from adam.trainer.model.lm import MambaLM
+from adam.trainer.ops.fp8 import OLDEST
 from adam.trainer.ops.native import NativeOps
 from adam.trainer.optim import apply_update, make_optimizer
 from adam.trainer.runtime import Runtime
@@ -70,6 +75,26 @@ def test_what_does_not_fit_is_seen_and_leaves_nothing_behind() -> None:
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
     assert torch.cuda.memory_allocated() == before and probe.measure(1, KEPT).seconds > 0
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp8"])
+def test_a_run_that_is_stopped_goes_on_with_the_same_bits(tmp_path, precision: str) -> None:
+    if precision == "fp8" and torch.cuda.get_device_capability() < OLDEST:
+        pytest.skip("a GPU that has no fp8")
+    config = small_config(steps=12, fit="auto", device="cuda", precision=precision)
+    whole, parts = make_run(tmp_path / "whole", config), make_run(tmp_path / "parts", config)
+    write_plan(whole)
+    assert run_attempt(whole.root, 1, lambda: False)
+    shutil.copy(whole.fit, parts.fit)  # times differ, and with them the choice
+    asked = iter(range(4))
+    write_plan(parts)
+    assert not run_attempt(parts.root, 1, lambda: next(asked, None) is None)
+    snapshot = complete_snapshots(parts)[0]
+    write_plan(parts, 2, Resume(snapshot.name, snapshot.head.step, str(snapshot.path)))
+    assert run_attempt(parts.root, 2, lambda: False)
+    rows = [[decode_step(line, paths.steps) for _, line in whole_lines(paths.steps)] for paths in (whole, parts)]
+    found = [[(row.step, row.loss, row.grad_norm, row.val_loss) for row in each] for each in rows]
+    assert found[0] == found[1] and len(found[0]) == 12
 
 
 def test_a_run_chooses_and_goes_on(tmp_path) -> None:
