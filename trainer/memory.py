@@ -1,7 +1,7 @@
 """What the backward computes again instead of keeping it: memory for time, the bits are the same.
 
     ""         nothing: all that autograd wants is kept
-    "states"   the states of selective scans (native, mamba1)
+    "states"   the states of scans (native), of all layers or of the first so many
     "blocks"   all of a block but its input
 
 What training will take is measured, not guessed: one block's forward, of one sample and of two, and what autograd keeps of it.
@@ -13,7 +13,6 @@ from torch import Tensor
 
 from adam.contract.config import Trainer
 from adam.trainer.model.lm import MambaLM
-from adam.trainer.model.mamba1 import Mamba1
 from adam.trainer.ops.native import NativeOps
 from adam.trainer.runtime import Runtime
 
@@ -27,7 +26,7 @@ log = structlog.get_logger()
 
 def ways(model: MambaLM, wanted: str = "auto") -> tuple[str, ...]:
     """What may be computed again, the fastest first. wanted: `trainer.recompute`."""
-    native = isinstance(model.ops, NativeOps) and isinstance(model.backbone.layers[0].mixer, Mamba1)
+    native = isinstance(model.ops, NativeOps)
     possible = (KEPT, STATES, BLOCKS) if native else (KEPT, BLOCKS)
     if wanted == "auto":
         return possible
@@ -55,10 +54,14 @@ def settle_states(model: MambaLM, config: Trainer, runtime: Runtime, room: int) 
     set_way(model, possible[0])
     if config.recompute == "auto" and STATES in possible:
         need = needed_bytes(model, config.seq_len, runtime)
-        again = need > SHARE * room
-        set_way(model, STATES if again else KEPT)
-        log.info("states of scans", computed_again=again, with_all_kept=need, room=room)
-        return again
+        layers = 0
+        if need > SHARE * room:
+            set_way(model, STATES)
+            spare = int(SHARE * room) - needed_bytes(model, config.seq_len, runtime)
+            layers = max(1, layers_again(model, config.seq_len, runtime, spare))
+            set_way(model, STATES, layers)
+        log.info("states of scans", computed_again_of=layers, with_all_kept=need, room=room)
+        return layers > 0
     return possible[0] == STATES
 
 

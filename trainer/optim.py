@@ -9,6 +9,8 @@ import torch
 from adam.contract.config import Trainer
 from adam.trainer.model.lm import MambaLM, no_weight_decay
 from adam.trainer.muon import MOMENTUM, MuonAndAdamW, is_matrix
+from adam.trainer.ops.native import NativeOps
+from adam.trainer.ops.native_adamw import NativeAdamW
 
 _plain_step = inspect.unwrap(torch.optim.AdamW.step)
 
@@ -39,7 +41,8 @@ def keep_dynamo_out() -> None:
 
 def make_optimizer(model: MambaLM, config: Trainer) -> torch.optim.AdamW:
     """AdamW (Loshchilov and Hutter, arXiv 1711.05101), with Muon for matrices where that is asked for; norms, biases, A_log, D and
-    dt_bias are not decayed."""
+    dt_bias are not decayed. It is our own where the backend is, and the parameters are whole on one GPU.
+    """
     keep_dynamo_out()
     decayed: list[torch.nn.Parameter] = []
     plain: list[torch.nn.Parameter] = []
@@ -50,24 +53,27 @@ def make_optimizer(model: MambaLM, config: Trainer) -> torch.optim.AdamW:
         else:
             (plain if no_weight_decay(name, parameter) else decayed).append(parameter)
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    betas = (config.beta1, config.beta2)
     if matrices:
-        betas = (config.beta1, config.beta2)
         return MuonAndAdamW(
             groups, matrices, config.weight_decay, lr=config.lr, betas=betas, eps=config.eps, fused=True
         )
-    return torch.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2), eps=config.eps, fused=True)
+    if isinstance(model.ops, NativeOps) and NativeAdamW.takes(model.parameters()):
+        return NativeAdamW(groups, lr=config.lr, betas=betas, eps=config.eps)
+    return torch.optim.AdamW(groups, lr=config.lr, betas=betas, eps=config.eps, fused=True)
 
 
 def clip_gradients(model: MambaLM, optimizer: torch.optim.AdamW, most: float) -> torch.Tensor:
     """The norm of the whole gradient, (); the next `apply_update` takes a gradient that is larger than `most` as if it had that norm."""
-    del optimizer
+    if isinstance(optimizer, NativeAdamW):
+        return optimizer.clip(most)
     return torch.nn.utils.clip_grad_norm_(model.parameters(), most)
 
 
 def apply_update(optimizer: torch.optim.AdamW) -> None:
     """One update from the gradients. What `optimizer.step` wraps around it is for torch.compile, and imports dynamo too."""
     with torch.no_grad():
-        if isinstance(optimizer, MuonAndAdamW):
+        if isinstance(optimizer, MuonAndAdamW | NativeAdamW):
             optimizer.update()
         else:
             _plain_step(optimizer)
@@ -81,7 +87,7 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 def moments(model: MambaLM, optimizer: torch.optim.AdamW) -> Iterator[tuple[str, torch.Tensor]]:
     """(`exp_avg.NAME` or `exp_avg_sq.NAME`, tensor) of every parameter, `momentum.NAME` of Muon's; zeros before the first."""
     for name, parameter in model.named_parameters():
-        state = optimizer.state[parameter]
+        state = optimizer.begin(parameter) if isinstance(optimizer, NativeAdamW) else optimizer.state[parameter]
         if isinstance(optimizer, MuonAndAdamW) and optimizer.takes(parameter):
             if not state:
                 state[MOMENTUM] = torch.zeros_like(parameter)

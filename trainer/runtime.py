@@ -16,6 +16,7 @@ from adam.contract.records import Plan
 from adam.trainer.gpu import choose_device
 from adam.trainer.ops.backends import choose_backend
 from adam.trainer.ops.fp8 import Fp8Linear, misfit, unusable
+from adam.trainer.ops.native_linear import NativeLinear
 
 SCAN_STATES = 16
 
@@ -37,7 +38,9 @@ class Runtime(msgspec.Struct, frozen=True):
     @property
     def linear(self) -> type[nn.Linear]:
         """What in_proj and out_proj of each block are."""
-        return Fp8Linear if self.precision == "fp8" else nn.Linear
+        if self.precision == "fp8":
+            return Fp8Linear
+        return NativeLinear if self.backend == "native" else nn.Linear
 
     def parts(self) -> dict[str, str]:
         """What the bits hang on, as text."""

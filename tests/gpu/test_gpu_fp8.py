@@ -34,8 +34,11 @@ def test_the_kernel_casts_as_plain_torch(width: int, dtype: torch.dtype) -> None
     x = (drawn(300, width) * torch.logspace(-25, 25, 300, device="cuda").unsqueeze(1)).to(dtype)
     x[0], x[1, 3] = 0, torch.nan
     for factors in (None, drawn(width, seed=1)):
-        found, right = cast_rows(x, factors), cast_plainly(x, factors)
+        found, right = cast_rows(x, factors=factors), cast_plainly(x, factors)
         assert torch.equal(found[0].view(torch.uint8), right[0].view(torch.uint8)) and torch.equal(found[1], right[1])
+        if width > 16:
+            split = cast_rows(*x.split([16, width - 48, 32], dim=1), factors=factors)
+            assert torch.equal(split[0].view(torch.uint8), right[0].view(torch.uint8))
     assert torch.equal(transposed(found[0][:288]).view(torch.uint8), found[0][:288].view(torch.uint8).t())
 
 

@@ -42,7 +42,7 @@ def test_a_cast_is_right_to_half_a_step_of_three_mantissa_bits() -> None:
 
 def test_columns_are_multiplied_before() -> None:
     x, factors = drawn(7, 32, dtype=torch.bfloat16), drawn(32, seed=1).abs()
-    found, scales = cast_rows(x, factors)
+    found, scales = cast_rows(x, factors=factors)
     right, right_scales = cast_rows(x.float() * factors)
     assert torch.equal(bits(found), bits(right)) and torch.equal(scales, right_scales)
 
@@ -59,6 +59,28 @@ def test_zeros_stay_zeros_and_what_is_not_finite_shows() -> None:
 def test_other_shapes_and_types_are_refused(x: torch.Tensor) -> None:
     with pytest.raises(ValueError, match="can't be cast to fp8"):
         cast_rows(x)
+
+
+def test_parts_are_cast_side_by_side() -> None:
+    x = drawn(5, 96, dtype=torch.bfloat16)
+    right, right_scales = cast_rows(x)
+    for sizes in ([32, 64], [16, 64, 16]):
+        found, scales = cast_rows(*x.split(sizes, dim=1))
+        assert torch.equal(bits(found), bits(right)) and torch.equal(scales, right_scales)
+    with pytest.raises(ValueError, match="can't be cast"):
+        cast_rows(*x.split([8, 88], dim=1))
+
+
+def test_parts_of_an_output_have_the_gradients_of_the_whole() -> None:
+    layer, x, dy = Fp8Linear(32, 96, bias=False), drawn(2, 5, 32), drawn(2, 5, 96, seed=1).bfloat16()
+    found = []
+    for sizes in ([96], [32, 48, 16], [40, 56]):
+        layer.weight.grad, given = None, x.clone().requires_grad_()
+        parts = layer.parts(given, sizes)
+        assert [part.shape[-1] for part in parts] == sizes
+        torch.autograd.backward(parts, dy.split(sizes, dim=-1))
+        found.append([torch.cat(parts, -1).detach(), given.grad, layer.weight.grad])
+    assert all(torch.equal(a, b) for other in found[1:] for a, b in zip(found[0], other, strict=True))
 
 
 def test_a_linear_layer_and_its_gradients() -> None:
@@ -130,8 +152,11 @@ def test_the_kernel_casts_as_plain_torch(on_cpu, width: int, dtype: torch.dtype)
     x = (drawn(3, width) * torch.tensor([[1e-9], [1.0], [0.0]])).to(dtype)
     x[1, 3] = torch.nan
     for factors in (None, drawn(width, seed=1)):
-        found, right = cast_rows(x, factors), fp8_cast.cast_plainly(x, factors)
+        found, right = cast_rows(x, factors=factors), fp8_cast.cast_plainly(x, factors)
         assert torch.equal(bits(found[0]), bits(right[0])) and torch.equal(found[1], right[1])
+        if width > 16:
+            split = cast_rows(*x.split([16, width - 48, 32], dim=1), factors=factors)
+            assert torch.equal(bits(split[0]), bits(right[0])) and torch.equal(split[1], right[1])
 
 
 @pytest.mark.parametrize("shape", [(16, 16), (64, 128), (80, 176)])

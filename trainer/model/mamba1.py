@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from adam.contract.model import ModelConfig
 from adam.trainer.model.init import inverse_softplus_of_steps
 from adam.trainer.ops.interface import Ops
+from adam.trainer.ops.native_linear import parts
 
 
 class Mamba1(nn.Module):
@@ -28,7 +29,7 @@ class Mamba1(nn.Module):
             self.dt_proj.bias.copy_(inverse_softplus_of_steps(inner))
 
     def forward(self, hidden: Tensor, resets: Tensor | None) -> Tensor:
-        x, z = self.in_proj(hidden).chunk(2, dim=-1)
+        x, z = parts(self.in_proj, hidden, [self.out_proj.in_features] * 2)
         x = self.ops.causal_conv1d(x, self.conv1d.weight.squeeze(1), self.conv1d.bias, resets)
         low_rank, B, C = self.x_proj(x).split([self.rank, self.states, self.states], dim=-1)
         # The bias goes into the scan, which adds it in fp32.

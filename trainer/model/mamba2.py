@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from adam.contract.model import ModelConfig
 from adam.trainer.model.init import inverse_softplus_of_steps
 from adam.trainer.ops.interface import Ops
+from adam.trainer.ops.native_linear import parts
 
 
 class GatedNorm(nn.Module):
@@ -33,7 +34,7 @@ class Mamba2(nn.Module):
 
     def forward(self, hidden: Tensor, resets: Tensor | None) -> Tensor:
         config, inner = self.config, self.config.d_inner
-        z, xBC, dt = self.in_proj(hidden).split([inner, self.mixed, self.heads], dim=-1)
+        z, xBC, dt = parts(self.in_proj, hidden, [inner, self.mixed, self.heads])
         xBC = self.ops.causal_conv1d(xBC, self.conv1d.weight.squeeze(1), self.conv1d.bias, resets)
         width = config.ngroups * config.d_state
         x, B, C = xBC.split([inner, width, width], dim=-1)

@@ -11,39 +11,46 @@ torchao's recipe `rowwise_with_gw_hp` chooses the same and keeps the gradient of
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from adam.contract.model import ModelConfig, projections
 from adam.trainer.ops.fp8_cast import STEP, cast_plainly, cast_rows, transposed
+from adam.trainer.ops.native_linear import NativeLinear, multiply_wide
 
 OLDEST = (8, 9)  # compute capability of the first GPUs that multiply fp8
 
 
-class Fp8Linear(nn.Linear):
+class Fp8Linear(NativeLinear):
     """`nn.Linear` without bias, in fp8. Parameters stay fp32; the input is rounded to bf16 first, and the output is bf16."""
 
-    def forward(self, input: Tensor) -> Tensor:
-        out: Tensor = _Product.apply(input.to(torch.bfloat16).flatten(0, -2), self.weight)
-        return out.view(*input.shape[:-1], self.out_features)
+    def parts(self, input: Tensor, sizes: list[int]) -> tuple[Tensor, ...]:
+        """The output in parts along its last dimension, of these sizes: at most three. Differentiable once."""
+        with torch.autocast(input.device.type, enabled=False):
+            found: tuple[Tensor, ...] = _Product.apply(input.to(torch.bfloat16), self.weight, sizes)
+        return found
 
 
 class _Product(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
-        x8, x_scales = cast_rows(x)
+    def forward(ctx: Any, x: Tensor, weight: Tensor, sizes: list[int]) -> tuple[Tensor, ...]:
+        x8, x_scales = cast_rows(x.flatten(0, -2))
         w8, w_scales = cast_rows(weight)
         ctx.save_for_backward(x, w8, w_scales)
-        return _multiply(x8, w8, x_scales, w_scales)
+        return _multiply(x8, w8, x_scales, w_scales).view(*x.shape[:-1], -1).split(sizes, dim=-1)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(ctx: Any, *d_parts: Tensor) -> tuple[Tensor | None, ...]:
         x, w8, w_scales = ctx.saved_tensors
-        dy = dy.contiguous()
-        d8, d_scales = cast_rows(dy, w_scales.flatten())
-        ones = torch.ones(x.shape[1], 1, dtype=torch.float32, device=x.device)
-        return _multiply(d8, transposed(w8), d_scales, ones), (dy.t() @ x).float()
+        flat, dys = x.flatten(0, -2), [d_part.flatten(0, -2).contiguous() for d_part in d_parts]
+        fit = all(dy.shape[1] % STEP == 0 for dy in dys)
+        d8, d_scales = cast_rows(*(dys if fit else [torch.cat(dys, dim=1)]), factors=w_scales.flatten())
+        ones = torch.ones(flat.shape[1], 1, dtype=torch.float32, device=x.device)
+        d_weight = torch.empty(w8.shape, dtype=torch.float32, device=x.device)
+        for dy, rows in zip(dys, d_weight.split([dy.shape[1] for dy in dys]), strict=True):
+            multiply_wide(dy.t(), flat, rows)
+        return _multiply(d8, transposed(w8), d_scales, ones).view_as(x), d_weight, None
 
 
 def _multiply(a: Tensor, b: Tensor, a_scales: Tensor, b_scales: Tensor) -> Tensor:
@@ -77,7 +84,7 @@ def wrong(device: str) -> str:
     x = torch.randn(48, 160, generator=generator).to(device)
     factors = torch.rand(160, generator=generator).to(device)
     for what, given in (("fp32", x), ("bf16", x.bfloat16())):
-        found, scales = cast_rows(given, factors)
+        found, scales = cast_rows(given, factors=factors)
         right, right_scales = cast_plainly(given, factors)
         same = torch.equal(found.view(torch.uint8), right.view(torch.uint8)) and torch.equal(scales, right_scales)
         if not same or not torch.equal(transposed(found).view(torch.uint8), right.view(torch.uint8).t()):

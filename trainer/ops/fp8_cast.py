@@ -10,28 +10,35 @@ LARGEST = 448.0  # of e4m3
 SMALLEST_AMAX = 1e-30  # as in fp8.cu
 STEP = 16  # what rows and columns of an fp8 product are multiples of
 ELEMENTS = {torch.bfloat16: 0, torch.float32: 2}
+MOST_PARTS = 3
 HELD = 40  # fp32 values that a thread keeps in registers
 THREADS = (128, 256, 512, 1024)
 SIDE = 64  # of a tile that is transposed
 
 
-def cast_rows(x: Tensor, factors: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """(fp8, scales): x, each column multiplied by its factor first, is about fp8 * scales.
+def cast_rows(*parts: Tensor, factors: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """(fp8, scales): the parts side by side, each column multiplied by its factor first, are about fp8 * scales.
 
-    x: (R, C) bf16 or fp32, C a multiple of 16. factors: (C,) fp32, or None. Gives (R, C) e4m3 and (R, 1) fp32: a row's largest magnitude
-    over 448. What is not finite becomes NaN. Raises ValueError for other shapes and types.
+    parts: one to three of (R, …) bf16 or fp32, C columns together; their numbers of columns are multiples of 16. factors: (C,) fp32, or
+    None. Gives (R, C) e4m3 and (R, 1) fp32: a row's largest magnitude over 448. What is not finite becomes NaN. Raises ValueError for
+    other shapes and types.
     """
-    rows, width = x.shape
-    if x.dtype not in ELEMENTS or width % STEP:
-        raise ValueError(f"rows of {width} {x.dtype} can't be cast to fp8: bf16 or fp32, a multiple of {STEP}")
+    x, widths = parts[0], [part.shape[1] for part in parts]
+    rows, width = x.shape[0], sum(widths)
+    if x.dtype not in ELEMENTS or any(one % STEP for one in widths) or len(parts) > MOST_PARTS:
+        raise ValueError(f"rows of {widths} {x.dtype} can't be cast to fp8: bf16 or fp32, multiples of {STEP}")
     if not on_gpu(x):
-        return cast_plainly(x, factors)
-    x = x.contiguous()
-    out, scales = torch.empty_like(x, dtype=FP8), torch.empty(rows, 1, dtype=torch.float32, device=x.device)
+        return cast_plainly(torch.cat(parts, dim=1), factors)
+    lying = [part.contiguous() for part in parts] + [None] * (MOST_PARTS - len(parts))
+    out = torch.empty(rows, width, dtype=FP8, device=x.device)
+    scales = torch.empty(rows, 1, dtype=torch.float32, device=x.device)
+    second = sum(widths[:2])
     threads, vectors = block(width, x.element_size())
     macros = (("ELEMENT", ELEMENTS[x.dtype]), ("THREADS", threads), ("VECTORS", vectors))
     with torch.cuda.device(x.device):
-        _kernel("cast_rows", macros, x.device.index).launch((rows, 1, 1), threads, 0, (x, factors, out, scales, width))
+        _kernel("cast_rows", macros, x.device.index).launch(
+            (rows, 1, 1), threads, 0, (*lying, factors, out, scales, widths[0], second, width)
+        )
     return out, scales
 
 

@@ -34,12 +34,15 @@ __device__ __forceinline__ u32 fp8_pair(float low, float high) {
   return pair;
 }
 
-// A block takes one row: it holds it in registers while it looks for the largest, so memory is read once. width is a multiple of 16.
-// factors (width,) fp32, or null: each column is multiplied by its own before.
-extern "C" __global__ void __launch_bounds__(THREADS) cast_rows(const uint4* __restrict__ from, const float* __restrict__ factors,
-                                                                u32* __restrict__ to, float* __restrict__ scales, int width) {
+// A block takes one row: it holds it in registers while it looks for the largest, so memory is read once. A row lies in up to three
+// parts, one tensor each: columns 0 to first, first to second, second to width, all multiples of 16. factors (width,) fp32, or null:
+// each column is multiplied by its own before.
+extern "C" __global__ void __launch_bounds__(THREADS) cast_rows(const uint4* __restrict__ a, const uint4* __restrict__ b,
+                                                                const uint4* __restrict__ c, const float* __restrict__ factors,
+                                                                u32* __restrict__ to, float* __restrict__ scales, int first, int second,
+                                                                int width) {
   __shared__ float largest[THREADS / 32];
-  const int vectors = width / PER;
+  const int vectors = width / PER, at_b = first / PER, at_c = second / PER;
   const u64 row = blockIdx.x;
   float values[VECTORS][PER];
   float amax = 0.f;
@@ -47,7 +50,8 @@ extern "C" __global__ void __launch_bounds__(THREADS) cast_rows(const uint4* __r
   for (int i = 0; i < VECTORS; i++) {
     const int at = threadIdx.x + i * THREADS;
     if (at >= vectors) continue;
-    unpack(from[row * vectors + at], values[i]);
+    unpack(at < at_b ? a[row * at_b + at] : at < at_c ? b[row * (at_c - at_b) + at - at_b] : c[row * (vectors - at_c) + at - at_c],
+           values[i]);
 #pragma unroll
     for (int j = 0; j < PER; j++) {
       if (factors) values[i][j] *= factors[at * PER + j];
