@@ -118,10 +118,12 @@ def kernels_on_cpu(directory: Path) -> Iterator[None]:
         patch.setattr(native_kernel, "Kernel", Kernel)
         patch.setattr(torch.cuda, "device", lambda device: nullcontext())
         native_launch._load.cache_clear()
+        native_kernel.kernel.cache_clear()
         for name, run in native_kernel.OPERATORS.items():
             registered.impl(name, run, "CPU")
         try:
             yield
         finally:
             registered._destroy()
+            native_kernel.kernel.cache_clear()
             native_launch._load.cache_clear()

@@ -6,6 +6,7 @@ torch's own clipping reads and writes each gradient once more, 22 GB for 2.7B pa
 
 import struct
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -35,15 +36,28 @@ class Chunks(NamedTuple):
         return cls(tensors.int().to(device), chunks.int().to(device))
 
 
+@dataclass
+class Work:
+    """Gradients, and where all that belongs to them lies. The addresses are gathered before a trainer waits for the norm."""
+
+    gradients: list[Tensor]
+    chunks: Chunks
+    table: Tensor  # int64 (tensors, 5), as adamw.cu reads it
+    norm: Tensor | None = None  # (2,) fp32: the norm, and what gradients are multiplied with
+
+    def is_of(self, parameters: list[Tensor]) -> bool:
+        """Whether these are the parameters' gradients still."""
+        return _same([p.grad for p in parameters if p.grad is not None], self.gradients)
+
+
 class NativeAdamW(torch.optim.AdamW):
     """`torch.optim.AdamW` whose updates are done by `update`, after `clip` has said how much of the gradients is used."""
 
     def __init__(self, groups: list[dict[str, object]], *, lr: float, betas: tuple[float, float], eps: float) -> None:
         super().__init__(groups, lr=lr, betas=betas, eps=eps)
         self._chunks: Chunks | None = None
-        self._of: list[Tensor] = []  # the parameters that the chunks are of
-        self._norm: Tensor | None = None  # (2,): the norm, and what gradients are multiplied with
-        self._clipped: list[Tensor] = []  # the gradients that it is of
+        self._chunked: list[Tensor] = []  # the parameters that the chunks are of
+        self._work: Work | None = None  # what `clip` has gathered
 
     @staticmethod
     def takes(parameters: Iterable[Tensor]) -> bool:
@@ -55,29 +69,26 @@ class NativeAdamW(torch.optim.AdamW):
 
     def clip(self, most: float) -> Tensor:
         """The norm of all gradients, () fp32; if it is above `most`, the next update takes them that much smaller."""
-        parameters, gradients = self._gradients()
-        chunks = self._cut(parameters)
-        table = self._table(parameters, gradients, [(0, 0)] * len(parameters))
-        partial = table.new_empty(len(chunks.of_tensor), dtype=torch.float32)
-        self._norm, self._clipped = table.new_empty(2, dtype=torch.float32), gradients
-        blocks = len(partial)
-        launch((FILE,), "square_sums", MACROS, (blocks, 1), THREADS, (table, *chunks, partial))
-        launch((FILE,), "finish_norm", MACROS, (1, 1), THREADS, (partial, blocks, bits(most), self._norm))
-        return self._norm[0]
+        work = self._work = self._gather()
+        blocks = len(work.chunks.of_tensor)
+        partial = work.table.new_empty(blocks, dtype=torch.float32)
+        work.norm = work.table.new_empty(2, dtype=torch.float32)
+        launch((FILE,), "square_sums", MACROS, (blocks, 1), THREADS, (work.table, *work.chunks, partial))
+        launch((FILE,), "finish_norm", MACROS, (1, 1), THREADS, (partial, blocks, bits(most), work.norm))
+        return work.norm[0]
 
     @torch.no_grad()
     def update(self) -> None:
         """One update from the gradients (arXiv 1711.05101, algorithm 2), clipped where `clip` was asked about these very ones."""
-        parameters, gradients = self._gradients()
-        clipped = len(gradients) == len(self._clipped) and all(
-            a is b for a, b in zip(gradients, self._clipped, strict=True)
-        )
-        norm = self._norm if clipped else None
-        chunks, table = self._cut(parameters), self._table(parameters, gradients, self._advance())
+        work, self._work = self._work, None
+        if work is None or not work.is_of([p for group in self.param_groups for p in group["params"]]):
+            work = self._gather()
+        numbers = _sent(self._advance(), work.table.device)
         beta1, beta2 = self.param_groups[0]["betas"]
         shares = (bits(beta1), bits(1 - beta1), bits(beta2), bits(1 - beta2))
-        launch((FILE,), "adamw_update", MACROS, (len(chunks.of_tensor), 1), THREADS, (table, *chunks, norm, *shares))
-        self._norm, self._clipped = None, []
+        blocks = len(work.chunks.of_tensor)
+        arguments = (work.table, numbers, *work.chunks, work.norm, *shares)
+        launch((FILE,), "adamw_update", MACROS, (blocks, 1), THREADS, arguments)
 
     def begin(self, parameter: Tensor) -> dict[str, Tensor]:
         """The state of a parameter; zeros before the first update."""
@@ -87,43 +98,44 @@ class NativeAdamW(torch.optim.AdamW):
             state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
         return state
 
-    def _gradients(self) -> tuple[list[Tensor], list[Tensor]]:
-        """The parameters that have a gradient, and their gradients, which lie as the parameters do."""
-        every = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
-        for parameter in every:
+    def _gather(self) -> Work:
+        """What there is to do with the gradients as they are now."""
+        parameters = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
+        if self._chunks is None or not _same(parameters, self._chunked):
+            self._chunks, self._chunked = Chunks.of(parameters), parameters
+        rows = []
+        for parameter in parameters:
             if not parameter.grad.is_contiguous():
                 parameter.grad = parameter.grad.contiguous()
-        return every, [parameter.grad for parameter in every]
-
-    def _cut(self, parameters: list[Tensor]) -> Chunks:
-        known = len(parameters) == len(self._of) and all(a is b for a, b in zip(parameters, self._of, strict=True))
-        if self._chunks is None or not known:
-            self._chunks, self._of = Chunks.of(parameters), parameters
-        return self._chunks
+            state = self.begin(parameter)
+            tensors = (parameter, parameter.grad, state["exp_avg"], state["exp_avg_sq"])
+            rows.append((*(tensor.data_ptr() for tensor in tensors), parameter.numel()))
+        return Work([p.grad for p in parameters], self._chunks, _sent(rows, parameters[0].device))
 
     def _advance(self) -> list[tuple[int, int]]:
         """Count an update; the two words of each parameter's row that the formulas need."""
-        words = []
+        words: list[tuple[int, int]] = []
         for group in self.param_groups:
+            steps = [self.begin(parameter)["step"] for parameter in group["params"] if parameter.grad is not None]
+            if not steps:
+                continue
+            torch._foreach_add_(steps, 1)
+            counts = torch.stack(steps).tolist()
             rate, (beta1, beta2), epsilon = group["lr"], group["betas"], group["eps"]
             last = _pair(epsilon, rate * group["weight_decay"])
-            for parameter in group["params"]:
-                if parameter.grad is None:
-                    continue
-                step = self.begin(parameter)["step"].add_(1).item()
-                words.append((_pair(rate / (1 - beta1**step), (1 - beta2**step) ** 0.5), last))
+            of_count = {n: (_pair(rate / (1 - beta1**n), (1 - beta2**n) ** 0.5), last) for n in set(counts)}
+            words += [of_count[count] for count in counts]
         return words
 
-    def _table(self, parameters: list[Tensor], gradients: list[Tensor], words: list[tuple[int, int]]) -> Tensor:
-        """int64 (tensors, 7), as adamw.cu reads it."""
-        rows = []
-        for parameter, gradient, (first, second) in zip(parameters, gradients, words, strict=True):
-            state = self.begin(parameter)
-            moments = (state["exp_avg"].data_ptr(), state["exp_avg_sq"].data_ptr())
-            rows.append((parameter.data_ptr(), gradient.data_ptr(), *moments, parameter.numel(), first, second))
-        table = torch.tensor(rows)
-        device = parameters[0].device
-        return table.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else table
+
+def _same(some: list[Tensor], others: list[Tensor]) -> bool:
+    return len(some) == len(others) and all(a is b for a, b in zip(some, others, strict=True))
+
+
+def _sent(rows: list[tuple[int, ...]], device: torch.device) -> Tensor:
+    """int64 on that device, without waiting for it."""
+    table = torch.tensor(rows)
+    return table.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else table
 
 
 def _pair(low: float, high: float) -> int:

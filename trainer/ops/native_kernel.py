@@ -6,6 +6,7 @@ Registered with `torch.library`'s plain functions: what `custom_op` makes import
 import struct
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ _library = torch.library.Library("adam", "DEF")
 OPERATORS: dict[str, Implementation] = {}  # what runs on a GPU, by the operator's name
 
 
+@lru_cache(maxsize=256)
 def kernel(files: tuple[str, ...], name: str, macros: Macros, device: int) -> Kernel:
     """The kernel of that name in those files; compiled and loaded where it is not yet."""
     return Kernel(module((COMMON, *files), macros, device), name)

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from adam.trainer.ops.native_kernel import Macros, Source, agree, derivative, element, in_rows, launch, operator, plain
 
-CHUNK, WIDTH, TILES, SLICE = 128, 64, 2, 16  # as in the kernels
-FORWARD_SHARED, BACKWARD_SHARED = 10752, 31232  # bytes
+CHUNK, WIDTH, TILES = 128, 64, 2  # as in the kernels
+FORWARD_SLICE, BACKWARD_SLICE = 8, 16  # heads of a block
+FORWARD_SHARED, BACKWARD_SHARED = 39936, 31232  # bytes
 GRID_ROWS = 65535  # what CUDA takes at most
 TYPES = (torch.bfloat16, torch.float16)
 COMMON = "ssd_common.cuh"
@@ -152,16 +153,16 @@ def _forward(
     c = Chunked.of(x, dt, A, B, C, D, bias, resets)
     states = c.states(c.scaled(c.x, c.steps))
     given = torch.bmm(c.C, states.transpose(1, 2))
-    y = x.new_empty(x.shape)
+    y, slices = x.new_empty(x.shape), -(-(c.heads // c.groups) // FORWARD_SLICE)
     launch(
         (*PAIRS, "ssd_forward.cu"),
         "ssd_forward",
         (("ELEMENT", element("ssd", x.dtype)), ("SHARED", FORWARD_SHARED)),
-        (c.heads * TILES, c.numbers),
+        (c.groups * slices * TILES, c.numbers),
         128,
         (
             c.x, c.D, c.steps, c.logs, c.documents, _wide(c.C, c.B.transpose(1, 2)), given, y,
-            c.length, c.heads, c.groups, c.chunks, c.x.stride(1),
+            c.length, c.heads, c.groups, c.chunks, slices, c.x.stride(1),
         ),
         FORWARD_SHARED,
     )  # fmt: skip
@@ -210,7 +211,7 @@ def _backward(
 
 def _pairs(c: Chunked, dy: Tensor, given: Tensor, coming: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The gradient of x; sums of tokens and heads, (6, b chunks, H, chunk); and the gradient of B_s C_t, (n, s, t), as halves."""
-    slices = -(-(c.heads // c.groups) // SLICE)
+    slices = -(-(c.heads // c.groups) // BACKWARD_SLICE)
     dx, sums = torch.empty_like(dy), c.steps.new_empty(6, *c.steps.shape)
     dproducts = c.steps.new_zeros(c.numbers * c.groups, slices, CHUNK, CHUNK)
     launch(

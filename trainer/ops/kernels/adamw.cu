@@ -1,13 +1,13 @@
 // AdamW (arXiv 1711.05101) over all tensors in one launch, the clipping of gradients folded in, and the norm that clipping needs. All is
 // fp32. Behind common.cuh. A block has CHUNK elements of one tensor. Sums have one order.
 //
-// A tensor is a row of `table`: the addresses of weight, gradient and both moments; elements; then step size | correction of the second
-// moment, and epsilon | rate times decay, two floats in each word, the first one in its low half.
+// A tensor is a row of `table`: the addresses of weight, gradient and both moments; elements. And a row of `numbers`: step size |
+// correction of the second moment, epsilon | rate times decay, two floats in each word, the first one in its low half.
 
 constexpr int THREADS = 256;
 constexpr int WARPS = THREADS / 32;
 constexpr int CHUNK = 32768;
-constexpr int COLUMNS = 7;
+constexpr int COLUMNS = 5;
 extern "C" __device__ const int adamw_update_chunk = CHUNK;
 
 __device__ __forceinline__ float low(u64 both) { return __uint_as_float((u32)both); }
@@ -77,16 +77,18 @@ extern "C" __global__ void __launch_bounds__(THREADS) finish_norm(const float* _
 }
 
 // beta1, more1: the share of the old first moment, and 1 - beta1; as bits. norm: as `finish_norm` left it, or null: nothing is clipped.
-extern "C" __global__ void __launch_bounds__(THREADS) adamw_update(const u64* __restrict__ table, const int* __restrict__ of_tensor,
-                                                                   const int* __restrict__ of_chunk, const float* __restrict__ norm,
-                                                                   int beta1_bits, int more1_bits, int beta2_bits, int more2_bits) {
+extern "C" __global__ void __launch_bounds__(THREADS) adamw_update(const u64* __restrict__ table, const u64* __restrict__ numbers,
+                                                                   const int* __restrict__ of_tensor, const int* __restrict__ of_chunk,
+                                                                   const float* __restrict__ norm, int beta1_bits, int more1_bits, int beta2_bits,
+                                                                   int more2_bits) {
   const u64* row = table + (u64)of_tensor[blockIdx.x] * COLUMNS;
   const u64 first = (u64)of_chunk[blockIdx.x] * CHUNK, size = row[4];
   float *p = (float*)row[0] + first, *m = (float*)row[2] + first, *v = (float*)row[3] + first;
   const float* g = (const float*)row[1] + first;
   const int count = size - first < CHUNK ? (int)(size - first) : CHUNK;
   const bool aligned = (row[0] | row[1] | row[2] | row[3]) % 16 == 0;
-  const float step = low(row[5]), correction = high(row[5]), epsilon = low(row[6]), decay = high(row[6]);
+  const u64 *words = numbers + 2 * of_tensor[blockIdx.x];
+  const float step = low(words[0]), correction = high(words[0]), epsilon = low(words[1]), decay = high(words[1]);
   const float beta1 = __uint_as_float(beta1_bits), more1 = __uint_as_float(more1_bits);
   const float beta2 = __uint_as_float(beta2_bits), more2 = __uint_as_float(more2_bits), factor = norm ? norm[1] : 1.f;
 #pragma unroll 2

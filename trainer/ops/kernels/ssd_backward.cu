@@ -46,10 +46,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) ssd_backward(
   float dscores[TILES][STEPS][8] = {};
   for (int head = group * of_group + slice * SLICE; head < at_most((group + 1) * of_group, group * of_group + (slice + 1) * SLICE); head++) {
     __syncthreads();
-    load_line(steps, logs, documents, number, head, heads, shared.line);
-    load_tile(x, row0, x_stride, head * WIDTH, t0 + tile * TILE, length, shared.x);
+    send_line(steps, logs, documents, number, head, heads, shared.line);
+    send_tile(x, row0, x_stride, head * WIDTH, t0 + tile * TILE, length, shared.x);
     for (int j = 0; tile + j < TILES; j++)
-      load_tile(dy, row0, heads * WIDTH, head * WIDTH, t0 + (tile + j) * TILE, length, shared.dy[j]);
+      send_tile(dy, row0, heads * WIDTH, head * WIDTH, t0 + (tile + j) * TILE, length, shared.dy[j]);
+    sent();
+    arrived();
     __syncthreads();
     float found[WIDTH / 8][4] = {}, over_t[2] = {};
 #pragma unroll

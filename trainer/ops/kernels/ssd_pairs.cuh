@@ -9,20 +9,13 @@ constexpr int PITCH = WIDTH + 8;  // elements from row to row: eight rows beside
 constexpr int THREADS = 128;
 typedef unsigned short Tile[TILE][PITCH];
 
-// Tokens `first` and on of one head; zeros beyond the sequence.
-__device__ __forceinline__ void load_tile(const void* x, u32 row0, u32 stride, int channel, int first, int length, Tile& tile) {
+// Tokens `first` and on of one head; zeros beyond the sequence. They are there after `sent`, `arrived` and a barrier.
+__device__ __forceinline__ void send_tile(const void* x, u32 row0, u32 stride, int channel, int first, int length, Tile& tile) {
   constexpr int QUADS = WIDTH / 4, ITEMS = TILE * QUADS / THREADS;
-  Quad raw[ITEMS];
 #pragma unroll
   for (int e = 0; e < ITEMS; e++) {
     const int item = threadIdx.x + e * THREADS, t = first + item / QUADS;
-    raw[e] = Quad{};
-    if (t < length) raw[e] = *(const Quad*)in(x, place(row0 + t, stride, channel + item % QUADS * 4));
-  }
-#pragma unroll
-  for (int e = 0; e < ITEMS; e++) {
-    const int item = threadIdx.x + e * THREADS;
-    *(Quad*)&tile[item / QUADS][item % QUADS * 4] = raw[e];
+    copy_async<sizeof(Quad)>(&tile[item / QUADS][item % QUADS * 4], in(x, place(row0 + t, stride, channel + item % QUADS * 4)), t < length);
   }
 }
 
@@ -62,12 +55,12 @@ struct Line {
   float steps[CHUNK], logs[CHUNK];
   int documents[CHUNK];
 };
-__device__ __forceinline__ void load_line(const float* steps, const float* logs, const int* documents, u64 number, int head, int heads,
+__device__ __forceinline__ void send_line(const float* steps, const float* logs, const int* documents, u64 number, int head, int heads,
                                           Line& line) {
   const u64 at = (number * heads + head) * CHUNK + threadIdx.x;
-  line.steps[threadIdx.x] = steps[at];
-  line.logs[threadIdx.x] = logs[at];
-  line.documents[threadIdx.x] = documents[number * CHUNK + threadIdx.x];
+  copy_async<4>(&line.steps[threadIdx.x], steps + at, true);
+  copy_async<4>(&line.logs[threadIdx.x], logs + at, true);
+  copy_async<4>(&line.documents[threadIdx.x], documents + number * CHUNK + threadIdx.x, true);
 }
 
 // What token s gives to token t, but for C_t B_s and dt_s.
