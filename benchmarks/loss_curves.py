@@ -86,8 +86,8 @@ class Runs:
         write_lock(paths.lock, settle_config(config, None, has_data=False, has_training=False)[0])
         return paths
 
-    def train(self, name: str, changes: dict[str, Any], *, kill_at: int = 0) -> tuple[list[StepRow], float]:
-        """(the newest row of each step, seconds) of a run, killed once it has logged step `kill_at`, if any, and resumed."""
+    def train(self, name: str, changes: dict[str, Any], *, kill_at: int = 0) -> tuple[list[StepRow], float] | None:
+        """(the newest row of each step, seconds) of a run, killed once it has logged step `kill_at`, if any, and resumed; None: it failed."""
         paths, began = self.made(name, changes), time.perf_counter()
         try:
             started = start(paths, Plan(program="trainer", attempt=1, token=1))
@@ -101,7 +101,8 @@ class Runs:
                 resume = Resume(newest.name, newest.head.step, str(newest.path))
                 started = start(paths, Plan(program="trainer", attempt=2, token=2, resume=resume))
             if started.wait() != 0:
-                raise SystemExit(f"{name}: exit {started.returncode}\n{paths.log('trainer').read_text()[-2000:]}")
+                print(f"{name}: exit {started.returncode}\n{paths.log('trainer').read_text()[-2000:]}", flush=True)
+                return None
         finally:
             shutil.rmtree(paths.ram, ignore_errors=True)
         found = list(rows_of(paths).values())
@@ -228,9 +229,14 @@ def main() -> None:
         jobs += [(AGAIN, CURVES["native"], 0), (KILLED, CURVES["native"], arguments.steps * 6 // 10)]
     with ThreadPoolExecutor(arguments.together) as pool:
         made = {name: pool.submit(runs.train, name, changes, kill_at=at) for name, changes, at in jobs}
-        found = {name: future.result() for name, future in made.items()}
+        ended = {name: future.result() for name, future in made.items()}
+    found = {name: result for name, result in ended.items() if result is not None}
     losses = {name: [row.loss if row.loss is not None else float("nan") for row in found[name][0]] for name in wanted}
-    exact = {name: same_bits(found["native"][0], found[name][0]) for name in (AGAIN, KILLED) if name in found}
+    exact = {
+        name: same_bits(found["native"][0], found[name][0])
+        for name in (AGAIN, KILLED)
+        if {name, "native"} <= set(found)
+    }
     apart = compared(losses)
     for name, numbers in apart.items():
         print(f"{name:34} " + "  ".join(f"{what} {value:+.4f}" for what, value in numbers.items()))
@@ -247,7 +253,7 @@ def main() -> None:
         arguments.json.write_text(json.dumps(said))
     if arguments.svg and "native" in losses:
         arguments.svg.write_text(svg(losses))
-    if not all(exact.values()):
+    if not all(exact.values()) or len(found) < len(jobs):
         raise SystemExit(1)
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from adam.contract.config import Trainer
-from adam.trainer.model.lm import MambaLM
+from adam.trainer.model.lm import Block, MambaLM
 from adam.trainer.ops.native import NativeOps
 from adam.trainer.runtime import Runtime
 
@@ -41,8 +41,12 @@ def set_way(model: MambaLM, again: str, layers: int = 0) -> None:
     partly = again == STATES and 0 < layers < len(model.backbone.layers)
     model.ops.recompute = again == STATES and not partly
     computing = NativeOps(recompute=True) if partly else model.ops
-    for number, block in enumerate(model.backbone.layers):
+    for number, block in enumerate(blocks_of(model)):
         block.mixer.ops = computing if number < layers else model.ops
+
+
+def blocks_of(model: MambaLM) -> list[Block]:
+    return [block for block in model.backbone.layers if isinstance(block, Block)]
 
 
 def settle_states(model: MambaLM, config: Trainer, runtime: Runtime, room: int) -> bool:
@@ -67,7 +71,7 @@ def settle_states(model: MambaLM, config: Trainer, runtime: Runtime, room: int) 
 
 def needed_bytes(model: MambaLM, length: int, runtime: Runtime) -> int:
     """Bytes that training takes at the end of a forward, where it is most; without what the loss and snapshots take."""
-    blocks = model.backbone.layers
+    blocks = blocks_of(model)
     block = block_bytes(model, length, runtime)
     state = STATE_BYTES * sum(parameter.numel() for parameter in model.parameters())
     if model.backbone.recompute:

@@ -37,7 +37,9 @@ class _Product(torch.autograd.Function):
         x8, x_scales = cast_rows(x.flatten(0, -2))
         w8, w_scales = cast_rows(weight)
         ctx.save_for_backward(x, w8, w_scales)
-        return _multiply(x8, w8, x_scales, w_scales).view(*x.shape[:-1], -1).split(sizes, dim=-1)
+        whole = _multiply(x8, w8, x_scales, w_scales).view(*x.shape[:-1], -1)
+        made: tuple[Tensor, ...] = whole.split(sizes, dim=-1)
+        return made
 
     @staticmethod
     @once_differentiable

@@ -21,7 +21,8 @@ class NativeLinear(nn.Linear):
         """The output in parts along its last dimension, of these sizes. Differentiable once."""
         device = input.device.type
         if not torch.is_autocast_enabled(device):
-            return super().forward(input).split(sizes, dim=-1)
+            plain: tuple[Tensor, ...] = super().forward(input).split(sizes, dim=-1)
+            return plain
         dtype = torch.get_autocast_dtype(device)
         with torch.autocast(device, enabled=False):
             found: tuple[Tensor, ...] = _Product.apply(input.to(dtype), self.weight, sizes)
@@ -32,8 +33,8 @@ def parts(linear: nn.Linear, input: Tensor, sizes: list[int]) -> tuple[Tensor, .
     """What a layer makes of `input`, in parts of its output's last dimension."""
     if isinstance(linear, NativeLinear):
         return linear.parts(input, sizes)
-    whole: Tensor = linear(input)
-    return whole.split(sizes, dim=-1)
+    found: tuple[Tensor, ...] = linear(input).split(sizes, dim=-1)
+    return found
 
 
 class _Product(torch.autograd.Function):
@@ -42,7 +43,8 @@ class _Product(torch.autograd.Function):
         half = weight.to(x.dtype)
         ctx.sizes = sizes
         ctx.save_for_backward(x, half)
-        return (x @ half.t()).split(sizes, dim=-1)
+        made: tuple[Tensor, ...] = (x @ half.t()).split(sizes, dim=-1)
+        return made
 
     @staticmethod
     @once_differentiable
