@@ -231,7 +231,11 @@ def main() -> None:
         made = {name: pool.submit(runs.train, name, changes, kill_at=at) for name, changes, at in jobs}
         ended = {name: future.result() for name, future in made.items()}
     found = {name: result for name, result in ended.items() if result is not None}
-    losses = {name: [row.loss if row.loss is not None else float("nan") for row in found[name][0]] for name in wanted}
+    losses = {
+        name: [row.loss if row.loss is not None else float("nan") for row in found[name][0]]
+        for name in wanted
+        if name in found
+    }
     exact = {
         name: same_bits(found["native"][0], found[name][0])
         for name in (AGAIN, KILLED)
