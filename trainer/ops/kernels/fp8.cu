@@ -38,7 +38,7 @@ __device__ __forceinline__ u32 fp8_pair(float low, float high) {
 // parts, one tensor each: columns 0 to first, first to second, second to width, all multiples of 16. factors (width,) fp32, or null:
 // each column is multiplied by its own before.
 extern "C" __global__ void __launch_bounds__(THREADS) cast_rows(const uint4* __restrict__ a, const uint4* __restrict__ b,
-                                                                const uint4* __restrict__ c, const float* __restrict__ factors,
+                                                                const uint4* __restrict__ c, const float4* __restrict__ factors,
                                                                 u32* __restrict__ to, float* __restrict__ scales, int first, int second,
                                                                 int width) {
   __shared__ float largest[THREADS / 32];
@@ -52,11 +52,16 @@ extern "C" __global__ void __launch_bounds__(THREADS) cast_rows(const uint4* __r
     if (at >= vectors) continue;
     unpack(at < at_b ? a[row * at_b + at] : at < at_c ? b[row * (at_c - at_b) + at - at_b] : c[row * (vectors - at_c) + at - at_c],
            values[i]);
+    if (factors) {
 #pragma unroll
-    for (int j = 0; j < PER; j++) {
-      if (factors) values[i][j] *= factors[at * PER + j];
-      amax = fmaxf(amax, fabsf(values[i][j]));
+      for (int j = 0; j < PER / 4; j++) {
+        const float4 by = factors[at * (PER / 4) + j];
+        float* v = &values[i][4 * j];
+        v[0] *= by.x; v[1] *= by.y; v[2] *= by.z; v[3] *= by.w;
+      }
     }
+#pragma unroll
+    for (int j = 0; j < PER; j++) amax = fmaxf(amax, fabsf(values[i][j]));
   }
 #pragma unroll
   for (int mask = 16; mask; mask /= 2) amax = fmaxf(amax, __shfl_xor_sync(0xffffffffu, amax, mask));
@@ -70,11 +75,14 @@ extern "C" __global__ void __launch_bounds__(THREADS) cast_rows(const uint4* __r
   for (int i = 0; i < VECTORS; i++) {
     const int at = threadIdx.x + i * THREADS;
     if (at >= vectors) continue;
-#pragma unroll
-    for (int j = 0; j < PER / 4; j++) {
-      const float* v = &values[i][4 * j];
-      to[(row * vectors + at) * (PER / 4) + j] = fp8_pair(v[0] * up, v[1] * up) | fp8_pair(v[2] * up, v[3] * up) << 16;
-    }
+    const float(&v)[PER] = values[i];
+    const u32 low = fp8_pair(v[0] * up, v[1] * up) | fp8_pair(v[2] * up, v[3] * up) << 16;
+#if ELEMENT == 0  // eight bytes at once
+    const u32 high = fp8_pair(v[4] * up, v[5] * up) | fp8_pair(v[6] * up, v[7] * up) << 16;
+    ((uint2*)to)[row * vectors + at] = make_uint2(low, high);
+#else
+    to[row * vectors + at] = low;
+#endif
   }
 }
 
