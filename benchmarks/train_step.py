@@ -33,9 +33,9 @@ from adam.contract.foreign import their_name, transformers_config  # noqa: E402
 from adam.contract.mfu import FLOPS_PER_PARAMETER, peak_flops  # noqa: E402
 from adam.contract.model import PRESETS, ModelConfig, parameter_count, resolved  # noqa: E402
 from adam.contract.weights import mamba_config  # noqa: E402
-from adam.trainer.memory import HALF, KEPT, STATES, set_way  # noqa: E402
 from adam.trainer.model.lm import MambaLM  # noqa: E402
 from adam.trainer.ops.backends import make_ops  # noqa: E402
+from adam.trainer.ops.native import NativeOps  # noqa: E402
 from adam.trainer.optim import apply_update, clip_gradients, make_optimizer, moments  # noqa: E402
 from adam.trainer.runtime import Runtime  # noqa: E402
 
@@ -54,7 +54,6 @@ KINDS = {
     "copies, fills": r"memcpy|memset|fill|copy",
 }
 REST = "the rest"
-SAID = {KEPT: "", HALF: ", half the states recomputed", STATES: ", states recomputed"}
 
 
 @dataclass
@@ -141,13 +140,15 @@ def ours(bench: Bench, names: list[str]) -> Iterator[tuple[str, Callable[..., Te
     for name in names:
         precision = "fp8" if name == "fp8" else "bf16"
         runtime = Runtime(bench.device, precision, "torch" if name == "torch" else "native", 1, 1)
-        mamba1 = bench.shape.arch == "mamba1"
-        for again in (KEPT, HALF, STATES) if runtime.backend == "native" and mamba1 else (KEPT,):
+        for recompute in (False, True):
             ops = make_ops(runtime.backend)
+            if recompute and not (isinstance(ops, NativeOps) and bench.shape.arch == "mamba1"):
+                continue
+            if isinstance(ops, NativeOps):
+                ops.recompute = recompute
             with torch.device("meta"):
                 model = MambaLM(bench.shape, ops, runtime.linear)
             bench.sharing(model)
-            set_way(model, again)
 
             def losses(
                 tokens: Tensor, targets: Tensor, resets: Tensor, model: Any = model, on: Any = runtime
@@ -157,7 +158,7 @@ def ours(bench: Bench, names: list[str]) -> Iterator[tuple[str, Callable[..., Te
                     return found
 
             title = "bf16" if name == "native" else name
-            yield f"adam {title}{SAID[again]}", losses, bench.our_update
+            yield f"adam {title}{', states recomputed' if recompute else ''}", losses, bench.our_update
 
 
 def theirs(bench: Bench, name: str) -> tuple[str, Callable[..., Tensor], Callable[[], None]]:

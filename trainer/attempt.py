@@ -25,7 +25,7 @@ from adam.trainer.fit import settle_fit, without
 from adam.trainer.gpu import is_gpu_gone
 from adam.trainer.heart import Heart
 from adam.trainer.loop import Loop
-from adam.trainer.memory import HALF, STATES, gpu_room, settle_states
+from adam.trainer.memory import STATES, gpu_room, settle_states
 from adam.trainer.model.lm import MambaLM
 from adam.trainer.ops.backends import make_ops
 from adam.trainer.optim import make_optimizer
@@ -115,7 +115,7 @@ def _train(paths: RunPaths, plan: Plan, config: Config, heart: Heart, stop_reque
         )
         owed.save(paths.fit, fit)
         runtime = msgspec.structs.replace(runtime, micro_batch=fit.chosen.micro_batch)
-        recompute = fit.chosen.again in (HALF, STATES)
+        recompute = fit.chosen.again == STATES
         heart.enter(Phase.LOADING)
     else:
         recompute = settle_states(model, config.trainer, runtime, gpu_room() if runtime.device == "cuda" else 0)

@@ -1,8 +1,7 @@
 """What the backward computes again instead of keeping it: memory for time, the bits are the same.
 
     ""         nothing: all that autograd wants is kept
-    "half"     the states of selective scans (native, mamba1), of every second block
-    "states"   of all of them
+    "states"   the states of selective scans (native, mamba1)
     "blocks"   all of a block but its input
 
 What training will take is measured, not guessed: one block's forward, of one sample and of two, and what autograd keeps of it.
@@ -13,14 +12,14 @@ import torch
 from torch import Tensor
 
 from adam.contract.config import Trainer
-from adam.trainer.model.lm import Block, MambaLM
+from adam.trainer.model.lm import MambaLM
 from adam.trainer.model.mamba1 import Mamba1
 from adam.trainer.ops.native import NativeOps
 from adam.trainer.runtime import Runtime
 
 STATE_BYTES = 16  # of a parameter: weight, gradient and two moments in fp32
 SHARE = 0.9  # of the memory; the rest is for one block's backward, for the loss, and for what lies between allocations
-KEPT, HALF, STATES, BLOCKS = "", "half", "states", "blocks"
+KEPT, STATES, BLOCKS = "", "states", "blocks"
 ASKED = {"off": KEPT, "on": STATES, "blocks": BLOCKS}  # trainer.recompute
 
 log = structlog.get_logger()
@@ -29,8 +28,7 @@ log = structlog.get_logger()
 def ways(model: MambaLM, wanted: str = "auto") -> tuple[str, ...]:
     """What may be computed again, the fastest first. wanted: `trainer.recompute`."""
     native = isinstance(model.ops, NativeOps) and isinstance(model.backbone.layers[0].mixer, Mamba1)
-    half = (HALF,) if len(model.backbone.layers) > 1 else ()
-    possible = (KEPT, *half, STATES, BLOCKS) if native else (KEPT, BLOCKS)
+    possible = (KEPT, STATES, BLOCKS) if native else (KEPT, BLOCKS)
     if wanted == "auto":
         return possible
     return (ASKED[wanted],) if ASKED[wanted] in possible else (KEPT,)
@@ -40,9 +38,6 @@ def set_way(model: MambaLM, again: str) -> None:
     model.backbone.recompute = again == BLOCKS
     if isinstance(model.ops, NativeOps):
         model.ops.recompute = again == STATES
-        second = NativeOps(recompute=True) if again == HALF else model.ops
-        for number, layer in enumerate(model.backbone.layers):
-            layer.mixer.ops = second if number % 2 else model.ops
 
 
 def settle_states(model: MambaLM, config: Trainer, runtime: Runtime, room: int) -> bool:
@@ -52,40 +47,30 @@ def settle_states(model: MambaLM, config: Trainer, runtime: Runtime, room: int) 
     """
     possible = ways(model, config.recompute)
     set_way(model, possible[0])
-    if config.recompute != "auto" or STATES not in possible:
-        return possible[0] == STATES
-    needs = {}
-    for again in possible[: possible.index(STATES) + 1]:
-        set_way(model, again)
-        needs[again] = needed_bytes(model, config.seq_len, runtime)
-        if needs[again] <= SHARE * room:
-            break
-    log.info("states of scans", computed_again=again or "none", bytes=needs, room=room)
-    return again != KEPT
+    if config.recompute == "auto" and STATES in possible:
+        need = needed_bytes(model, config.seq_len, runtime)
+        again = need > SHARE * room
+        set_way(model, STATES if again else KEPT)
+        log.info("states of scans", computed_again=again, with_all_kept=need, room=room)
+        return again
+    return possible[0] == STATES
 
 
 def needed_bytes(model: MambaLM, length: int, runtime: Runtime) -> int:
     """Bytes that training takes at the end of a forward, where it is most; without what the loss and snapshots take."""
-    layers = model.backbone.layers
-    blocks = [
-        _block_bytes(model, layer, length, runtime) for layer in layers[:2]
-    ]  # those that follow are as one of them
+    one, two = (kept_bytes(model, samples, length, runtime) for samples in (1, 2))
+    block = 2 * one - two + runtime.micro_batch * (two - one)
+    layers = len(model.backbone.layers)
     state = STATE_BYTES * sum(parameter.numel() for parameter in model.parameters())
     if not model.backbone.recompute:
-        return state + sum(blocks[number % len(blocks)] for number in range(len(layers)))
+        return state + layers * block
     inputs = (
         2 * 4 * runtime.micro_batch * length * model.backbone.embedding.weight.shape[1]
     )  # x and the residual stream
-    return state + len(layers) * inputs + blocks[0]
+    return state + layers * inputs + block
 
 
-def _block_bytes(model: MambaLM, layer: Block, length: int, runtime: Runtime) -> int:
-    """Bytes that autograd keeps of one block's forward."""
-    one, two = (kept_bytes(model, layer, samples, length, runtime) for samples in (1, 2))
-    return 2 * one - two + runtime.micro_batch * (two - one)
-
-
-def kept_bytes(model: MambaLM, layer: Block, samples: int, length: int, runtime: Runtime) -> int:
+def kept_bytes(model: MambaLM, samples: int, length: int, runtime: Runtime) -> int:
     """Bytes that autograd keeps of the forward of one block; the weights themselves are left out."""
     weight = model.backbone.embedding.weight
     x = torch.zeros(samples, length, weight.shape[1], device=weight.device, requires_grad=True)
@@ -98,7 +83,7 @@ def kept_bytes(model: MambaLM, layer: Block, samples: int, length: int, runtime:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), runtime.autocast():
-        layer(x, residual, resets)
+        model.backbone.layers[0](x, residual, resets)
     return sum(tensor.untyped_storage().nbytes() for place, tensor in kept.items() if place not in weights)
 
 
