@@ -1,7 +1,7 @@
 """Whole training steps of Mamba 2.7B: ours beside mamba_ssm's and transformers' models, of the same weights, in one process.
 
     python -P benchmarks/train_step.py [--vs mamba_ssm,transformers] [--arch mamba1|mamba2] [--ours native,fp8]
-        [--micro-batches 8,4] [--length 2048] [--rounds 4] [--json FILE] [--dry]
+        [--micro-batches 8,4] [--length 2048] [--rounds 4] [--graphs] [--json FILE] [--dry]
 
 A step is forward, backward, clipping and fused AdamW on random tokens, bf16 autocast over fp32 parameters; theirs with the cross-entropy of
 fp32 logits. All models share the very same parameters and moments, so that each has the GPU's memory for itself, and take turns: one step
@@ -17,7 +17,7 @@ import re
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +33,14 @@ from adam.contract.foreign import their_name, transformers_config  # noqa: E402
 from adam.contract.mfu import FLOPS_PER_PARAMETER, peak_flops  # noqa: E402
 from adam.contract.model import PRESETS, ModelConfig, parameter_count, resolved  # noqa: E402
 from adam.contract.weights import mamba_config  # noqa: E402
+from adam.trainer.memory import KEPT, STATES, layers_again, set_way, ways  # noqa: E402
 from adam.trainer.model.lm import MambaLM  # noqa: E402
 from adam.trainer.ops.backends import make_ops  # noqa: E402
-from adam.trainer.ops.native import NativeOps  # noqa: E402
 from adam.trainer.optim import apply_update, clip_gradients, make_optimizer, moments  # noqa: E402
 from adam.trainer.runtime import Runtime  # noqa: E402
 
 DOCUMENT = 1000  # tokens, in the mean
+USED = 0.95  # of the memory at most, where it is chosen how many layers keep their states
 TIMED = 2  # steps of a turn
 GIB = 1 << 30
 # Kernels by what they are for: the first pattern that a name matches, in lower case.
@@ -64,9 +65,21 @@ class Side:
     micro_batch: int
     losses: Callable[[Tensor, Tensor, Tensor], Tensor]
     update: Callable[[], None]
+    model: MambaLM | None = None  # ours
+    again: str = KEPT  # what of it the backward computes again, and of how many layers
+    layers: int = 0
     seconds: list[float] = field(default_factory=list)
     peak: int = 0  # bytes
     fits: bool = True
+
+    @property
+    def title(self) -> str:
+        of = f" of {self.layers} layers" if self.layers else ""
+        return f"{self.name}, states{of} recomputed" if self.again == STATES else self.name
+
+    def ready(self) -> None:
+        if self.model is not None:
+            set_way(self.model, self.again, self.layers)
 
 
 class Bench:
@@ -110,7 +123,8 @@ class Bench:
 
     def step(self, side: Side) -> None:
         # As the trainer sets it, which costs some operations time; theirs are measured as they come.
-        torch.set_deterministic_debug_mode("error" if side.name.startswith("adam") else "default")
+        torch.set_deterministic_debug_mode("error" if side.model is not None else "default")
+        side.ready()
         losses = side.losses(*self.batch(side.micro_batch))
         losses.mean().backward()
         side.update()
@@ -136,32 +150,37 @@ class Bench:
             torch.cuda.reset_peak_memory_stats()
 
 
-def ours(bench: Bench, names: list[str]) -> Iterator[tuple[str, Callable[..., Tensor], Callable[[], None]]]:
-    for name in names:
-        precision = "fp8" if name == "fp8" else "bf16"
-        runtime = Runtime(bench.device, precision, "torch" if name == "torch" else "native", 1, 1)
-        for recompute in (False, True):
-            ops = make_ops(runtime.backend)
-            if recompute and not (isinstance(ops, NativeOps) and bench.shape.arch == "mamba1"):
-                continue
-            if isinstance(ops, NativeOps):
-                ops.recompute = recompute
-            with torch.device("meta"):
-                model = MambaLM(bench.shape, ops, runtime.linear)
-            bench.sharing(model)
+def ours(bench: Bench, name: str, sizes: list[int]) -> Iterator[Side]:
+    runtime = Runtime(bench.device, "fp8" if name == "fp8" else "bf16", "torch" if name == "torch" else "native", 1, 1)
+    with torch.device("meta"):
+        model = MambaLM(bench.shape, make_ops(runtime.backend), runtime.linear)
+    bench.sharing(model)
 
-            def losses(
-                tokens: Tensor, targets: Tensor, resets: Tensor, model: Any = model, on: Any = runtime
-            ) -> Tensor:
-                with on.autocast():
-                    found: Tensor = model.loss(tokens, targets, resets)
-                    return found
+    def losses(tokens: Tensor, targets: Tensor, resets: Tensor) -> Tensor:
+        with runtime.autocast():
+            return model.loss(tokens, targets, resets)
 
-            title = "bf16" if name == "native" else name
-            yield f"adam {title}{', states recomputed' if recompute else ''}", losses, bench.our_update
+    for again in (KEPT, STATES):
+        if again in ways(model):
+            for size in sizes:
+                yield Side(f"adam {'bf16' if name == 'native' else name}", size, losses, bench.our_update, model, again)
 
 
-def theirs(bench: Bench, name: str) -> tuple[str, Callable[..., Tensor], Callable[[], None]]:
+def partly(bench: Bench, sides: list[Side]) -> Iterator[Side]:
+    """Ours with the states of as many layers kept as fit, where those of all do not."""
+    whole = {(side.name, side.micro_batch): side.fits for side in sides if side.again == KEPT}
+    for side in sides:
+        if side.again != STATES or side.model is None or not side.fits or whole[side.name, side.micro_batch]:
+            continue
+        precision = "fp8" if side.name.endswith("fp8") else "bf16"
+        runtime = Runtime(bench.device, precision, "native", 1, side.micro_batch)
+        spare = int(USED * torch.cuda.get_device_properties(0).total_memory) - side.peak
+        layers = layers_again(side.model, bench.length, runtime, spare)
+        if 0 < layers < len(side.model.backbone.layers):
+            yield replace(side, layers=layers, seconds=[], peak=0)
+
+
+def theirs(bench: Bench, name: str, sizes: list[int]) -> Iterator[Side]:
     model = bench.sharing(*(_mamba_ssm(bench.shape) if name == "mamba_ssm" else _transformers(bench.shape)))
 
     def losses(tokens: Tensor, targets: Tensor, _: Tensor) -> Tensor:
@@ -169,7 +188,7 @@ def theirs(bench: Bench, name: str) -> tuple[str, Callable[..., Tensor], Callabl
             logits = model(tokens).logits
         return nn.functional.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="none")
 
-    return name, losses, bench.their_update
+    yield from (Side(name, size, losses, bench.their_update) for size in sizes)
 
 
 def _mamba_ssm(shape: ModelConfig) -> tuple[nn.Module, Callable[[str], str]]:
@@ -191,10 +210,9 @@ def _transformers(shape: ModelConfig) -> tuple[nn.Module, Callable[[str], str]]:
 
 
 def sides_of(bench: Bench, arguments: argparse.Namespace) -> list[Side]:
-    makers = list(ours(bench, arguments.ours.split(",")))
-    makers += [theirs(bench, name) for name in (arguments.vs or "").split(",") if name]
-    batches = [int(number) for number in arguments.micro_batches.split(",")]
-    return [Side(name, size, losses, update) for name, losses, update in makers for size in batches]
+    sizes = [int(number) for number in arguments.micro_batches.split(",")]
+    found = [side for name in arguments.ours.split(",") for side in ours(bench, name, sizes)]
+    return found + [side for name in (arguments.vs or "").split(",") if name for side in theirs(bench, name, sizes)]
 
 
 def try_out(bench: Bench, side: Side) -> None:
@@ -202,6 +220,7 @@ def try_out(bench: Bench, side: Side) -> None:
     bench.clear()
     began = time.perf_counter()
     loss = float("nan")
+    side.ready()
     try:
         loss = bench.loss(side)
         for _ in range(2):
@@ -230,6 +249,44 @@ def take_turns(bench: Bench, sides: list[Side], rounds: int) -> None:
                 bench.step(side)
                 bench.synchronize()
                 side.seconds.append(time.perf_counter() - began)
+
+
+def graphed(bench: Bench, side: Side, steps: int) -> dict[str, float]:
+    """Median seconds of steps as they are and of steps whose forward and backward are one CUDA graph: what launching costs.
+
+    Gradients stay where they are for that, and are zeroed.
+    """
+    parameters = list(bench.model.parameters())
+    bench.clear()
+    torch.set_deterministic_debug_mode("error")
+    side.ready()
+    for parameter in parameters:
+        parameter.grad = torch.zeros_like(parameter)
+    tokens, targets, resets = bench.batch(side.micro_batch)
+
+    def forward_backward() -> None:
+        side.losses(tokens, targets, resets).mean().backward()
+
+    def timed(run: Callable[[], None]) -> float:
+        found = []
+        for _ in range(steps + 2):
+            bench.synchronize()
+            began = time.perf_counter()
+            run()
+            side.update()
+            torch._foreach_zero_([parameter.grad for parameter in parameters])
+            bench.synchronize()
+            found.append(time.perf_counter() - began)
+        return statistics.median(found[2:])
+
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        plain = timed(forward_backward)
+    torch.cuda.empty_cache()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, stream=stream):
+        forward_backward()
+    return {"plain": plain, "graph": timed(graph.replay)}
 
 
 def kind_of(kernel: str) -> str:
@@ -265,9 +322,8 @@ def best_of(sides: list[Side]) -> list[Side]:
     """Of each model (ours with states kept or not is one) the fastest, a token."""
     best: dict[str, Side] = {}
     for side in sides:
-        name = side.name.partition(",")[0]
-        if name not in best or speed(side) > speed(best[name]):
-            best[name] = side
+        if side.name not in best or speed(side) > speed(best[side.name]):
+            best[side.name] = side
     return list(best.values())
 
 
@@ -278,12 +334,12 @@ def speed(side: Side) -> float:
 
 def facts_of(bench: Bench, side: Side) -> dict[str, Any]:
     if not side.seconds:
-        return {"name": side.name, "micro_batch": side.micro_batch, "fits": False}
+        return {"name": side.title, "micro_batch": side.micro_batch, "fits": False}
     seconds, tokens = statistics.median(side.seconds), side.micro_batch * bench.length
     peak = peak_flops(f"cuda {torch.cuda.get_device_name()}") if bench.device == "cuda" else None
     flops = FLOPS_PER_PARAMETER * parameter_count(bench.shape) * tokens / seconds
     return {
-        "name": side.name,
+        "name": side.title,
         "micro_batch": side.micro_batch,
         "fits": True,
         "ms": seconds * 1e3,
@@ -296,7 +352,7 @@ def facts_of(bench: Bench, side: Side) -> dict[str, Any]:
 
 
 def line_of(facts: dict[str, Any]) -> str:
-    head = f"{facts['name']:34} {facts['micro_batch']:3}"
+    head = f"{facts['name']:40} {facts['micro_batch']:3}"
     if not facts["fits"]:
         return f"{head}  does not fit"
     mfu = f"{100 * facts['mfu']:5.1f} %" if facts["mfu"] else "      -"
@@ -323,6 +379,7 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=2048)
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--json", type=Path, metavar="FILE", help="all figures, each kernel's too")
+    parser.add_argument("--graphs", action="store_true", help="also what launching costs: ours as CUDA graphs (last)")
     parser.add_argument("--dry", action="store_true", help="a tiny model on the CPU, to see that it works")
     arguments = parser.parse_args()
     if arguments.dry:
@@ -340,6 +397,9 @@ def main() -> None:
     sides = sides_of(bench, arguments)
     for side in sides:
         try_out(bench, side)
+    for side in list(partly(bench, sides)) if bench.device == "cuda" else ():
+        try_out(bench, side)
+        sides.append(side)
     take_turns(bench, [side for side in sides if side.fits], arguments.rounds)
     facts = [facts_of(bench, side) for side in sides]
     best = best_of([side for side in sides if side.fits])
@@ -347,13 +407,24 @@ def main() -> None:
         f"{a.name} ({a.micro_batch}) / {b.name} ({b.micro_batch})": speed(a) / speed(b)
         for a in best
         for b in best
-        if a.name.startswith("adam") and a is not b and (a.name.startswith("adam fp8") or not b.name.startswith("adam"))
+        if a.model is not None and a is not b and (a.name == "adam fp8" or b.model is None)
     }
     print(*map(line_of, facts), *(f"{name}: {ratio:.3f} x" for name, ratio in ratios.items()), sep="\n", flush=True)
     breakdown = (
-        {f"{side.name}, {side.micro_batch}": kernels_of(bench, side) for side in best} if bench.device == "cuda" else {}
+        {f"{side.title}, {side.micro_batch}": kernels_of(bench, side) for side in best}
+        if bench.device == "cuda"
+        else {}
     )
     print(*table_of(breakdown), sep="\n", flush=True)
+    graphs: dict[str, dict[str, float]] = {}
+    for side in [replace(side, layers=0) for side in best if side.model is not None and arguments.graphs]:
+        name = f"{side.title}, {side.micro_batch}"
+        try:
+            graphs[name] = graphed(bench, side, 2 * arguments.rounds)
+        except RuntimeError as error:
+            print(f"{name} can't be captured: {str(error).splitlines()[0]}", flush=True)
+            break
+        print(f"{name}: " + ", ".join(f"{what} {1e3 * ms:.1f} ms" for what, ms in graphs[name].items()), flush=True)
     if arguments.json:
         said = {
             "machine": machine,
@@ -361,6 +432,7 @@ def main() -> None:
             "sides": facts,
             "ratios": ratios,
             "kernels_ms": breakdown,
+            "graphs": graphs,
         }
         arguments.json.write_text(json.dumps(said, indent=1))
 

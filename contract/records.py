@@ -139,6 +139,7 @@ class Fitted(msgspec.Struct, frozen=True):
     again: str  # "" (nothing), "states" (of selective scans), or "blocks" (all but their inputs)
     seconds: float = 0.0  # of a sample, forward and backward; 0: it did not fit
     peak: int = 0  # bytes that training takes at most, gradients and moments included; 0: not known
+    layers: int = 0  # whose states are computed again; 0: all
 
 
 class Fit(Record, frozen=True, kw_only=True):

@@ -29,6 +29,7 @@ def facts_of(found: dict[str, Any], config: Config, disk: float | None) -> dict[
         "seq_len": found["seq_len"],
         "micro_batch": chosen["micro_batch"],
         "again": chosen["again"],
+        "layers": chosen["layers"] or None,
         "step_s": found["step_s"],
         "tokens_per_second": speed,
         "mfu": FLOPS_PER_PARAMETER * found["parameters"] * speed / peak if peak else None,
@@ -51,7 +52,8 @@ def facts_of(found: dict[str, Any], config: Config, disk: float | None) -> dict[
 
 def lines(facts: dict[str, Any]) -> list[str]:
     """One fact a line, aligned."""
-    again = f", {AGAIN[facts['again']]} computed again" if facts["again"] else ""
+    of = f" of {facts['layers']} layers" if facts["layers"] else ""
+    again = f", {AGAIN[facts['again']]}{of} computed again" if facts["again"] else ""
     mfu = f", MFU {100 * facts['mfu']:.1f} %" if facts["mfu"] else ""
     shown = {
         "machine": f"{facts['device']}, torch {facts['torch']}, {facts['precision']}, scans by {facts['backend']}",

@@ -147,6 +147,7 @@ def fit_of(seen: Seen) -> dict[str, Any] | None:
     return {
         "micro_batch": chosen.micro_batch,
         "again": chosen.again,
+        "layers": chosen.layers or None,
         "peak_bytes": chosen.peak,
         "room_bytes": seen.fit.room,
         "measured_by_attempt": seen.fit.attempt,
@@ -240,7 +241,8 @@ def human_speed(report: dict[str, Any]) -> str:
 def human_fit(fit: dict[str, Any] | None) -> str:
     if fit is None:
         return ""
-    again = f", {AGAIN[fit['again']]} computed again" if fit["again"] else ""
+    of = f" of {fit['layers']} layers" if fit["layers"] else ""
+    again = f", {AGAIN[fit['again']]}{of} computed again" if fit["again"] else ""
     peak, room = human_bytes(fit["peak_bytes"]), human_bytes(fit["room_bytes"])
     return f"{fit['micro_batch']} samples at once{again}: {peak} of {room}"
 

@@ -8,7 +8,7 @@ measuring, for as long as GPU, driver, torch and configuration are the same: the
 import gc
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -23,13 +23,14 @@ from adam.contract.errors import ConfigError, DataError
 from adam.contract.ram import cgroup_left
 from adam.contract.records import Fit, Fitted
 from adam.trainer.copying import MARGIN_BYTES
-from adam.trainer.fit_choice import SMALL_BUFFERS, pick, search, sizes
-from adam.trainer.memory import gpu_room, needed_bytes, set_way, ways
+from adam.trainer.fit_choice import MARGIN, SMALL_BUFFERS, pick, search, sizes
+from adam.trainer.memory import STATES, gpu_room, layers_again, needed_bytes, set_way, ways
 from adam.trainer.model.lm import MambaLM
 from adam.trainer.runtime import Runtime
 
 BUDGET_S = 90.0  # for all that is measured; watchdog.start_seconds is 300 by default
 TIMED = 2
+SLACK = 0.01  # of the room: what an estimate may be wrong by
 WEIGHT_BYTES, MOMENT_BYTES = 4, 8  # of a parameter
 DOCUMENT = 1000  # tokens, in the mean
 OTHERS = 0.05  # of a GPU's memory: more than a context takes
@@ -48,20 +49,30 @@ class Probe:
         whole = config.checkpoint.ram == "auto" and runtime.device == "cuda"
         self.copy = self.parameters * (WEIGHT_BYTES + MOMENT_BYTES) + MARGIN_BYTES if whole else 0
 
-    def measure(self, size: int, again: str) -> Fitted:
+    def measure(self, size: int, again: str, layers: int = 0) -> Fitted:
         """One candidate. What surely does not fit is not tried, and has no times."""
         self.beat()
-        set_way(self.model, again)
+        set_way(self.model, again, layers)
         runtime = msgspec.structs.replace(self.runtime, micro_batch=size)
         try:
             need = needed_bytes(self.model, self.config.trainer.seq_len, runtime)
-            if need > self.room:
+            if not layers and need > self.room:
                 return Fitted(size, again, peak=need)
-            return self._timed(runtime, again, need)
+            return msgspec.structs.replace(self._timed(runtime, again, need), layers=layers)
         except torch.OutOfMemoryError:
-            return Fitted(size, again)
+            return Fitted(size, again, layers=layers)
         finally:
             self._clear()
+
+    def partly(self, all_again: Fitted) -> Iterator[Fitted]:
+        """Where there is room for the states of some layers: as many as fit beside a snapshot's copy, and beside small buffers."""
+        length = self.config.trainer.seq_len
+        runtime = msgspec.structs.replace(self.runtime, micro_batch=all_again.micro_batch)
+        for more in (self.copy, min(self.copy, SMALL_BUFFERS)):
+            spare = int((1 - MARGIN - SLACK) * self.room) - more - all_again.peak
+            layers = layers_again(self.model, length, runtime, spare)
+            if 0 < layers < len(self.model.backbone.layers):
+                yield self.measure(all_again.micro_batch, STATES, layers)
 
     def _timed(self, runtime: Runtime, again: str, need: int) -> Fitted:
         self._clear()
@@ -127,7 +138,7 @@ def settle_fit(
     if known and known.key == key:
         chosen = pick(known.measured, known.room, known.copy, most, failed)
         if chosen:
-            set_way(model, chosen.again)
+            set_way(model, chosen.again, chosen.layers)
             log.info("fit as measured before", micro_batch=chosen.micro_batch, again=chosen.again or "nothing")
             return msgspec.structs.replace(known, chosen=chosen)
     probe, began = Probe(model, config, runtime, beat), time.monotonic()
@@ -138,10 +149,13 @@ def settle_fit(
         lambda one: pick([one], probe.room, probe.copy, most, failed) is not None,
         lambda: time.monotonic() - began < BUDGET_S,
     )
+    whole = pick([one for one in found if one.again == STATES], probe.room, probe.copy, most, failed)
+    if whole and trainer.recompute == "auto" and time.monotonic() - began < BUDGET_S:
+        found.extend(probe.partly(whole))
     chosen = pick(found, probe.room, probe.copy, most, failed)
     if chosen is None:
         raise no_room(found, probe)
-    set_way(model, chosen.again)
+    set_way(model, chosen.again, chosen.layers)
     log.info(
         "fit chosen", micro_batch=chosen.micro_batch, again=chosen.again or "nothing", peak=chosen.peak, room=probe.room
     )

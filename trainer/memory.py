@@ -34,10 +34,16 @@ def ways(model: MambaLM, wanted: str = "auto") -> tuple[str, ...]:
     return (ASKED[wanted],) if ASKED[wanted] in possible else (KEPT,)
 
 
-def set_way(model: MambaLM, again: str) -> None:
+def set_way(model: MambaLM, again: str, layers: int = 0) -> None:
+    """Have the backward compute `again` what it says; of states, those of the first so many layers (0: all)."""
     model.backbone.recompute = again == BLOCKS
-    if isinstance(model.ops, NativeOps):
-        model.ops.recompute = again == STATES
+    if not isinstance(model.ops, NativeOps):
+        return
+    partly = again == STATES and 0 < layers < len(model.backbone.layers)
+    model.ops.recompute = again == STATES and not partly
+    computing = NativeOps(recompute=True) if partly else model.ops
+    for number, block in enumerate(model.backbone.layers):
+        block.mixer.ops = computing if number < layers else model.ops
 
 
 def settle_states(model: MambaLM, config: Trainer, runtime: Runtime, room: int) -> bool:
@@ -58,19 +64,35 @@ def settle_states(model: MambaLM, config: Trainer, runtime: Runtime, room: int) 
 
 def needed_bytes(model: MambaLM, length: int, runtime: Runtime) -> int:
     """Bytes that training takes at the end of a forward, where it is most; without what the loss and snapshots take."""
-    one, two = (kept_bytes(model, samples, length, runtime) for samples in (1, 2))
-    block = 2 * one - two + runtime.micro_batch * (two - one)
-    layers = len(model.backbone.layers)
+    blocks = model.backbone.layers
+    block = block_bytes(model, length, runtime)
     state = STATE_BYTES * sum(parameter.numel() for parameter in model.parameters())
-    if not model.backbone.recompute:
-        return state + layers * block
-    inputs = (
-        2 * 4 * runtime.micro_batch * length * model.backbone.embedding.weight.shape[1]
-    )  # x and the residual stream
-    return state + layers * inputs + block
+    if model.backbone.recompute:
+        inputs = (
+            2 * 4 * runtime.micro_batch * length * model.backbone.embedding.weight.shape[1]
+        )  # x and the residual stream
+        return state + len(blocks) * inputs + block
+    as_first = sum(other.mixer.ops is blocks[0].mixer.ops for other in blocks)
+    others = len(blocks) - as_first
+    return state + as_first * block + (others * block_bytes(model, length, runtime, layer=-1) if others else 0)
 
 
-def kept_bytes(model: MambaLM, samples: int, length: int, runtime: Runtime) -> int:
+def block_bytes(model: MambaLM, length: int, runtime: Runtime, layer: int = 0) -> int:
+    """Bytes that autograd keeps of the forward of one block, of a whole micro-batch."""
+    one, two = (kept_bytes(model, samples, length, runtime, layer) for samples in (1, 2))
+    return 2 * one - two + runtime.micro_batch * (two - one)
+
+
+def layers_again(model: MambaLM, length: int, runtime: Runtime, spare: int) -> int:
+    """Of how many layers states must be computed again where, with those of all, `spare` bytes are left. The way is changed by it."""
+    set_way(model, KEPT)
+    kept = block_bytes(model, length, runtime)
+    set_way(model, STATES)
+    saved = max(1, kept - block_bytes(model, length, runtime))
+    return max(0, len(model.backbone.layers) - max(0, spare) // saved)
+
+
+def kept_bytes(model: MambaLM, samples: int, length: int, runtime: Runtime, layer: int = 0) -> int:
     """Bytes that autograd keeps of the forward of one block; the weights themselves are left out."""
     weight = model.backbone.embedding.weight
     x = torch.zeros(samples, length, weight.shape[1], device=weight.device, requires_grad=True)
@@ -83,7 +105,7 @@ def kept_bytes(model: MambaLM, samples: int, length: int, runtime: Runtime) -> i
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), runtime.autocast():
-        model.backbone.layers[0](x, residual, resets)
+        model.backbone.layers[layer](x, residual, resets)
     return sum(tensor.untyped_storage().nbytes() for place, tensor in kept.items() if place not in weights)
 
 

@@ -17,7 +17,7 @@ FOUND = {
     "failed_backends": [], "parameters": 2_768_345_600, "batch_size": 32, "seq_len": 2048, "step_s": 2.5, "tokens_per_second": 26_214.4,
     "peak_bytes": 96_100_000_000, "state_bytes": 33_200_000_000, "snapshot_tier": "ram", "snapshot_stall_s": 0.04, "snapshot_s": 1.5,
     "snapshot_trouble": "",
-    "fit": {"chosen": {"micro_batch": 8, "again": "states", "seconds": 0.07, "peak": 96_100_000_000}, "room": 150_000_000_000},
+    "fit": {"chosen": {"micro_batch": 8, "again": "states", "seconds": 0.07, "peak": 96_100_000_000, "layers": 0}, "room": 150_000_000_000},
 }  # fmt: skip
 
 

@@ -14,7 +14,8 @@ from adam.contract.model import ModelConfig, resolved
 from adam.contract.records import Fit, Numerics, Resume, decode_step
 from adam.contract.snapshots import complete_snapshots
 from adam.trainer.attempt import run_attempt
-from adam.trainer.fit import Probe
+from adam.trainer.fit import SLACK, Probe
+from adam.trainer.fit_choice import MARGIN, fits
 from adam.trainer.memory import BLOCKS, KEPT, STATES, set_way
 from adam.trainer.model.lm import MambaLM
 from adam.trainer.ops.fp8 import OLDEST
@@ -62,6 +63,15 @@ def test_ways_take_less_and_less() -> None:
     probe = Probe(made(), CONFIG, RUNTIME, lambda: None)
     peaks = [probe.measure(8, again).peak for again in (KEPT, STATES, BLOCKS)]
     assert peaks == sorted(peaks, reverse=True) and len(set(peaks)) == 3
+
+
+def test_states_of_some_layers_lie_between() -> None:
+    probe = Probe(made(), CONFIG, RUNTIME, lambda: None)
+    kept, some, again = (probe.measure(8, *way) for way in ((KEPT, 0), (STATES, 4), (STATES, 0)))
+    assert kept.peak > some.peak > again.peak and some.layers == 4
+    probe.room, probe.copy = int((some.peak + again.peak) / 2 / (1 - MARGIN - SLACK)), 0
+    for one in probe.partly(again):
+        assert 4 <= one.layers < 8 and fits(one, int(probe.room * 1.01), 0)
 
 
 def test_what_does_not_fit_is_seen_and_leaves_nothing_behind() -> None:

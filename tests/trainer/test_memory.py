@@ -7,7 +7,17 @@ import torch
 
 from adam.contract.config import Trainer
 from adam.contract.model import ModelConfig, resolved
-from adam.trainer.memory import SHARE, STATE_BYTES, kept_bytes, needed_bytes, settle_states
+from adam.trainer.memory import (
+    KEPT,
+    SHARE,
+    STATE_BYTES,
+    STATES,
+    kept_bytes,
+    layers_again,
+    needed_bytes,
+    set_way,
+    settle_states,
+)
 from adam.trainer.model.lm import MambaLM
 from adam.trainer.ops.native import NativeOps
 from adam.trainer.ops.reference import ReferenceOps
@@ -68,6 +78,35 @@ def test_the_choice() -> None:
         made = model()
         found = settle_states(made, Trainer(recompute=wanted, seq_len=LENGTH), RUNTIME, room)
         assert isinstance(made.ops, NativeOps) and (found, made.ops.recompute) == (again, again)
+
+
+def test_states_of_some_layers() -> None:
+    made = model()
+    need = {}
+    for layers in (1, 2, 3):
+        set_way(made, STATES, layers)
+        need[layers] = needed_bytes(made, LENGTH, RUNTIME)
+        assert [block.mixer.ops.recompute for block in made.backbone.layers] == [number < layers for number in range(3)]
+    set_way(made, KEPT)
+    all_kept = needed_bytes(made, LENGTH, RUNTIME)
+    assert not any(block.mixer.ops.recompute for block in made.backbone.layers)
+    a_layer = MICRO_BATCH * (LENGTH // 8 * SHAPE.d_inner * 16 * 4 + LENGTH * SHAPE.d_inner * 2)  # states and y
+    assert [all_kept - need[layers] for layers in (1, 2, 3)] == [a_layer, 2 * a_layer, 3 * a_layer]
+    for spare, layers in ((0, 3), (a_layer - 1, 3), (a_layer, 2), (2 * a_layer + 5, 1), (10 * a_layer, 0), (-5, 3)):
+        assert layers_again(made, LENGTH, RUNTIME, spare) == layers
+
+
+def test_states_of_some_layers_give_the_same_gradients() -> None:
+    tokens = torch.randint(64, (1, 9), generator=torch.Generator().manual_seed(0))
+    found = []
+    for layers in (0, 2):
+        made = model()
+        set_way(made, STATES if layers else KEPT, layers)
+        with RUNTIME.autocast():
+            loss = made.loss(tokens[:, :-1], tokens[:, 1:], None).mean()
+        loss.backward()
+        found.append([parameter.grad for parameter in made.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
 def test_what_keeps_no_states_is_left_alone() -> None:
