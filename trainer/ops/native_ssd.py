@@ -14,7 +14,7 @@ from adam.trainer.ops.native_kernel import Macros, Source, agree, derivative, el
 
 CHUNK, WIDTH, TILES = 128, 64, 2  # as in the kernels
 FORWARD_SLICE, BACKWARD_SLICE = 8, 16  # heads of a block
-FORWARD_SHARED, BACKWARD_SHARED = 39936, 31232  # bytes
+FORWARD_SHARED, BACKWARD_SHARED = 39936, 47616  # bytes
 GRID_ROWS = 65535  # what CUDA takes at most
 TYPES = (torch.bfloat16, torch.float16)
 COMMON = "ssd_common.cuh"

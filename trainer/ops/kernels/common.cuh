@@ -94,6 +94,7 @@ template <int BYTES> __device__ __forceinline__ void copy_async(void* to, const 
 }
 __device__ __forceinline__ void sent() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 __device__ __forceinline__ void arrived() { asm volatile("cp.async.wait_group 0;" ::: "memory"); }
+__device__ __forceinline__ void all_but_the_last_arrived() { asm volatile("cp.async.wait_group 1;" ::: "memory"); }
 
 // ---- floats in shared memory, as wide as they go
 

@@ -12,8 +12,14 @@ constexpr int SLICE = 16;  // heads of a block
 constexpr int STEPS = TILE / 16;
 constexpr int RESIDENT = 3;  // blocks of a multiprocessor: 168 registers a thread, so x is read again and again from shared memory
 
+// TILE tokens x WIDTH channels without room between rows: groups of eight channels stand in another order in each of eight rows, so that
+// eight rows beside one another lie in other banks.
+typedef unsigned short Dense[TILE][WIDTH];
+__device__ __forceinline__ int shuffled(int row, int channel) { return channel ^ row % 8 * 8; }
+
 struct Shared {
   Tile x, dy[TILES];         // dy: of tokens t, from this tile on
+  Dense given, coming;       // of this tile; then dx in place of `coming`
   Line line;
   float of_warp[4][CHUNK];   // sums over a warp's tokens s
 };
@@ -51,7 +57,17 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) ssd_backward(
     for (int j = 0; tile + j < TILES; j++)
       send_tile(dy, row0, heads * WIDTH, head * WIDTH, t0 + (tile + j) * TILE, length, shared.dy[j]);
     sent();
-    arrived();
+    const u64 of_states = (number * groups + group) * CHUNK + tile * TILE;  // and of dx, for the same places of a tile
+    constexpr int QUADS = WIDTH / 4, ITEMS = TILE * QUADS / THREADS;
+#pragma unroll 1  // registers are scarce
+    for (int e = 0; e < ITEMS; e++) {
+      const int row = (threadIdx.x + e * THREADS) / QUADS, channel = threadIdx.x % QUADS * 4;
+      const u64 from = (of_states + row) * of_group * WIDTH + head % of_group * WIDTH + channel;
+      copy_async<sizeof(Quad)>(&shared.given[row][shuffled(row, channel)], (const unsigned short*)given + from, true);
+      copy_async<sizeof(Quad)>(&shared.coming[row][shuffled(row, channel)], (const unsigned short*)coming + from, true);
+    }
+    sent();
+    all_but_the_last_arrived();
     __syncthreads();
     float found[WIDTH / 8][4] = {}, over_t[2] = {};
 #pragma unroll
@@ -96,28 +112,28 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) ssd_backward(
           for (int i = 0; i < 4; i++) shared.of_warp[warp][first + i / 2 * 8 + column + i % 2] = over_s[i];
       }
     }
+    arrived();
+    __syncthreads();
     const float skip = D[head];
     const u64 line = (number * heads + head) * CHUNK;
 #pragma unroll
     for (int half = 0; half < 2; half++) {
       const int s = own + half * 8;
-      const bool real = t0 + s < length;
+      const int row = s % TILE;
       const float end = to_end(shared.line.logs, shared.line.documents, s), start = from_start(shared.line.logs, shared.line.documents, s);
       const float step = shared.line.steps[s];
-      const u64 from = ((number * groups + group) * CHUNK + s) * of_group * WIDTH + head % of_group * WIDTH + column;
-      const u64 to = ((u64)row0 + t0 + s) * heads * WIDTH + head * WIDTH + column;
       float of_end = 0.f, of_start = 0.f, of_skip = 0.f;
 #pragma unroll
       for (int i = 0; i < WIDTH / 8; i++) {
-        const float2 behind = two(coming, from + i * 8), before = two(given, from + i * 8);
-        const float2 here = unpack(*(const Pair*)&shared.x[s % TILE][i * 8 + column]);
-        const float2 out = unpack(*(const Pair*)&shared.dy[0][s % TILE][i * 8 + column]);
+        const int channel = i * 8 + column;
+        Pair* place_of_dx = (Pair*)&shared.coming[row][shuffled(row, channel)];
+        const float2 behind = unpack(*place_of_dx), before = unpack(*(const Pair*)&shared.given[row][shuffled(row, channel)]);
+        const float2 here = unpack(*(const Pair*)&shared.x[row][channel]), out = unpack(*(const Pair*)&shared.dy[0][row][channel]);
         of_end += here.x * behind.x + here.y * behind.y;
         of_start += out.x * before.x + out.y * before.y;
         of_skip += out.x * here.x + out.y * here.y;
-        if (real)
-          put_two(dx, to + i * 8, step * (found[i][2 * half] + end * behind.x) + skip * out.x,
-                  step * (found[i][2 * half + 1] + end * behind.y) + skip * out.y);
+        *place_of_dx = pack(step * (found[i][2 * half] + end * behind.x) + skip * out.x,
+                            step * (found[i][2 * half + 1] + end * behind.y) + skip * out.y);
       }
       of_end = over_columns(of_end), of_start = over_columns(of_start), of_skip = over_columns(of_skip);
       const float pairs = over_columns(over_t[half]);
@@ -134,6 +150,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) ssd_backward(
     if (t >= tile * TILE)
       for (int w = 0; w < 4; w++) total += shared.of_warp[w][t];
     sums[tile * each + line + t] = total;
+#pragma unroll 1  // registers are scarce
+    for (int e = 0; e < ITEMS; e++) {
+      const int row = (threadIdx.x + e * THREADS) / QUADS, channel = threadIdx.x % QUADS * 4, s = t0 + tile * TILE + row;
+      if (s < length) *quad_in(dx, place(row0 + s, heads * WIDTH, head * WIDTH + channel)) = *(const Quad*)&shared.coming[row][shuffled(row, channel)];
+    }
   }
   float* to = dproducts + ((number * groups + group) * slices + slice) * CHUNK * CHUNK;
 #pragma unroll
