@@ -33,7 +33,7 @@ from adam.contract.foreign import their_name, transformers_config  # noqa: E402
 from adam.contract.mfu import FLOPS_PER_PARAMETER, peak_flops  # noqa: E402
 from adam.contract.model import PRESETS, ModelConfig, parameter_count, resolved  # noqa: E402
 from adam.contract.weights import mamba_config  # noqa: E402
-from adam.trainer.memory import KEPT, STATES, layers_again, set_way, ways  # noqa: E402
+from adam.trainer.memory import INPUTS, KEPT, STATES, layers_again, set_way, ways  # noqa: E402
 from adam.trainer.model.lm import MambaLM  # noqa: E402
 from adam.trainer.ops.backends import make_ops  # noqa: E402
 from adam.trainer.optim import apply_update, clip_gradients, make_optimizer, moments  # noqa: E402
@@ -75,7 +75,7 @@ class Side:
     @property
     def title(self) -> str:
         of = f" of {self.layers} layers" if self.layers else ""
-        return f"{self.name}, states{of} recomputed" if self.again == STATES else self.name
+        return f"{self.name}, {self.again}{of} recomputed" if self.again else self.name
 
     def ready(self) -> None:
         if self.model is not None:
@@ -160,7 +160,7 @@ def ours(bench: Bench, name: str, sizes: list[int]) -> Iterator[Side]:
         with runtime.autocast():
             return model.loss(tokens, targets, resets)
 
-    for again in (KEPT, STATES):
+    for again in (KEPT, INPUTS, STATES):
         if again in ways(model):
             for size in sizes:
                 yield Side(f"adam {'bf16' if name == 'native' else name}", size, losses, bench.our_update, model, again)
@@ -168,7 +168,7 @@ def ours(bench: Bench, name: str, sizes: list[int]) -> Iterator[Side]:
 
 def partly(bench: Bench, sides: list[Side]) -> Iterator[Side]:
     """Ours with the states of as many layers kept as fit, where those of all do not."""
-    whole = {(side.name, side.micro_batch): side.fits for side in sides if side.again == KEPT}
+    whole = {(side.name, side.micro_batch): side.fits for side in sides if side.again in (KEPT, INPUTS)}
     for side in sides:
         if side.again != STATES or side.model is None or not side.fits or whole[side.name, side.micro_batch]:
             continue

@@ -136,7 +136,7 @@ class Fitted(msgspec.Struct, frozen=True):
     """A way to compute an update that was tried: so many samples at once, and what the backward computes again."""
 
     micro_batch: int
-    again: str  # "" (nothing), "states" (of scans), or "blocks" (all but their inputs)
+    again: str  # "" (nothing), "inputs" (of scans), "states" (and these), or "blocks" (all but their inputs)
     seconds: float = 0.0  # of a sample, forward and backward; 0: it did not fit
     peak: int = 0  # bytes that training takes at most, gradients and moments included; 0: not known
     layers: int = 0  # whose states are computed again; 0: all

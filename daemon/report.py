@@ -16,7 +16,7 @@ from adam.contract.states import Phase, RunState
 from adam.daemon.numbers import Numbers
 
 SCHEMA = 1  # of `status --json`; docs/operations.md lists the fields
-AGAIN = {"states": "states of scans", "blocks": "all of a block but its input"}
+AGAIN = {"inputs": "inputs of scans", "states": "states of scans", "blocks": "all of a block but its input"}
 SILENT_S = 10.0  # a watchdog writes every 2 s
 
 

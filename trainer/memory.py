@@ -1,7 +1,8 @@
 """What the backward computes again instead of keeping it: memory for time, the bits are the same.
 
     ""         nothing: all that autograd wants is kept
-    "states"   the states of scans (native), of all layers or of the first so many
+    "inputs"   of selective scans, what is cheap: the convolution's output and the step sizes (mamba1)
+    "states"   these, and the states of scans (native), of all layers or of the first so many
     "blocks"   all of a block but its input
 
 What training will take is measured, not guessed: one block's forward, of one sample and of two, and what autograd keeps of it.
@@ -12,13 +13,15 @@ import torch
 from torch import Tensor
 
 from adam.contract.config import Trainer
+from adam.trainer import forget
 from adam.trainer.model.lm import Block, MambaLM
+from adam.trainer.model.mamba1 import Mamba1
 from adam.trainer.ops.native import NativeOps
 from adam.trainer.runtime import Runtime
 
 STATE_BYTES = 16  # of a parameter: weight, gradient and two moments in fp32
 SHARE = 0.9  # of the memory; the rest is for one block's backward, for the loss, and for what lies between allocations
-KEPT, STATES, BLOCKS = "", "states", "blocks"
+KEPT, INPUTS, STATES, BLOCKS = "", "inputs", "states", "blocks"
 ASKED = {"off": KEPT, "on": STATES, "blocks": BLOCKS}  # trainer.recompute
 
 log = structlog.get_logger()
@@ -27,7 +30,8 @@ log = structlog.get_logger()
 def ways(model: MambaLM, wanted: str = "auto") -> tuple[str, ...]:
     """What may be computed again, the fastest first. wanted: `trainer.recompute`."""
     native = isinstance(model.ops, NativeOps)
-    possible = (KEPT, STATES, BLOCKS) if native else (KEPT, BLOCKS)
+    cheap = (INPUTS,) if isinstance(blocks_of(model)[0].mixer, Mamba1) else ()
+    possible = (KEPT, *cheap, STATES, BLOCKS) if native else (KEPT, BLOCKS)
     if wanted == "auto":
         return possible
     return (ASKED[wanted],) if ASKED[wanted] in possible else (KEPT,)
@@ -36,6 +40,9 @@ def ways(model: MambaLM, wanted: str = "auto") -> tuple[str, ...]:
 def set_way(model: MambaLM, again: str, layers: int = 0) -> None:
     """Have the backward compute `again` what it says; of states, those of the first so many layers (0: all)."""
     model.backbone.recompute = again == BLOCKS
+    for block in blocks_of(model):
+        if isinstance(block.mixer, Mamba1):
+            block.mixer.forget = again in (INPUTS, STATES)
     if not isinstance(model.ops, NativeOps):
         return
     partly = again == STATES and 0 < layers < len(model.backbone.layers)
@@ -57,14 +64,16 @@ def settle_states(model: MambaLM, config: Trainer, runtime: Runtime, room: int) 
     possible = ways(model, config.recompute)
     set_way(model, possible[0])
     if config.recompute == "auto" and STATES in possible:
-        need = needed_bytes(model, config.seq_len, runtime)
-        layers = 0
+        need, layers = needed_bytes(model, config.seq_len, runtime), 0
+        if need > SHARE * room and INPUTS in possible:
+            set_way(model, INPUTS)
+            need = needed_bytes(model, config.seq_len, runtime)
         if need > SHARE * room:
             set_way(model, STATES)
             spare = int(SHARE * room) - needed_bytes(model, config.seq_len, runtime)
             layers = max(1, layers_again(model, config.seq_len, runtime, spare))
             set_way(model, STATES, layers)
-        log.info("states of scans", computed_again_of=layers, with_all_kept=need, room=room)
+        log.info("states of scans", computed_again_of=layers, with_states_kept=need, room=room)
         return layers > 0
     return possible[0] == STATES
 
@@ -92,7 +101,7 @@ def block_bytes(model: MambaLM, length: int, runtime: Runtime, layer: int = 0) -
 
 def layers_again(model: MambaLM, length: int, runtime: Runtime, spare: int) -> int:
     """Of how many layers states must be computed again where, with those of all, `spare` bytes are left. The way is changed by it."""
-    set_way(model, KEPT)
+    set_way(model, INPUTS)
     kept = block_bytes(model, length, runtime)
     set_way(model, STATES)
     saved = max(1, kept - block_bytes(model, length, runtime))
@@ -111,8 +120,12 @@ def kept_bytes(model: MambaLM, samples: int, length: int, runtime: Runtime, laye
         kept[tensor.untyped_storage().data_ptr()] = tensor
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), runtime.autocast():
-        model.backbone.layers[layer](x, residual, resets)
+    forget.watchers.append(keep)
+    try:
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), runtime.autocast():
+            model.backbone.layers[layer](x, residual, resets)
+    finally:
+        forget.watchers.remove(keep)
     return sum(tensor.untyped_storage().nbytes() for place, tensor in kept.items() if place not in weights)
 
 

@@ -8,6 +8,8 @@ import torch
 from adam.contract.config import Trainer
 from adam.contract.model import ModelConfig, resolved
 from adam.trainer.memory import (
+    BLOCKS,
+    INPUTS,
     KEPT,
     SHARE,
     STATE_BYTES,
@@ -68,18 +70,31 @@ def test_what_a_block_keeps_tells_what_the_model_keeps() -> None:
 
 
 def test_the_choice() -> None:
-    need = needed_bytes(model(), LENGTH, RUNTIME)
-    for wanted, room, layers in (
-        ("auto", int(need / SHARE) + 9, 0),
-        ("auto", int(need / SHARE) - 9, 1),  # states of the others fit
-        ("auto", 0, LAYERS),
-        ("on", 10**15, LAYERS),
-        ("off", 0, 0),
+    made = model()
+    need = needed_bytes(made, LENGTH, RUNTIME)
+    set_way(made, INPUTS)
+    less = needed_bytes(made, LENGTH, RUNTIME)
+    for wanted, room, layers, forgets in (
+        ("auto", int(need / SHARE) + 9, 0, False),
+        ("auto", int(less / SHARE) + 9, 0, True),
+        ("auto", int(less / SHARE) - 9, 1, True),  # states of the others fit
+        ("auto", 0, LAYERS, True),
+        ("on", 10**15, LAYERS, True),
+        ("off", 0, 0, False),
     ):
         made = model()
         found = settle_states(made, Trainer(recompute=wanted, seq_len=LENGTH), RUNTIME, room)
-        again = [block.mixer.ops.recompute for block in made.backbone.layers]
-        assert again == [number < layers for number in range(LAYERS)] and found is (layers > 0)
+        mixers = [block.mixer for block in made.backbone.layers]
+        assert [mixer.ops.recompute for mixer in mixers] == [number < layers for number in range(LAYERS)]
+        assert {mixer.forget for mixer in mixers} == {forgets} and found is (layers > 0)
+
+
+def test_inputs_of_scans_are_not_kept() -> None:
+    made = model()
+    kept = needed_bytes(made, LENGTH, RUNTIME)
+    set_way(made, INPUTS)
+    of_a_layer = 2 * MICRO_BATCH * LENGTH * SHAPE.d_inner * 2  # the convolution's output and the step sizes, bf16
+    assert kept - needed_bytes(made, LENGTH, RUNTIME) == LAYERS * of_a_layer
 
 
 def test_states_of_some_layers() -> None:
@@ -89,7 +104,7 @@ def test_states_of_some_layers() -> None:
         set_way(made, STATES, layers)
         need[layers] = needed_bytes(made, LENGTH, RUNTIME)
         assert [block.mixer.ops.recompute for block in made.backbone.layers] == [number < layers for number in range(3)]
-    set_way(made, KEPT)
+    set_way(made, INPUTS)
     all_kept = needed_bytes(made, LENGTH, RUNTIME)
     assert not any(block.mixer.ops.recompute for block in made.backbone.layers)
     a_layer = MICRO_BATCH * (LENGTH // 8 * SHAPE.d_inner * 16 * 4 + LENGTH * SHAPE.d_inner * 2)  # states and y
@@ -98,17 +113,18 @@ def test_states_of_some_layers() -> None:
         assert layers_again(made, LENGTH, RUNTIME, spare) == layers
 
 
-def test_states_of_some_layers_give_the_same_gradients() -> None:
+def test_whatever_is_computed_again_gives_the_same_gradients() -> None:
     tokens = torch.randint(64, (1, 9), generator=torch.Generator().manual_seed(0))
     found = []
-    for layers in (0, 2):
+    for way in ((KEPT,), (INPUTS,), (STATES, 2), (STATES,), (BLOCKS,)):
         made = model()
-        set_way(made, STATES if layers else KEPT, layers)
+        set_way(made, *way)
         with RUNTIME.autocast():
             loss = made.loss(tokens[:, :-1], tokens[:, 1:], None).mean()
         loss.backward()
         found.append([parameter.grad for parameter in made.parameters()])
-    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+    for other in found[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
 
 
 def test_what_keeps_no_states_is_left_alone() -> None:
