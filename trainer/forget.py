@@ -1,6 +1,7 @@
 """Tensors that autograd does not keep, since they are cheap to compute again: of each it remembers how it was made.
 
-    with Forgetting() as forget:
+    forget = Forgetting()
+    with forget:
         u = convolution(x)
         forget(u, lambda: convolution(x))      # whoever saves u for the backward gets it computed again there, once
         y = scan(u, …)

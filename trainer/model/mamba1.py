@@ -37,7 +37,8 @@ class Mamba1(nn.Module):
         if not (self.forget and torch.is_grad_enabled()):
             scanned = self._scanned(x, z, resets, None)
         else:
-            with Forgetting() as forget:
+            forget = Forgetting()
+            with forget:
                 scanned = self._scanned(x, z, resets, forget)
         out: Tensor = self.out_proj(scanned)
         return out
