@@ -136,7 +136,7 @@ def test_a_linear_layer_in_parts() -> None:
     exact, weight = x.detach().bfloat16().double(), linear.weight.detach().bfloat16().double()
     whole = torch.cat(coming, -1).double()
     for a, b in (
-        (torch.cat(found, -1), exact @ weight.t()),
+        (torch.cat(found, -1).detach(), exact @ weight.t()),
         (dx, whole @ weight),
         (dw, whole.flatten(0, 1).t() @ exact.flatten(0, 1)),
     ):
