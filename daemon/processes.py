@@ -8,6 +8,7 @@ import contextlib
 import os
 import signal
 import time
+from collections.abc import Callable
 
 import msgspec
 
@@ -92,18 +93,18 @@ def lease_comes_free(paths: RunPaths) -> bool:
 
     The kernel takes a dying process's memory, and with it the environment that `ours` knows it by, before its files and their locks.
     """
-    deadline = time.monotonic() + DYING_S
-    while lease_is_held(paths):
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(POLL_S)
-    return True
+    return _comes(lambda: not lease_is_held(paths), DYING_S)
 
 
 def wait_until_gone(paths: RunPaths, seconds: float) -> bool:
     """True when no process of the run is left, within `seconds`."""
+    return _comes(lambda: not ours(paths), seconds)
+
+
+def _comes(condition: Callable[[], bool], seconds: float) -> bool:
+    """Whether it is true within so many seconds."""
     deadline = time.monotonic() + seconds
-    while ours(paths):
+    while not condition():
         if time.monotonic() > deadline:
             return False
         time.sleep(POLL_S)
