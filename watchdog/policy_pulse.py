@@ -17,6 +17,7 @@ FORGING_S = 60.0
 SAVING_S = (
     60.0  # a save is never given less: memory under pressure and a slow disk stall it far beyond what it usually takes
 )
+WARMING_STEPS = 2  # updates of an attempt, behind which all is compiled
 SAVES_LEARNT = 8  # before that many saves are known, one may take save_seconds
 
 UNBORN = {Phase.IMPORTING, Phase.LOADING, Phase.TRAINING}
@@ -38,10 +39,11 @@ def learn(past: Listening, seconds: float) -> tuple[tuple[int, tuple[int, ...]],
     return tuple(sorted((*others, (past.phase, add_gap(gaps_of(past, past.phase), seconds)))))
 
 
-def listen(past: Listening, pulse: Pulse | None, now: float, *, beaten: bool = False) -> Listening:
+def listen(past: Listening, pulse: Pulse | None, now: float, *, first_step: int = 0, beaten: bool = False) -> Listening:
     """What is known after a tick at `now`; `pulse` is the present attempt's, or None where it has not beaten yet.
 
-    `beaten`: it is being ended. A quiet time that a blow has ended says nothing of what a program survives by itself.
+    `first_step`: the step that a trainer went on from. `beaten`: it is being ended. A quiet time that a blow has ended says nothing of
+    what a program survives by itself.
     """
     tick = min(max(0.0, now - past.tick), LONGEST_TICK_S)
     unborn = past.unborn_s + (tick if not past.trained and (past.phase < 0 or past.phase in UNBORN) else 0.0)
@@ -51,6 +53,10 @@ def listen(past: Listening, pulse: Pulse | None, now: float, *, beaten: bool = F
         unborn = 0.0  # 33 GB of a slow disk take what they take, as long as bytes come
     stepping = pulse.phase == Phase.TRAINING and past.phase == Phase.TRAINING
     within = past.phase in (pulse.phase, Phase.SAVING)  # a save has one sign of life: its end
+    warm = {past.phase} & LEARNT if within else set()
+    if pulse.phase == Phase.TRAINING and pulse.step >= first_step + WARMING_STEPS:
+        # Small models do hundreds of steps between two looks: what was not seen moving has moved all the same.
+        stepping, warm = True, warm | {Phase.TRAINING}
     return Listening(
         progress=pulse.progress,
         phase=pulse.phase,
@@ -60,7 +66,7 @@ def listen(past: Listening, pulse: Pulse | None, now: float, *, beaten: bool = F
         # Entering the phase is one sign of life, the first micro-step is the next.
         trained=past.trained or stepping or pulse.phase >= Phase.READING,
         learnt=past.learnt if beaten else learn(past, past.quiet_s + tick),
-        warm=tuple(sorted({*past.warm, past.phase})) if within and past.phase in LEARNT else past.warm,
+        warm=tuple(sorted({*past.warm, *warm})),
     )
 
 

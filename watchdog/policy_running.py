@@ -122,7 +122,8 @@ def hear(turn: Turn) -> None:
     """Take the pulse: progress, quiet time, and how far the run has ever come."""
     pulse, memory = turn.pulse, turn.memory
     beaten = memory.hang is not None and memory.hang.sent > CALLED_OFF
-    listening = listen(memory.listening, pulse, turn.now, beaten=beaten)
+    first_step = turn.plan.resume.step if turn.plan.resume else 0
+    listening = listen(memory.listening, pulse, turn.now, first_step=first_step, beaten=beaten)
     if pulse is None:
         turn.set(listening=listening)
     elif turn.plan.program == "trainer":

@@ -116,6 +116,15 @@ def test_the_first_step_and_the_first_validation_may_compile():
     assert deadline_s(SETTINGS, ear.listening) == SETTINGS.start_seconds
 
 
+@pytest.mark.parametrize(("step", "deadline"), [(103, 300.0), (104, 300.0), (105, 5.0), (125, 5.0)])
+def test_updates_between_two_looks_have_been_done_all_the_same(step: int, deadline: float):
+    """A small model had done 22 updates before the first look at its training, and hung: it was given the time to compile."""
+    loading = listen(Listening(), Pulse(phase=Phase.LOADING, progress=3, step=103), 0.25, first_step=103)
+    training = listen(loading, Pulse(phase=Phase.TRAINING, progress=162, step=step), 0.5, first_step=103)
+    assert deadline_s(SETTINGS, training) == deadline and training.trained == (deadline < 300.0)
+    assert (left_s(SETTINGS, listen(training, None, 0.5 + LONGEST_TICK_S), "S") < deadline) and not training.learnt
+
+
 def test_saves_are_learnt_slowly_and_never_given_less_than_a_minute():
     ear = Ear().warm_up()
     for number in range(SAVES_LEARNT + 1):
