@@ -145,6 +145,13 @@ class TokenSplit(msgspec.Struct, frozen=True):
     prompt_tokens: int = 0
 
 
+class TokenPhase(msgspec.Struct, frozen=True):
+    """A mix in the train tokens. `first`: the position of its first document's mark; of the mark at the end where it has none."""
+
+    name: str
+    first: int
+
+
 class TokensManifest(Record, frozen=True, kw_only=True):
     """`tokens/manifest.json` (writer: forge)."""
 
@@ -157,6 +164,7 @@ class TokensManifest(Record, frozen=True, kw_only=True):
     encoder: str = ""  # which library gave the ids, with its version
     token_bytes: DataFile  # uint16 per id: the bytes of text it stands for
     splits: dict[str, TokenSplit]
+    phases: tuple[TokenPhase, ...] = ()  # in order; empty: there are none, or an older Adam did not write them
     order2_bits_per_byte: float  # of an order-2 byte model counted on train, over val: a floor for any model
     stamp: Stamp
 

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 from tokenizers import Tokenizer
 
 from adam.contract import schema
@@ -16,7 +17,7 @@ from adam.contract.config import Config
 from adam.contract.durable import free_bytes, fsync_dir, replace_file, require_room, sha256_file
 from adam.contract.errors import StoppedError
 from adam.contract.paths import RunPaths
-from adam.contract.shards import SPLITS, ShardManifest, TokensManifest, TokenSplit, check_files
+from adam.contract.shards import SPLITS, ShardManifest, TokenPhase, TokensManifest, TokenSplit, check_files
 from adam.contract.states import Phase
 from adam.forge.baseline import order2_bits_per_byte
 from adam.forge.documents import ShardRecord
@@ -76,6 +77,7 @@ def build_tokens(
         encoder=encoder,
         token_bytes=data_file(work / "token_bytes"),
         splits=splits,
+        phases=_phases(shards, splits["train"], work),
         order2_bits_per_byte=floor,
         stamp=stamp(),
     )
@@ -85,6 +87,14 @@ def build_tokens(
     fsync_dir(paths.tokens)
     replace_file(paths.tokens_manifest, schema.encode(manifest))
     return manifest
+
+
+def _phases(shards: ShardManifest, train: TokenSplit, work: Path) -> tuple[TokenPhase, ...]:
+    """Where in the train tokens each mix begins."""
+    starts = np.memmap(work / train.starts.name, dtype="<u8", mode="r")
+    firsts = [phase.starts["train"] for phase in shards.phases]
+    places = [int(starts[first]) if first < len(starts) else train.count - 1 for first in firsts]
+    return tuple(TokenPhase(phase.name, place) for phase, place in zip(shards.phases, places, strict=True))
 
 
 class _Packing:

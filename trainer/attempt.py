@@ -13,6 +13,7 @@ import torch
 from adam.contract import schema
 from adam.contract.config import Config
 from adam.contract.config_file import config_digest, load_config
+from adam.contract.curriculum import data_digest
 from adam.contract.errors import BusyError, DataError, GpuError, UsageError
 from adam.contract.model import ModelConfig, resolved
 from adam.contract.paths import RunPaths
@@ -113,7 +114,7 @@ def _train(paths: RunPaths, plan: Plan, config: Config, heart: Heart, stop_reque
         parent=plan.resume.checkpoint if plan.resume else "",
         fingerprint=fingerprint(runtime.parts()),
         config_digest=config_digest(shape),
-        data_digest=data.manifest.splits["train"].tokens.sha256,
+        data_digest=data_digest(data.manifest),
     )
     heart.beat()
     position = Position()

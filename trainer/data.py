@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from adam.contract.curriculum import sample_count, segments
 from adam.contract.errors import DataError
 from adam.contract.paths import RunPaths
 from adam.contract.shards import TokensManifest, TokenSplit, check_files, load_tokens, token_files
@@ -28,7 +29,7 @@ class Windows:
 
     def __init__(self, directory: Path, name: str, split: TokenSplit, seq_len: int) -> None:
         self.seq_len = seq_len
-        self.count = max(0, split.count - 1) // seq_len
+        self.count = sample_count(split, seq_len)
         if self.count == 0:
             raise DataError(
                 f"the {name} split has {split.count} tokens, one sample needs {seq_len + 1}",
@@ -55,10 +56,14 @@ class Windows:
 
 
 class Data(NamedTuple):
-    """What the trainer reads. `token_bytes`: int64 (vocabulary,), the bytes of text that each id stands for."""
+    """What the trainer reads.
+
+    `segments`: the first train sample of each phase. `token_bytes`: int64 (vocabulary,), the bytes of text that each id stands for.
+    """
 
     manifest: TokensManifest
     train: Windows
+    segments: tuple[int, ...]
     val: Windows
     token_bytes: torch.Tensor
 
@@ -71,4 +76,4 @@ def open_data(paths: RunPaths, seq_len: int) -> Data:
     check_files(paths.tokens, token_files(manifest), digests=False)
     train, val = (Windows(paths.tokens, name, manifest.splits[name], seq_len) for name in ("train", "val"))
     table = np.fromfile(paths.tokens / manifest.token_bytes.name, dtype="<u2").astype(np.int64)
-    return Data(manifest, train, val, torch.from_numpy(table))
+    return Data(manifest, train, segments(manifest, seq_len), val, torch.from_numpy(table))

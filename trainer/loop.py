@@ -79,7 +79,7 @@ class Loop:
         self.config, self.plan, self.runtime = config, plan, runtime
         self.data, self.model, self.optimizer = data, model, optimizer
         self.snapshots, self.steps, self.heart, self.owed = snapshots, steps, heart, owed
-        self.order = DataOrder(data.train.count, config.trainer.seed)
+        self.order = DataOrder(data.train.count, config.trainer.seed, data.segments)
         checkpoint = config.checkpoint
         self.pace = Pace(
             checkpoint.every_steps, checkpoint.ram_every_steps, checkpoint.milestone_every, plan.death_interval_s

@@ -1,10 +1,11 @@
-"""The order of data: a seeded permutation that any position can be asked of, and plain ranges that are skipped.
+"""The order of data: phase after phase, in each a seeded permutation that any position can be asked of; and plain ranges that are skipped.
 
-    position 0, 1, 2, …  ->  epoch = position // samples  ->  permutation of that epoch  ->  sample
+    position 0, 1, 2, …  ->  epoch = position // samples  ->  phase  ->  its permutation in that epoch  ->  sample
 
-A position is an integer that a checkpoint holds; seeking costs nothing.
+A position is an integer that a checkpoint holds; seeking costs nothing. Each epoch has all phases again, from the first one on.
 """
 
+from bisect import bisect_right
 from collections.abc import Sequence
 
 _MASK = (1 << 64) - 1
@@ -50,24 +51,34 @@ class Permutation:
 
 
 class DataOrder:
-    """Which sample stands at a position. Each epoch is a permutation of its own.
+    """Which sample stands at a position. In each epoch each phase is a permutation of its own samples, the first phase's first.
 
     Args:
         samples: number of samples in the train split.
         seed: of the run.
+        segments: the first sample of each phase, from 0 up; every phase has samples.
     """
 
-    def __init__(self, samples: int, seed: int) -> None:
+    def __init__(self, samples: int, seed: int, segments: Sequence[int] = (0,)) -> None:
+        ends = [*segments[1:], samples]
+        if not segments or segments[0] != 0 or any(end <= first for first, end in zip(segments, ends, strict=True)):
+            raise ValueError(f"phases that begin at {segments} of {samples} samples")
         self.samples = samples
-        self._seed = seed
-        self._epoch = 0
-        self._permutation = Permutation(samples, _mix(seed))
+        self._seed, self._firsts, self._ends = seed, segments, ends
+        self._drawn = (0, 0)  # epoch and phase of the permutation at hand
+        self._permutation = self._draw(0, 0)
 
     def sample_at(self, position: int) -> int:
         epoch, index = divmod(position, self.samples)
-        if epoch != self._epoch:
-            self._epoch, self._permutation = epoch, Permutation(self.samples, _mix(self._seed) ^ epoch)
-        return self._permutation[index]
+        phase = bisect_right(self._firsts, index) - 1
+        if self._drawn != (epoch, phase):
+            self._drawn, self._permutation = (epoch, phase), self._draw(epoch, phase)
+        first = self._firsts[phase]
+        return first + self._permutation[index - first]
+
+    def _draw(self, epoch: int, phase: int) -> Permutation:
+        # The first phase's seed, and so a run without phases, is as it was before there were any.
+        return Permutation(self._ends[phase] - self._firsts[phase], _mix(self._seed) ^ epoch ^ phase << 32)
 
 
 def take(position: int, count: int, skip: Sequence[tuple[int, int]]) -> tuple[list[int], int]:

@@ -85,10 +85,10 @@ class RealRun:
 
     _supervisord: "subprocess.Popen[bytes] | None" = None
 
-    def __init__(self, root: Path, steps: int = 200, config: str = CONFIG) -> None:
+    def __init__(self, root: Path, steps: int = 200, config: str = CONFIG, text: Path | None = None) -> None:
         root.mkdir(parents=True, exist_ok=True)
         self.paths = RunPaths(root)
-        text = Path(sysconfig.get_paths()["stdlib"]) / "email"
+        text = text or Path(sysconfig.get_paths()["stdlib"]) / "email"
         self.paths.config.write_text(config.format(text=text, steps=steps))
 
     def adamctl(

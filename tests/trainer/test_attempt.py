@@ -21,6 +21,7 @@ from adam.contract.errors import BusyError, CheckpointError, ConfigError, DataEr
 from adam.contract.model import ModelConfig
 from adam.contract.paths import RunPaths
 from adam.contract.records import BackendReport, Resume, Staging, StepRow, decode_step
+from adam.contract.shards import TokenPhase, load_tokens
 from adam.contract.shared import Control, Pulse, SharedWord, read_once
 from adam.contract.slots import read_head
 from adam.contract.snapshots import Snapshot, complete_snapshots
@@ -490,3 +491,18 @@ def test_stacks_are_written_on_request_while_training(tmp_path) -> None:
 
     run_attempt(paths.root, 1, ask)
     assert "run_attempt" in Path(paths.log("stacks")).read_text()
+
+
+def test_phases_that_begin_elsewhere_are_other_data(tmp_path) -> None:
+    paths = make_run(tmp_path / "run")
+    tokens = load_tokens(paths)
+    assert tokens is not None
+    for attempt, first in enumerate((100, 101), 1):
+        cut = msgspec.structs.replace(tokens, phases=(TokenPhase("one", 0), TokenPhase("two", first)))
+        schema.save(paths.tokens_manifest, cut)
+        write_plan(paths, attempt, None if attempt == 1 else commit(paths))
+        if attempt == 1:
+            run_attempt(paths.root, attempt, never)
+        else:
+            with pytest.raises(DataError, match="other tokens"):
+                run_attempt(paths.root, attempt, never)
