@@ -47,7 +47,7 @@ def main() -> None:
         progress = Progress(paths, 0, 1, show=False)
         shards = timed("reading", lambda: build_shards(config, paths, progress, lambda: False))
         tokens = timed("learning and encoding", lambda: build_tokens(config, paths, shards, progress, lambda: False))
-        print(*lines(shards, tokens), sep="\n")
+        print(*lines(shards, tokens, config.trainer), sep="\n")
         train, val = texts(paths, shards, "train"), texts(paths, shards, "val")
         timed("of that, the order-2 floor", lambda: order2_bits_per_byte(map(str.encode, train), map(str.encode, val)))
         have, val_bytes = sum(file.size for file in shards.files), sum(len(text.encode()) for text in val)

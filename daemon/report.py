@@ -7,9 +7,11 @@ import msgspec
 
 from adam.contract.clock import Stamp, iso
 from adam.contract.config import Config
+from adam.contract.curriculum import first_steps
 from adam.contract.durable import human_bytes
 from adam.contract.paths import RunPaths
 from adam.contract.records import CheckpointSeen, Gpu, Lease, Plan, Staging, Status
+from adam.contract.shards import TokensManifest
 from adam.contract.shared import Pulse
 from adam.contract.sinks import wheres
 from adam.contract.states import Phase, RunState
@@ -33,7 +35,7 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
     forging: bool = False
     numbers: Numbers = Numbers()
     position: int | None = None  # of an attempt that has no row yet
-    order2_bits_per_byte: float | None = None
+    tokens: TokensManifest | None = None
     checkpoint: CheckpointSeen | None = None
     staging: Staging | None = None
     watchdog_alive: bool = False
@@ -61,9 +63,10 @@ def describe(seen: Seen) -> dict[str, Any]:
         "loss": numbers.loss,
         "val_loss": numbers.val_loss,
         "val_bits_per_byte": numbers.val_bits_per_byte,
-        "order2_bits_per_byte": seen.order2_bits_per_byte,
+        "order2_bits_per_byte": seen.tokens.order2_bits_per_byte if seen.tokens else None,
         "tokens_per_second": speed,
         "eta_s": max(0, trainer.steps - step) * tokens_per_step / speed if speed else None,
+        "phases": phases_of(seen),
         "attempt": status.attempt if status else 0,
         "restarts": status.restarts if status else 0,
         "progress": progress_of(seen),
@@ -127,6 +130,15 @@ def trainer_of(seen: Seen) -> dict[str, Any]:
     return {"pid": lease.child_pid, "pulse_age_s": age}
 
 
+def phases_of(seen: Seen) -> list[dict[str, Any]]:
+    """The phases of the data, and from which step on the first epoch has them, what the plan leaves out left out."""
+    if seen.tokens is None:
+        return []
+    trainer, skip = seen.config.trainer, seen.plan.skip if seen.plan else ()
+    begin = first_steps(seen.tokens, trainer.seq_len, trainer.batch_size, skip)
+    return [{"name": name, "step": step} for name, step in begin]
+
+
 def checkpoint_of(seen: Seen) -> dict[str, Any]:
     """`verified`: a keeper has checked every byte of it; false: nobody has, yet."""
     known = seen.checkpoint
@@ -173,6 +185,7 @@ def human_lines(report: dict[str, Any]) -> list[str]:
         "state": headline(report),
         "progress": human_progress(report["progress"]),
         "step": f"{report['step']:,} of {report['steps']:,}, {report['tokens']:,} tokens",
+        "phases": ", ".join(f"{phase['name']} from step {phase['step']:,}" for phase in report["phases"]),
         "loss": human_loss(report),
         "speed": human_speed(report),
         "trainer": human_trainer(report),

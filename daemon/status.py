@@ -42,7 +42,7 @@ def look(paths: RunPaths) -> Seen:
     position = None if forging else begun_from(plan, pulse, numbers)
     if position is not None:
         numbers = read_numbers(paths.metrics, upto=position)
-    tokens, watching = load_tokens(paths), watchdog_lives(status)
+    watching = watchdog_lives(status)
     return Seen(
         root=str(paths.root),
         checkpoints=str(paths.checkpoints),
@@ -55,7 +55,7 @@ def look(paths: RunPaths) -> Seen:
         forging=forging,
         numbers=numbers,
         position=position,
-        order2_bits_per_byte=tokens.order2_bits_per_byte if tokens else None,
+        tokens=load_tokens(paths),
         checkpoint=newest_checkpoint(paths, status),
         staging=load(paths.staging_report, Staging),
         watchdog_alive=watching,

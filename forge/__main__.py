@@ -110,7 +110,7 @@ def _build(config: Config, paths: RunPaths, attempt: int, token: int, *, show: b
         progress.enter(Phase.ENDING, 0)
     finally:
         progress.close()
-    for line in lines(shards, tokens):
+    for line in lines(shards, tokens, config.trainer):
         print(line)
     return Exit.OK
 

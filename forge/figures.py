@@ -7,6 +7,8 @@ from collections import Counter
 import msgspec
 import numpy as np
 
+from adam.contract.config import Trainer
+from adam.contract.curriculum import first_steps
 from adam.contract.errors import DataError
 from adam.contract.paths import RunPaths
 from adam.contract.shards import ShardManifest, TokensManifest, load_shards, load_tokens
@@ -30,11 +32,12 @@ class Histogram(msgspec.Struct, frozen=True):
 
 
 class Figures(msgspec.Struct, frozen=True):
-    """Everything that the page is made of. `every`: lengths and samples are of every so-many-th document."""
+    """Everything that the page is made of. `every`: lengths and samples are of every so-many-th document; `steps`: where phases begin."""
 
     name: str
     shards: ShardManifest
     tokens: TokensManifest | None
+    steps: list[tuple[str, int]]
     every: int
     lengths: Histogram
     token_lengths: Histogram | None
@@ -70,8 +73,8 @@ class Figures(msgspec.Struct, frozen=True):
         return sum((Counter(source.masked.entities) for source in self.shards.sources), Counter())
 
 
-def figures(paths: RunPaths) -> Figures:
-    """Count what a run's report shows. Raises DataError where there are no shards yet."""
+def figures(paths: RunPaths, trainer: Trainer | None = None) -> Figures:
+    """Count what a run's report shows; without `trainer` not in which steps. Raises DataError where there are no shards yet."""
     shards = load_shards(paths)
     if shards is None:
         raise DataError(f"there are no complete shards in {paths.shards}", "`adamctl forge` makes them")
@@ -92,6 +95,7 @@ def figures(paths: RunPaths) -> Figures:
         name=paths.root.name,
         shards=shards,
         tokens=tokens,
+        steps=first_steps(tokens, trainer.seq_len, trainer.batch_size) if tokens and trainer else [],
         every=every,
         lengths=histogram(lengths),
         token_lengths=_token_lengths(paths, tokens) if tokens is not None else None,

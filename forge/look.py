@@ -6,6 +6,7 @@ from pathlib import Path
 
 import msgspec
 
+from adam.contract.config_file import load_config
 from adam.contract.durable import replace_file
 from adam.contract.errors import DataError, UsageError, run_main
 from adam.contract.paths import RunPaths
@@ -40,7 +41,9 @@ def main() -> int:
 
 
 def _report(paths: RunPaths, out: Path) -> int:
-    replace_file(out, page(figures(paths)).encode(), durable=False)
+    known = [path for path in (paths.lock, paths.config) if path.exists()]
+    trainer = load_config(known[0]).trainer if known else None
+    replace_file(out, page(figures(paths, trainer)).encode(), durable=False)
     print(out)
     return Exit.OK
 

@@ -78,7 +78,9 @@ def _sources(figures: Figures) -> str:
 
 def _mixes(figures: Figures) -> str:
     cards = "".join(_mix(phase) for phase in figures.shards.phases if phase.shares)
-    return f"<h2>Mix</h2>{cards}" if cards else ""
+    begin = ", ".join(f"{words(name)} from step {step:,} on" for name, step in figures.steps)
+    order = f"<p>Training takes one phase after the other: {begin}; then all of them again.</p>" if begin else ""
+    return f"<h2>Mix</h2>{order}{cards}" if cards else ""
 
 
 def _mix(phase: PhaseSummary) -> str:

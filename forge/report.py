@@ -2,12 +2,14 @@
 
 from collections.abc import Iterator
 
+from adam.contract.config import Trainer
+from adam.contract.curriculum import first_steps
 from adam.contract.durable import human_bytes
 from adam.contract.shards import ShardManifest, TokensManifest
 
 
-def lines(shards: ShardManifest, tokens: TokensManifest) -> Iterator[str]:
-    """A line a source (documents read = written + dropped), one for each split, one for what encoded them, one for the floor."""
+def lines(shards: ShardManifest, tokens: TokensManifest, trainer: Trainer) -> Iterator[str]:
+    """A line a source (documents read = written + dropped), a split and a phase, one for what encoded them, one for the floor."""
     for source in shards.sources:
         counts = {**source.dropped, **{f"files {reason}": number for reason, number in source.files_skipped.items()}}
         dropped = ", ".join(f"{reason} {number}" for reason, number in sorted(counts.items()))
@@ -21,5 +23,7 @@ def lines(shards: ShardManifest, tokens: TokensManifest) -> Iterator[str]:
             f" ({split.text_bytes / split.count:.2f} bytes each)"
             + (f", {split.prompt_tokens:,} of them prompt" if split.prompt_tokens else "")
         )
+    for name, step in first_steps(tokens, trainer.seq_len, trainer.batch_size):
+        yield f"phase {name}: from step {step:,} on"
     yield f"tokens by {tokens.encoder}"
     yield f"an order-2 byte model counted on train needs {tokens.order2_bits_per_byte:.3f} bits per byte on val"

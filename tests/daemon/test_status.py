@@ -17,6 +17,7 @@ from adam.contract.config import Sinks
 from adam.contract.lease import take_lease, write_lease
 from adam.contract.process import start_ticks
 from adam.contract.records import CheckpointSeen, Gpu, Plan, Resume
+from adam.contract.shards import DataFile, TokenPhase, TokensManifest, TokenSplit
 from adam.contract.shared import Pulse, SharedWord
 from adam.contract.states import Phase
 from adam.daemon.report import describe, human_lines, human_time
@@ -25,7 +26,7 @@ from adam.daemon.status import look
 FIELDS = {
     "schema", "run", "name", "state", "reason", "step", "steps", "tokens", "loss", "val_loss", "val_bits_per_byte",
     "order2_bits_per_byte", "tokens_per_second", "eta_s", "attempt", "restarts", "progress", "trainer", "watchdog", "checkpoint", "snapshot",
-    "upload", "sinks", "gpus", "changes", "breaks", "notes",
+    "phases", "upload", "sinks", "gpus", "changes", "breaks", "notes",
 }  # fmt: skip
 
 
@@ -97,6 +98,25 @@ def test_what_the_watchdog_does_otherwise_than_configured(world) -> None:
     assert report["changes"] == {"skip": [[640, 656], [1200, 1204]], "micro_batch": 2, "lr_factor": 0.5}
     told = "samples 640 to 655, 1,200 to 1,203 are left out; 2 samples at once; learning rate x 0.5"
     assert f"changed     {told}" in human_lines(report)
+
+
+def test_in_which_step_each_phase_begins(world) -> None:
+    paths = world.run()
+    world.status(paths)
+    assert describe(look(paths))["phases"] == []
+    file = DataFile("f", 1, "")
+    split = TokenSplit(file, file, "<u2", 16 * 2000 + 1, 3, 1)
+    tokens = TokensManifest(
+        shards_sha256="", tokenizer=file, tokenizer_origin="", vocab_size=9, end_of_text=0, token_bytes=file, splits={"train": split},
+        phases=(TokenPhase("stories", 0), TokenPhase("maths", 16 * 1000)), order2_bits_per_byte=2.5, stamp=stamp(),
+    )  # fmt: skip
+    paths.tokens.mkdir()
+    schema.save(paths.tokens_manifest, tokens)
+    report = describe(look(paths))
+    assert report["phases"] == [{"name": "stories", "step": 1}, {"name": "maths", "step": 501}]
+    assert report["order2_bits_per_byte"] == 2.5
+    schema.save(paths.plan, Plan(program="trainer", attempt=1, token=1, skip=((100, 110),)))
+    assert "phases      stories from step 1, maths from step 496" in human_lines(describe(look(paths)))
 
 
 def test_a_run_whose_processes_are_all_gone(world) -> None:

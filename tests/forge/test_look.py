@@ -5,18 +5,23 @@ import subprocess
 import sys
 from collections import Counter
 from html.parser import HTMLParser
+from pathlib import Path
 
 import msgspec
 import pytest
 
-from adam.contract.config_forge import Source
+from adam.contract.config import Trainer
+from adam.contract.config_forge import Phase, Source
+from adam.contract.curriculum import first_steps
 from adam.contract.errors import DataError
+from adam.contract.shards import load_shards
 from adam.contract.states import Exit
 from adam.forge import build
 from adam.forge.documents import Mask
 from adam.forge.figures import BINS_A_DECADE, figures, histogram
 from adam.forge.page import page
 from adam.forge.plots import bars, columns, share, short, stack
+from adam.forge.report import lines
 from adam.forge.samples import dropped, picked, visible
 
 EVIL = "<script>alert(1)</script></pre></style><img src=x onerror=alert(2)>\" onload='x' &lt; \x1b[31m\u202e"
@@ -110,6 +115,24 @@ def test_a_run_without_masks_drops_or_tokens_has_a_page_too(bench) -> None:
     assert "Nothing was dropped." in text
     assert "There are none yet." in text
     assert "Masks" not in text
+
+
+def test_it_says_in_which_step_a_phase_begins(bench, folder, tmp_path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    for number in range(20):
+        (other / f"{number}.txt").write_text(f"{number} some words of another folder " * 12)
+    bench.keys["sources"] = (Source(path=str(folder)), Source(path=str(other)))
+    bench.keys["phases"] = (Phase({"text": 1}, name="<b>"), Phase({"other": 1}))
+    tokens, trainer = bench.tokens(), Trainer(seq_len=8, batch_size=3)
+    (_, one), (_, two) = first_steps(tokens, 8, 3)
+    assert (one, two > 10) == (1, True)
+    text = "".join(Reader(page(figures(bench.paths, trainer))).text)
+    assert f"one phase after the other: <b> from step 1 on, 2 from step {two} on" in text
+    assert f"phase 2: from step {two} on" in list(lines(load_shards(bench.paths), tokens, trainer))
+    (bench.paths.root / "adam.toml").write_text("[trainer]\nseq_len = 8\nbatch_size = 3\nmicro_batch = 3\n")
+    out = look(bench, "report").stdout.strip()
+    assert f"2 from step {two} on" in Path(out).read_text()
 
 
 def test_lengths_are_counted_in_their_decades() -> None:
