@@ -6,7 +6,7 @@ from adam.contract.config_file import load_config
 from adam.contract.curriculum import first_steps
 from adam.contract.shards import load_tokens
 
-STEPS = 120
+STEPS = 50
 
 
 def test_killed_where_a_phase_begins_the_run_is_the_undisturbed_one(new_run, tmp_path) -> None:
@@ -22,7 +22,7 @@ def test_killed_where_a_phase_begins_the_run_is_the_undisturbed_one(new_run, tmp
     assert whole.status()["phases"] == [{"name": "calm", "step": 1}, {"name": "wild", "step": other}]
     run = new_run("run", steps=STEPS, config=TWO_PHASES, text=text)
     run.up_with(*(word for step in range(other - 2, other + 2) for word in ("--do", f"{step}:kill")))
-    assert run.wait_final() == "finished", run.logs()
+    assert run.wait_final(400) == "finished", run.logs()
     assert len(run.events("crashed")) == 4
     assert run.losses() == whole.losses()
     assert run.validations() == whole.validations()
