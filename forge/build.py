@@ -22,7 +22,7 @@ from adam.contract.errors import StoppedError
 from adam.contract.paths import RunPaths
 from adam.contract.shards import NOT_NEEDED, SOURCES, ShardManifest, SourceFile, hashed
 from adam.contract.states import Phase as ForgePhase
-from adam.forge.documents import Document, document_hash, shard_record, split_of
+from adam.forge.documents import Document, document_hash, shard_record
 from adam.forge.dropped import count_dropped
 from adam.forge.files import File
 from adam.forge.filters import Filters
@@ -203,8 +203,8 @@ class Build:
             if len(document.text) < reader.origin.source.min_chars:
                 document.dropped = "too_short"
             elif reader.cursor.turn:
-                split = split_of(document, self._config.val_fraction)
-                document.dropped = self._repeats.reason_to_drop(document, reader.cursor.turn, split)
+                document.dropped = self._repeats.reason_to_drop(document, reader.cursor.turn)
+                document.split = "train"
             else:
                 document.dropped = self._filters.reason_to_drop(document)
         self._progress.counted(1, int(bool(document.dropped)))
@@ -236,7 +236,7 @@ class Build:
             done = transform.apply(done)
         for document, (before, counts) in zip(done, batch, strict=True):
             count_masked(counts.masked, before, document)
-            self._writer.write(split_of(document, self._config.val_fraction), shard_record(document))
+            self._writer.write(document.split, shard_record(document))
             counts.documents_written += 1
             counts.characters_written += len(document.text)
             self._progress.tick()

@@ -91,10 +91,10 @@ def go_on(
             cut_back(work, journal)
             check_state(config, paths.root, work, journal.filters)
             documents = 0
-            for head in heads_in(work):
+            for split, head in heads_in(work):
                 digest = bytes.fromhex(head.id)
                 known.seen.add(digest)
-                known.repeats.remember(head.source, digest)
+                known.repeats.remember(head.source, digest, split)
                 documents += 1
                 tick()
             log.info("going on", documents=documents, bytes_read=journal.bytes_read)
