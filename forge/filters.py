@@ -94,9 +94,14 @@ class Filters:
             self._near.close()
 
 
-def check_state(config: Forge, root: Path, work: Path, state: Mapping[str, int]) -> None:
-    """Raise DataError where a journal's `state` can't be gone on from: files that are gone or shorter, other evaluation sets."""
+def check_state(config: Forge, root: Path, work: Path, state: Mapping[str, int], *, begun: bool) -> None:
+    """Raise DataError where a journal's `state` can't be gone on from: files that are gone or shorter, other evaluation sets.
+
+    `begun`: it has documents already.
+    """
     if similarity_asked(config):
+        if begun and "near_paths" not in state:
+            raise DataError("its journal is of an older Adam, which remembered less of near duplicates")
         check_files(work, state)
     if state and evaluation_digest(config, root) != state.get("evaluation", 0):
         raise DataError("the evaluation sets of forge.filters.evaluation have changed")

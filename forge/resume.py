@@ -89,7 +89,7 @@ def go_on(
             if (work / "manifest.json").exists():
                 return journal
             cut_back(work, journal)
-            check_state(config, paths.root, work, journal.filters)
+            check_state(config, paths.root, work, journal.filters, begun=bool(journal.counts))
             documents = 0
             for split, head in heads_in(work):
                 digest = bytes.fromhex(head.id)

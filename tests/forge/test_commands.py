@@ -112,16 +112,6 @@ def test_a_renamed_set_is_taken_and_said(run_of, hub) -> None:
     assert lines[1] == "    someone/old is called someone/new by now: write that into adam.toml"
 
 
-def test_a_set_that_was_taken_down_gives_way_to_its_successor(run_of, hub) -> None:
-    hub.add("EleutherAI/hendrycks_math", {"algebra/train-0.jsonl": ROW})
-    (line,) = [
-        text
-        for text in run_of("competition-math")("check", expect=Exit.DATA).stdout.splitlines()
-        if "    " not in text[:4]
-    ]
-    assert line.startswith("competition-math: ")
-
-
 def test_a_hub_that_is_away_is_a_line_each(run_of) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))

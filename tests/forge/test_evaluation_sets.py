@@ -90,7 +90,7 @@ def test_what_quotes_the_test_split_goes_and_what_quotes_train_stays(run, hub) -
     (source,) = manifest.sources
     assert source.dropped == {"contaminated": 7}
     shown = [example.text for example in source.examples["contaminated"]]
-    assert shown == [f"[word 2] {question(number)} And answers." for number in range(3)]
+    assert [text[:90] for text in shown] == [f"[word 2] {question(number)}"[:90] for number in range(3)]
     written = "".join(path.read_text() for path in run.paths.shards.glob("*-*.jsonl"))
     assert all(question(number) in written for number in range(1000, 1005))
     own, fetched = manifest.evaluation
