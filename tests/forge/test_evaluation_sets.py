@@ -76,7 +76,7 @@ def run(tmp_path, hub) -> ForgeRun:
     (run.paths.root / "text").mkdir()
     quoted = [*range(5), *range(1000, 1005), 500, 501]
     texts = [f"Somebody asks. {question(number)} And answers." for number in quoted]
-    texts += [" ".join(random.Random(-number).choices(WORDS, k=40)) for number in range(1, 41)]
+    texts += [" ".join(random.Random(f"other {number}").choices(WORDS, k=40)) for number in range(1, 41)]
     (run.paths.root / "text" / "a.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in texts))
     (run.paths.root / "own.jsonl").write_text("\n".join(json.dumps({"q": question(n)}) for n in (500, 501)))
     return run
@@ -102,7 +102,10 @@ def test_a_set_is_pinned_at_the_first_start(run, hub) -> None:
     """The Hub's set changes behind a killed forge: the next one goes on with what was begun with."""
     with (run.paths.root / "text" / "b.jsonl").open("w") as file:
         for number in range(20_000):
-            print(json.dumps({"text": f"{number} " + " ".join(random.Random(number).choices(WORDS, k=12))}), file=file)
+            print(
+                json.dumps({"text": f"{number} " + " ".join(random.Random(f"more {number}").choices(WORDS, k=12))}),
+                file=file,
+            )
     forge = run.start()
     while not (run.paths.shards_work / "journal.json").exists():
         assert forge.poll() is None
