@@ -160,9 +160,8 @@ def forged(root: Path, source: Path, **filters: object) -> None:
     paths = RunPaths(root / "run")
     paths.run.mkdir(parents=True)
     shutil.copy(root / "evaluation.jsonl", paths.root)
-    config = Config(
-        forge=Forge(sources=(Source(path=str(source)),), min_chars=1, workers=1, filters=Filters(**filters))
-    )
+    rules = {"val_apart": bool(filters), "filters": Filters(**filters)}
+    config = Config(forge=Forge(sources=(Source(path=str(source)),), min_chars=1, workers=1, **rules))
     progress = Progress(paths, 0, 1, show=False)
     build_shards(config, paths, progress, lambda: False)
     progress.close()
@@ -190,7 +189,7 @@ def parts(root: Path, texts: list[str], size: float) -> None:
     asked = [("a", text) for text in texts]
     for key in (None, *EVERYTHING, "all"):
         rules = EVERYTHING if key == "all" else {key: EVERYTHING[key]} if key else {}
-        judge = Judge(Forge(min_chars=1, filters=Filters(**rules)), {"a": Source()}, root)
+        judge = Judge(Forge(min_chars=1, val_apart=False, filters=Filters(**rules)), {"a": Source()}, root)
         judge.judge(asked[:100])
         taken = statistics.median(cpu(lambda: judge.judge(asked)) for _ in range(3))  # noqa: B023
         print(

@@ -69,6 +69,16 @@ class TextFilters(Section, frozen=True):
     ] = False
 
 
+class EvaluationSet(Section, frozen=True):
+    """An evaluation set of the Hub, fetched whole."""
+
+    id: Annotated[str, rule("USER/NAME on the Hub, or a set of the registry", min_length=1)]
+    config: Annotated[str, rule("its configuration; empty: the registry's, else its only one")] = ""
+    split: Annotated[str, rule("its split", min_length=1)] = "test"
+    revision: Annotated[str, rule("a commit; empty: the newest at the first start, kept from then on")] = ""
+    files: Annotated[tuple[str, ...], rule("patterns of its files, in place of config and split; empty: those")] = ()
+
+
 class Filters(TextFilters, frozen=True):
     near_duplicates: Annotated[
         float,
@@ -84,6 +94,7 @@ class Filters(TextFilters, frozen=True):
             "files (Parquet, jsonl, json, text) of evaluation sets: documents that share evaluation_words words in a row are dropped"
         ),
     ] = ()
+    evaluation_sets: Annotated[tuple[EvaluationSet, ...], rule("as evaluation, from the Hub")] = ()
     evaluation_words: Annotated[int, rule("see evaluation (GPT-3: 13)", ge=5, le=100)] = 13
 
 

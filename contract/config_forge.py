@@ -154,6 +154,13 @@ class Forge(Section, frozen=True):
         float,
         Meta(gt=0, lt=0.5, description="share of documents held out for validation, chosen by the hash of their text"),
     ] = 0.01
+    val_apart: Annotated[
+        bool,
+        Meta(
+            description="documents that are like each other (as filters.near_duplicates says, else 0.8) are kept on one side: a later one "
+            "goes where the earlier one is"
+        ),
+    ] = True
     min_chars: Annotated[int, Meta(ge=1, description="shorter documents are dropped (and counted)")] = 64
     max_chars: Annotated[int, Meta(ge=1, description="longer documents are dropped (and counted)")] = 4_000_000
     shard_mb: Annotated[

@@ -41,6 +41,12 @@ class Skeletons(Section, frozen=True):
             description="true: <PERSON_1>, the same for the same name all through a document; false: <PERSON> for everybody"
         ),
     ] = True
+    last_names: Annotated[
+        bool,
+        Meta(
+            description="a person's last name alone gets the number of the full name that ends in it, where the document has one such"
+        ),
+    ] = True
     numbers: Annotated[
         int,
         Meta(

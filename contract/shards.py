@@ -125,6 +125,7 @@ class ShardManifest(Record, frozen=True, kw_only=True):
     ner_model: str = ""  # whose entities were masked; empty: nothing was
     stamp: Stamp
     phases: tuple[PhaseSummary, ...] = ()
+    evaluation: tuple[str, ...] = ()  # sets that no document shares a run of words with, and what pins them
 
 
 class TokenSplit(msgspec.Struct, frozen=True):

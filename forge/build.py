@@ -22,8 +22,9 @@ from adam.contract.errors import StoppedError
 from adam.contract.paths import RunPaths
 from adam.contract.shards import NOT_NEEDED, SOURCES, ShardManifest, SourceFile, hashed
 from adam.contract.states import Phase as ForgePhase
-from adam.forge.documents import Document, document_hash, shard_record, split_of
+from adam.forge.documents import Document, document_hash, shard_record
 from adam.forge.dropped import count_dropped
+from adam.forge.evaluation_sets import fetch_sets, summaries, with_files
 from adam.forge.files import File
 from adam.forge.filters import Filters
 from adam.forge.finish import check_not_empty, phase_summaries, publish, revisions, summary
@@ -33,10 +34,10 @@ from adam.forge.mix import ORDER, Mix, PhaseState
 from adam.forge.parts import opener_of
 from adam.forge.progress import Progress
 from adam.forge.reading import Ahead, FileEnd, Patience, SourceReader
-from adam.forge.resume import Known, go_on, journal_of, open_patiently, wait_for
+from adam.forge.resume import Known, go_on, journal_of, patiently, wait_for
 from adam.forge.room import disk_needed, text_bytes_expected
 from adam.forge.skeletons import count_masked, masking_version
-from adam.forge.sources import Origin, file_status, file_text, listing_digest
+from adam.forge.sources import Origin, file_status, file_text, listing_digest, open_sources
 from adam.forge.transforms import BATCH_CHARS, BATCH_DOCUMENTS, open_transforms
 from adam.forge.writer import ShardWriter
 
@@ -57,15 +58,20 @@ def build_shards(
     digest = forge_digest(config.forge)
     ner_model = masking_version(config.forge, paths.root)
     found = journal_of(paths, digest, ner_model)
-    origins = open_patiently(config.forge, paths, found.pins if found else {}, progress, stop)
+    pins = found.pins if found else {}
+    origins = patiently(lambda: open_sources(config.forge, paths.root, pins), config.forge, progress, stop)
+    sets = patiently(lambda: fetch_sets(config.forge, pins), config.forge, progress, stop)
+    forge = with_files(config.forge, sets)
     fresh = Journal(
         config_digest=digest,
         listing_digest=listing_digest(origins),
         ner_model=ner_model,
-        pins={origin.name: origin.revision for origin in origins if origin.kind == "hub"},
+        pins={origin.name: origin.revision for origin in origins if origin.kind == "hub"}
+        | {one.pin: one.revision for one in sets},
+        evaluation=summaries(config.forge, paths.root, sets),
     )
-    known = Known(config.forge)
-    journal = go_on(config.forge, paths, found, fresh, known, progress.tick)
+    known = Known(forge)
+    journal = go_on(forge, paths, found, fresh, known, progress.tick)
     if (paths.shards_work / "manifest.json").exists():
         return publish(paths)
     expected = text_bytes_expected(config.forge, origins)
@@ -76,7 +82,7 @@ def build_shards(
     progress.enter(ForgePhase.READING, total)
     if not (paths.shards_work / "journal.json").exists():
         schema.save(paths.shards_work / "journal.json", journal)
-    build = Build(config.forge, paths, origins, total, journal, known, progress, stop)
+    build = Build(forge, paths, origins, total, journal, known, progress, stop)
     try:
         build.read_all()
         build.finish()
@@ -203,8 +209,8 @@ class Build:
             if len(document.text) < reader.origin.source.min_chars:
                 document.dropped = "too_short"
             elif reader.cursor.turn:
-                split = split_of(document, self._config.val_fraction)
-                document.dropped = self._repeats.reason_to_drop(document, reader.cursor.turn, split)
+                document.dropped = self._repeats.reason_to_drop(document, reader.cursor.turn)
+                document.split = "train"
             else:
                 document.dropped = self._filters.reason_to_drop(document)
         self._progress.counted(1, int(bool(document.dropped)))
@@ -236,7 +242,7 @@ class Build:
             done = transform.apply(done)
         for document, (before, counts) in zip(done, batch, strict=True):
             count_masked(counts.masked, before, document)
-            self._writer.write(split_of(document, self._config.val_fraction), shard_record(document))
+            self._writer.write(document.split, shard_record(document))
             counts.documents_written += 1
             counts.characters_written += len(document.text)
             self._progress.tick()
@@ -315,6 +321,7 @@ class Build:
             files=files,
             val_fraction=self._config.val_fraction,
             ner_model=self._start.ner_model,
+            evaluation=self._start.evaluation,
             stamp=stamp(),
             phases=phase_summaries(self._config, self._states),
         )

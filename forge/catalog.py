@@ -3,9 +3,12 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
+
 from adam.contract.config_forge import Forge, RegistryEntry, Source
 from adam.contract.durable import human_bytes
 from adam.contract.errors import AdamError
+from adam.forge.evaluation_sets import fetch_sets
 from adam.forge.hub import HubFile, dataset_info, open_first
 from adam.forge.registry import entries, resolve
 from adam.forge.room import disk_needed, text_bytes_expected
@@ -51,10 +54,23 @@ def check_sources(forge: Forge, run: Path) -> Iterator[tuple[bool, str]]:
         origins.append(origin)
         yield True, f"{called}: {_there(origin)}"
         yield from ((True, f"    {note}") for note in (*origin.notes, *_moved(source, forge, origin)))
+    yield from _evaluation(forge)
     yield from _model(forge, run)
     if len(origins) == len(forge.sources):
         text = text_bytes_expected(forge, origins)
         yield True, f"shards and tokens take {human_bytes(disk_needed(forge, text, 0))} at most"
+
+
+def _evaluation(forge: Forge) -> Iterator[tuple[bool, str]]:
+    """Whether the evaluation sets of the Hub can be had; they are fetched, which the run does not do again."""
+    for asked in forge.filters.evaluation_sets:
+        try:
+            filters = msgspec.structs.replace(forge.filters, evaluation_sets=(asked,))
+            (found,) = fetch_sets(msgspec.structs.replace(forge, filters=filters), {})
+        except AdamError as error:
+            yield False, f"{asked.id}: {error}"
+        else:
+            yield True, f"evaluation set {found.called}: {len(found.files)} files, revision {found.revision[:12]}"
 
 
 def _model(forge: Forge, run: Path) -> Iterator[tuple[bool, str]]:

@@ -13,7 +13,7 @@ import numpy as np
 import structlog
 
 from adam.contract.errors import DataError
-from adam.forge.files import extra
+from adam.forge.files import FetchError, SkippedError, ending, extra, open_file
 from adam.forge.words import Hashes, Words, WordSet
 
 SHOWN = 300  # characters of a match
@@ -76,20 +76,25 @@ def _items(path: Path) -> Iterator[str]:
             for rows in extra("pyarrow.parquet", ".parquet files").ParquetFile(path).iter_batches(BATCH):
                 yield from (" ".join(_strings(row)) for row in rows.to_pylist())
             return
-        data = path.read_text(encoding="utf-8-sig")
-        if path.suffix == ".json":
+        with open_file(path) as file:
+            data = file.read().decode("utf-8-sig")
+        kind = ending(path.name)
+        if kind == ".json":
             records = msgspec.json.decode(data)
             yield from (" ".join(_strings(item)) for item in (records if isinstance(records, list) else [records]))
-        elif path.suffix == ".jsonl":
+        elif kind == ".jsonl":
             yield from (" ".join(_strings(msgspec.json.decode(line))) for line in data.split("\n") if line.strip())
         else:
             yield from (line for line in data.split("\n") if line.strip())
-    except FileNotFoundError:
-        raise DataError(f"no such evaluation set: {path}", "correct forge.filters.evaluation") from None
-    except (OSError, ValueError, RecursionError) as error:  # pyarrow's, msgspec's and UTF-8's own are ValueErrors
-        raise DataError(
-            f"the evaluation set {path} can't be read: {error}", "correct forge.filters.evaluation"
-        ) from None
+    except (
+        FetchError,
+        OSError,
+        SkippedError,
+        ValueError,
+        RecursionError,
+    ) as error:  # pyarrow's, msgspec's and UTF-8's own are ValueErrors
+        why = error.__cause__ or error
+        raise DataError(f"the evaluation set {path} can't be read: {why}", "correct forge.filters.evaluation") from None
 
 
 def _strings(value: Any) -> Iterator[str]:

@@ -36,11 +36,13 @@ class Verdict(NamedTuple):
     Attributes:
         reason: why it is dropped, as it is counted; empty: nothing speaks against it.
         example: what shows it; empty: the beginning of its text.
-        bands: of its MinHash (uint64, little endian); empty: near duplicates are not asked for, or it has too few words.
+        signature: of its words (`near.signatures_of`, uint8); empty: nobody asks for near duplicates, or it has too few words.
+        bands: of that (`near.bands_of`, uint64, little endian).
     """
 
     reason: str = ""
     example: str = ""
+    signature: bytes = b""
     bands: bytes = b""
 
 
@@ -61,6 +63,7 @@ class Document(msgspec.Struct):
         long: prose that is cut into pieces where it is longer than one.
         verdict: what the filters said of it by itself; None: they were not asked yet.
         id: `document_hash` of the text as it was read: it knows duplicates and decides the split. The build fills it in.
+        split: train or val; the filters fill it in where they keep it.
     """
 
     text: str
@@ -78,6 +81,7 @@ class Document(msgspec.Struct):
     long: bool = False
     verdict: Verdict | None = None
     id: bytes = b""
+    split: str = ""
 
 
 class ShardRecord(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -6,13 +6,14 @@ from pathlib import Path
 
 from adam.contract.config_forge import Forge, Source
 from adam.contract.errors import DataError
-from adam.forge.documents import Document, Verdict
+from adam.forge.apart import Apart, similarity_asked
+from adam.forge.documents import Document, Verdict, split_of
 from adam.forge.judge import Judge
-from adam.forge.near import PERMUTATIONS, NearIndex, rows_of
+from adam.forge.near_index import check_files
 from adam.forge.seen import Digests
 from adam.forge.workers import Workers, cores
 
-BANDS = "near.bands"
+ALONE_CHARS = 8_000_000  # about as much as one process judges while others start
 
 
 class Filters:
@@ -42,12 +43,11 @@ class Filters:
     ) -> None:
         self._seen = seen
         judge = Judge(config, sources, root)
-        self._workers = Workers(judge, (config.workers or cores()) if judge.costly else 1)
+        alone = 0 if config.workers else ALONE_CHARS
+        self._workers = Workers(judge, (config.workers or cores()) if judge.costly else 1, alone)
         self._evaluation = evaluation_digest(config, root)
-        self._near = None
-        if config.filters.near_duplicates:
-            bands = PERMUTATIONS // rows_of(config.filters.near_duplicates)
-            self._near = NearIndex(work / BANDS, state.get("near", 0), bands, tick)
+        self._val_fraction = config.val_fraction
+        self._near = Apart(config, work, state, tick) if similarity_asked(config) else None
 
     def judge(self, documents: Sequence[Document]) -> Callable[[], None]:
         """Begin with the verdicts on these; what is given back waits for them. Whoever has none is judged when it is taken."""
@@ -61,7 +61,7 @@ class Filters:
         return settle
 
     def reason_to_drop(self, document: Document) -> str:
-        """Why a document is dropped, as it is counted; empty: it is kept, and remembered.
+        """Why a document is dropped, as it is counted; empty: it is kept, remembered, and has its `split`.
 
         Called once for each document in their order, before transforms; `id`, `source` and `path` are filled in. Where another
         part of the text than its beginning shows why, `document.example` is set.
@@ -75,16 +75,17 @@ class Filters:
         if document.id in self._seen:
             return "duplicate"
         if self._near is not None and verdict.bands:
-            if self._near.has(verdict.bands):
-                return "near_duplicate"
-            self._near.add(verdict.bands)
+            if reason := self._near.reason_to_drop(document, verdict):
+                return reason
+        else:
+            document.split = split_of(document, self._val_fraction)
         self._seen.add(document.id)
         return ""
 
     def sync(self) -> dict[str, int]:
         """Make files in `work` durable; what the journal keeps for the next start (sizes to cut them back to)."""
         state = {"evaluation": self._evaluation} if self._evaluation else {}
-        return state | ({"near": self._near.sync()} if self._near is not None else {})
+        return state | (self._near.sync() if self._near is not None else {})
 
     def close(self) -> None:
         """Let go of processes and files. Called once, after an error too."""
@@ -93,12 +94,15 @@ class Filters:
             self._near.close()
 
 
-def check_state(config: Forge, root: Path, work: Path, state: Mapping[str, int]) -> None:
-    """Raise DataError where a journal's `state` can't be gone on from: files that are gone or shorter, other evaluation sets."""
-    if near := config.filters.near_duplicates:
-        size = state.get("near", 0) * (PERMUTATIONS // rows_of(near)) * 8
-        if size and (not (work / BANDS).exists() or (work / BANDS).stat().st_size < size):
-            raise DataError(f"{work / BANDS} is shorter than the {size} bytes that its journal says")
+def check_state(config: Forge, root: Path, work: Path, state: Mapping[str, int], *, begun: bool) -> None:
+    """Raise DataError where a journal's `state` can't be gone on from: files that are gone or shorter, other evaluation sets.
+
+    `begun`: it has documents already.
+    """
+    if similarity_asked(config):
+        if begun and "near_paths" not in state:
+            raise DataError("its journal is of an older Adam, which remembered less of near duplicates")
+        check_files(work, state)
     if state and evaluation_digest(config, root) != state.get("evaluation", 0):
         raise DataError("the evaluation sets of forge.filters.evaluation have changed")
 

@@ -63,7 +63,7 @@ def check_not_empty(
     for split in SPLITS:
         if split not in splits:
             todo = _how_to_fill(
-                split, [bytes.fromhex(head.id) for head in heads_in(paths.shards_work) if not head.group]
+                split, [bytes.fromhex(head.id) for _, head in heads_in(paths.shards_work) if not head.group]
             )
             forget(paths)
             written = sum(count.documents_written for count in counts)

@@ -45,6 +45,7 @@ class Journal(Record, frozen=True, kw_only=True):
     listing_digest: str
     ner_model: str = ""
     pins: dict[str, str] = {}  # source -> its commit on the Hub
+    evaluation: tuple[str, ...] = ()  # what documents are compared with, for the ledger
     cursors: tuple[Cursor, ...] = ()
     phases: tuple[PhaseState, ...] = ()  # the last one is the present one
     bytes_read: int = 0  # of files that are read to their end

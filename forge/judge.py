@@ -9,11 +9,12 @@ from pathlib import Path
 from adam.contract.config_filters import TextFilters, text_filters
 from adam.contract.config_forge import Forge, Source
 from adam.contract.errors import ConfigError
+from adam.forge.apart import similarity_asked
 from adam.forge.batch import Batch
 from adam.forge.contamination import Evaluation
 from adam.forge.documents import EXAMPLE_CHARS, Verdict
 from adam.forge.language import Languages
-from adam.forge.near import bands_of, rows_of
+from adam.forge.near import Shape, bands_of, shape_of, signatures_of
 from adam.forge.quality import rules
 from adam.forge.repetition import repeated_lines, repeated_words
 from adam.forge.secrets_in_text import poison_in, secret_in, suspects
@@ -29,13 +30,14 @@ class Judge:
 
     def __init__(self, config: Forge, sources: Mapping[str, Source], root: Path) -> None:
         self._shortest, self._longest = config.min_chars, config.max_chars
-        self._rows = rows_of(config.filters.near_duplicates) if config.filters.near_duplicates else 0
-        if self._rows:
-            _check_rensa()
+        near = similarity_asked(config)
+        shape = shape_of(near) if near else None
+        if shape:
+            _check_rensa(config)
         files = [root / Path(name).expanduser() for name in config.filters.evaluation]
         evaluation = Evaluation(files, config.filters.evaluation_words) if files else None
         own = {name: text_filters(config.filters, source.filters) for name, source in sources.items()}
-        made = {rules: _Rules(rules, evaluation, self._rows) for rules in own.values()}
+        made = {rules: _Rules(rules, evaluation, shape) for rules in own.values()}
         self._rules = {name: made[rules] for name, rules in own.items()}
         self.costly = any(chain.any for chain in made.values())  # more than lengths
 
@@ -58,13 +60,12 @@ class Judge:
         return verdicts
 
 
-def _check_rensa() -> None:
+def _check_rensa(config: Forge) -> None:
     try:
         import rensa  # noqa: F401
     except ImportError:
-        raise ConfigError(
-            "forge.filters.near_duplicates needs the package rensa", "pip install 'adam-trainer[forge]'"
-        ) from None
+        key = "forge.filters.near_duplicates" if config.filters.near_duplicates else "forge.val_apart"
+        raise ConfigError(f"{key} needs the package rensa", "pip install 'adam-trainer[forge]'") from None
 
 
 def _batches(texts: Sequence[str]) -> list[tuple[int, int]]:
@@ -81,29 +82,37 @@ def _batches(texts: Sequence[str]) -> list[tuple[int, int]]:
 class _Rules:
     """The rules of one source, or of several with the same ones."""
 
-    def __init__(self, config: TextFilters, evaluation: Evaluation | None, rows: int) -> None:
-        self._config, self._evaluation, self._rows = config, evaluation, rows
+    def __init__(self, config: TextFilters, evaluation: Evaluation | None, shape: Shape | None) -> None:
+        self._config, self._evaluation, self._shape = config, evaluation, shape
         self._quality = rules(config)
         self._languages = Languages(config.languages) if config.languages else None
         self._on_words = bool(self._quality or config.repetition or evaluation)
-        self.any = bool(self._on_words or rows or config.secrets or config.poison or self._languages)
+        self.any = bool(self._on_words or shape or config.secrets or config.poison or self._languages)
 
     def judge(self, texts: Sequence[str]) -> list[Verdict]:
-        batch, bands, found = Batch(texts), [b""] * len(texts), dict[int, Verdict]()
+        batch, found = Batch(texts), dict[int, Verdict]()
         if self._config.secrets:
             found = _found("secret", {number: secret_in(texts[number]) for number in suspects(batch)})
         if self._config.poison:
             found = _found("poison", dict(enumerate(map(poison_in, texts)))) | found
         if self._on_words:
             self._judge_words(batch, found)
-        if self._rows:
-            hashes, known = bands_of(batch.words, self._rows)
-            bands = [row.tobytes() if has else b"" for row, has in zip(hashes.astype("<u8"), known, strict=True)]
         if self._languages is not None:
             left = [number for number in range(len(texts)) if number not in found]
             for at, code in self._languages.find([texts[number] for number in left]).items():
                 found[left[at]] = _dropped("language", code, texts[left[at]])
-        return [found.get(number, Verdict(bands=bands[number])) for number in range(len(texts))]
+        good = self._signed(batch) if self._shape else [Verdict()] * len(texts)
+        return [found.get(number, verdict) for number, verdict in enumerate(good)]
+
+    def _signed(self, batch: Batch) -> list[Verdict]:
+        """Verdicts that have nothing against a document, with what its near duplicates are found by."""
+        assert self._shape is not None
+        signatures, known = signatures_of(batch.words)
+        bands = bands_of(signatures, self._shape).astype("<u8")
+        return [
+            Verdict(signature=signature.tobytes(), bands=row.tobytes()) if has else Verdict()
+            for signature, row, has in zip(signatures, bands, known, strict=True)
+        ]
 
     def _judge_words(self, batch: Batch, found: dict[int, Verdict]) -> None:
         reports = [(rule.reason, rule.find(batch)) for rule in self._quality]

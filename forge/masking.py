@@ -15,12 +15,11 @@ from typing import NamedTuple
 from adam.contract.config_skeletons import MARK, Skeletons
 from adam.forge.documents import Mask, Span
 from adam.forge.marks import placeholder
+from adam.forge.names import PEOPLE, full_names, same_name
 
 SKELETON, TRAJECTORY, PLAIN = "skeleton", "trajectory", "plain"
 WORDS_BEFORE = 12  # of an entity, that a template may search for
 TEMPLATE = re.compile(rf"({MARK.pattern}|\{{\w+\}})")
-ARTICLE = re.compile(r"^(?:the|an?)\s+", re.IGNORECASE)
-POSSESSIVE = re.compile(r"['’]s?$")
 
 
 class Entity(NamedTuple):
@@ -68,9 +67,7 @@ def skeleton(text: str, entities: Sequence[Entity], skeletons: Skeletons) -> Mas
     numbers: dict[tuple[str, str], int] = {}
     taken: dict[str, int] = {}
     writing = _Writing(text)
-    for entity in entities:
-        name = text[entity.start : entity.end]
-        key = (entity.label, same_name(name))
+    for entity, key in zip(entities, _names(text, entities, last_names=skeletons.last_names), strict=True):
         if key not in numbers:
             numbers[key] = taken[entity.label] = taken.get(entity.label, 0) + 1
         number = numbers[key] if skeletons.numbered and numbers[key] <= skeletons.numbers else 0
@@ -78,10 +75,13 @@ def skeleton(text: str, entities: Sequence[Entity], skeletons: Skeletons) -> Mas
     return writing.done()
 
 
-def same_name(name: str) -> str:
-    """What two mentions of one name have in common: "The  Royal Society's" and "Royal Society"."""
-    plain = " ".join(name.split()).casefold()
-    return POSSESSIVE.sub("", ARTICLE.sub("", plain)) or plain
+def _names(text: str, entities: Sequence[Entity], *, last_names: bool) -> list[tuple[str, str]]:
+    """What each entity has in common with the others of its name."""
+    names = [(entity.label, same_name(text[entity.start : entity.end])) for entity in entities]
+    if not last_names:
+        return names
+    full = {label: full_names(name for kind, name in names if kind == label) for label in PEOPLE}
+    return [(label, full[label].get(name, name) if label in full else name) for label, name in names]
 
 
 def trajectory(

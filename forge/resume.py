@@ -3,6 +3,7 @@
 import shutil
 import time
 from collections.abc import Callable
+from typing import TypeVar
 
 import structlog
 
@@ -19,8 +20,9 @@ from adam.forge.progress import Progress
 from adam.forge.reading import Patience
 from adam.forge.repeats import Repeats
 from adam.forge.seen import Digests
-from adam.forge.sources import Origin, open_sources
 from adam.forge.writer import cut_back, heads_in
+
+Asked = TypeVar("Asked")
 
 log = structlog.get_logger()
 
@@ -50,14 +52,12 @@ class Known:
         self.repeats.clear()
 
 
-def open_patiently(
-    config: Forge, paths: RunPaths, pins: dict[str, str], progress: Progress, stop: Callable[[], bool]
-) -> list[Origin]:
-    """The sources; a Hub that can't be reached is waited for."""
+def patiently(ask: Callable[[], Asked], config: Forge, progress: Progress, stop: Callable[[], bool]) -> Asked:
+    """What `ask` gives; a Hub that can't be reached is waited for."""
     patience = Patience(config.retry_minutes * 60)
     while True:
         try:
-            return open_sources(config, paths.root, pins)
+            return ask()
         except HubError as error:
             wait = patience.wait_for(error, time.monotonic())
             if wait is None:
@@ -89,12 +89,12 @@ def go_on(
             if (work / "manifest.json").exists():
                 return journal
             cut_back(work, journal)
-            check_state(config, paths.root, work, journal.filters)
+            check_state(config, paths.root, work, journal.filters, begun=bool(journal.counts))
             documents = 0
-            for head in heads_in(work):
+            for split, head in heads_in(work):
                 digest = bytes.fromhex(head.id)
                 known.seen.add(digest)
-                known.repeats.remember(head.source, digest)
+                known.repeats.remember(head.source, digest, split)
                 documents += 1
                 tick()
             log.info("going on", documents=documents, bytes_read=journal.bytes_read)

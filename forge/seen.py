@@ -15,33 +15,26 @@ class Seen:
 
     Args:
         bits: of the number of slots.
-        short: keep only the lower half of each hash, beside the upper bits that its slot stands for: half the memory, and wrong in
-            about one of 10**9 look-ups. Such a set can't grow: whoever adds looks at `full` before.
     """
 
-    def __init__(self, bits: int = SMALLEST, *, short: bool = False) -> None:
-        self._short, self._low = short, (1 << 32 if short else 1 << 64) - 1
+    def __init__(self, bits: int = SMALLEST) -> None:
         self._clear(bits)
 
     def _clear(self, bits: int) -> None:
         self._shift, self._mask, self._count = 64 - bits, (1 << bits) - 1, 0
-        self._slots = array("I" if self._short else "Q", [0]) * (1 << bits)
+        self._slots = array("Q", [0]) * (1 << bits)
 
     def __len__(self) -> int:
         return self._count
-
-    @property
-    def full(self) -> bool:
-        return self._count >= FULL * len(self._slots)
 
     @property
     def nbytes(self) -> int:
         return self._slots.itemsize * len(self._slots)
 
     def has_any(self, values: Iterable[int]) -> bool:
-        slots, mask, low, shift = self._slots, self._mask, self._low, self._shift
+        slots, mask, shift = self._slots, self._mask, self._shift
         for value in values:
-            slot, kept = value >> shift, value & low or 1  # 0 is a free slot
+            slot, kept = value >> shift, value or 1  # 0 is a free slot
             while there := slots[slot]:
                 if there == kept:
                     return True
@@ -49,11 +42,11 @@ class Seen:
         return False
 
     def add(self, values: Sequence[int]) -> None:
-        while not self._short and self._count + len(values) > FULL * len(self._slots):
+        while self._count + len(values) > FULL * len(self._slots):
             self._grow()
-        slots, mask, low, shift = self._slots, self._mask, self._low, self._shift
+        slots, mask, shift = self._slots, self._mask, self._shift
         for value in values:
-            slot, kept = value >> shift, value & low or 1
+            slot, kept = value >> shift, value or 1
             while (there := slots[slot]) and there != kept:
                 slot = slot + 1 & mask
             if not there:
@@ -69,9 +62,9 @@ class Seen:
         """All at once; does not grow. Raises ValueError where there is no room for all."""
         if self._count + len(values) >= len(self._slots):
             raise ValueError(f"{len(values)} hashes do not go into {len(self._slots)} slots with {self._count}")
-        slots = np.frombuffer(self._slots, dtype=np.uint32 if self._short else np.uint64)
+        slots = np.frombuffer(self._slots, dtype=np.uint64)
         at = (values >> np.uint64(self._shift)).astype(np.int64)
-        kept = np.maximum(values.astype(slots.dtype), 1)
+        kept = np.maximum(values, np.uint64(1))
         while len(at):
             free = slots[at] == 0
             slots[at[free]] = kept[free]  # of several for one slot the last one gets it

@@ -19,20 +19,25 @@ _judges: list[Judge] = []  # of a worker process: one
 
 
 class Workers:
-    """Asks a judge, in `count` processes where that is more than one. They die with this one, and ignore Ctrl-C, which is its."""
+    """Asks a judge, in `count` processes where that is more than one. They die with this one, and ignore Ctrl-C, which is its.
 
-    def __init__(self, judge: Judge, count: int) -> None:
-        self._judge = judge
+    Args:
+        alone: characters that are judged in this process first: for a little text, starting others takes longer.
+    """
+
+    def __init__(self, judge: Judge, count: int, alone: int = 0) -> None:
+        self._judge, self._count, self._alone = judge, count, alone
         self._pool: ProcessPoolExecutor | None = None
-        if count > 1:
-            # Not forked: the bar on the terminal is a thread, and what it holds would be held for ever.
-            context = multiprocessing.get_context("spawn")
-            self._pool = ProcessPoolExecutor(count, context, _begin, (judge, os.getpid()))
 
     def ask(self, texts: Texts) -> Callable[[], list[Verdict]]:
         """Begin with `texts`; what is given back waits for their verdicts. Raises AdamError there where a process has died."""
-        if self._pool is None:
+        self._alone -= sum(len(text) for _, text in texts)
+        if self._count == 1 or self._alone >= 0:
             return lambda: self._judge.judge(texts)
+        if self._pool is None:
+            # Not forked: the bar on the terminal is a thread, and what it holds would be held for ever.
+            context = multiprocessing.get_context("spawn")
+            self._pool = ProcessPoolExecutor(self._count, context, _begin, (self._judge, os.getpid()))
         futures = [self._pool.submit(_judged, part) for part in _parts(texts)]
         return lambda: _all(futures)
 

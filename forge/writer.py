@@ -108,13 +108,13 @@ class Head(msgspec.Struct, frozen=True):
     group: str = ""
 
 
-def heads_in(directory: Path) -> Iterator[Head]:
-    """The records in the shards of a directory. Raises DataError where a line is no record."""
+def heads_in(directory: Path) -> Iterator[tuple[str, Head]]:
+    """(split, record) of the records in the shards of a directory. Raises DataError where a line is no record."""
     for path in sorted(directory.glob("*.jsonl")):
         if path.name.startswith(SPLITS):
             for _, line in whole_lines(path):
                 try:
-                    yield msgspec.json.decode(line, type=Head)
+                    yield path.name.partition("-")[0], msgspec.json.decode(line, type=Head)
                 except ValueError:  # msgspec's and UTF-8's own among them
                     raise DataError(f"{path} has a line that is no record") from None
 

@@ -1,11 +1,15 @@
 """The model card (README.md) of an upload: what was trained, how far, on what, and under which licences. Pure."""
 
+import re
+
 from adam.contract.checkpoints import Manifest
 from adam.contract.clock import iso
 from adam.contract.config import Config
 from adam.contract.model import ModelConfig, parameter_count
 from adam.contract.records import StepRow
-from adam.contract.shards import ShardManifest, TokensManifest
+from adam.contract.shards import ShardManifest, SourceSummary, TokensManifest
+
+NUMBERED = re.compile(r"<(\w+)_(\d+)>")
 
 HEAD = """---
 library_name: mamba-ssm
@@ -39,7 +43,7 @@ def model_card(
         "architecture": f"{shape.arch}, {shape.n_layer} blocks, width {shape.d_model}, state {shape.d_state}",
         "parameters": f"{parameter_count(shape):,}",
         "vocabulary": f"{shape.vocab_size:,}",
-        "tokenizer": tokens.tokenizer_origin if tokens else "",
+        **(tokenizer_facts(tokens) if tokens else {}),
         "checkpoint": f"{manifest.step:,} of {trainer.steps:,} steps, {iso(manifest.stamp.wall)}",
         "tokens trained on": f"{manifest.tokens:,}",
         **losses(*rows),
@@ -53,6 +57,31 @@ def model_card(
     lines = [HEAD, f"# {name}", "", "Trained with Adam. The weights are named as mamba_ssm names them.", USE]
     lines += ["| | |", "|---|---|", *table, "", "## Data", "", *ledger(shards), ""]
     return "\n".join(lines)
+
+
+def tokenizer_facts(tokens: TokensManifest) -> dict[str, str]:
+    """Where the ids are from, who gave them, and which of them are no text."""
+    splits = (f"{name} {split.documents:,} documents, {split.count:,} tokens" for name, split in tokens.splits.items())
+    special = [f"{tokens.end_of_text} between documents"]
+    if tokens.marks:
+        ids = sorted(tokens.marks.values())
+        special.append(f"{ids[0]:,} to {ids[-1]:,}: {marks(tokens.marks)}")
+    return {
+        "tokenizer": tokens.tokenizer_origin,
+        "encoded by": tokens.encoder,
+        "special tokens": "; ".join(special),
+        "splits": "; ".join(splits),
+    }
+
+
+def marks(known: dict[str, int]) -> str:
+    """The marks that masking writes, the numbered ones of a kind as one."""
+    last: dict[str, int] = {}
+    for mark in known:
+        if found := NUMBERED.fullmatch(mark):
+            last[found[1]] = max(last.get(found[1], 0), int(found[2]))
+    plain = [mark for mark in known if not NUMBERED.fullmatch(mark)]
+    return ", ".join(f"`{mark}`" for mark in [*plain, *(f"<{kind}_1…{number}>" for kind, number in last.items())])
 
 
 def losses(last: StepRow | None, validated: StepRow | None) -> dict[str, str]:
@@ -71,22 +100,44 @@ def ledger(shards: ShardManifest | None) -> list[str]:
     if shards is None:
         return ["Nothing is known of the data."]
     lines = [
-        "| source | kind | revision | licence | documents | characters | dropped |",
-        "|---|---|---|---|---|---|---|",
+        "| source | kind | revision | licence | read | documents | characters | dropped | files skipped |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     notes = []
     for source in shards.sources:
-        name = f"{source.name} ({source.path})" if source.kind == "hub" else source.name
-        cells = (name, source.kind, source.revision[:16], source.licence or "not stated")
-        dropped = ", ".join(f"{reason} {count:,}" for reason, count in sorted(source.dropped.items()))
-        counts = (f"{source.documents_written:,}", f"{source.characters_written:,}", dropped)
-        lines.append("| " + " | ".join(cell(text) for text in (*cells, *counts)) + " |")
+        lines.append("| " + " | ".join(map(cell, cells(source))) + " |")
+        if found := source.masked.documents:
+            notes.append(
+                f"- {source.name}, masked: {counted(found)}; placeholders: {counted(source.masked.entities) or 'none'}"
+            )
         notes += [f"- {source.name}: {note}" for note in source.notes]
         notes += [f"- {source.name} was given up: {source.given_up}"] if source.given_up else []
     for phase in shards.phases:
         taken = ", ".join(f"{name} {count:,}" for name, count in phase.taken.items())
         notes.append(f"- mix {phase.name}, {phase.unit}: {taken}" + "".join(f"; {note}" for note in phase.notes))
+    notes += [f"- entities were found by {shards.ner_model}"] if shards.ner_model else []
+    notes += [f"- no document shares a run of words with the evaluation set {name}" for name in shards.evaluation]
     return lines + ([""] if notes else []) + [" ".join(note.split()) for note in notes]
+
+
+def cells(source: SourceSummary) -> tuple[str, ...]:
+    """A source's row. read = documents + dropped."""
+    parts = filter(None, (source.path, source.config, source.split))
+    return (
+        f"{source.name} ({', '.join(parts)})" if source.kind == "hub" else source.name,
+        source.kind,
+        source.revision,
+        source.licence or "not stated",
+        f"{source.documents_read:,}",
+        f"{source.documents_written:,}",
+        f"{source.characters_written:,}",
+        counted(source.dropped),
+        counted(source.files_skipped),
+    )
+
+
+def counted(counts: dict[str, int]) -> str:
+    return ", ".join(f"{name} {count:,}" for name, count in sorted(counts.items()))
 
 
 def cell(text: str) -> str:

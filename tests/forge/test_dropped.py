@@ -16,7 +16,7 @@ from adam.contract.config_forge import Source
 from adam.contract.errors import AdamError, ConfigError, DataError, StoppedError
 from adam.contract.shards import ShardManifest
 from adam.forge import build, workers
-from adam.forge.near import NearIndex
+from adam.forge.near_index import NearIndex
 from adam.forge.writer import ShardWriter
 
 VOCABULARY = [f"w{n}" for n in range(4000)]
@@ -165,7 +165,7 @@ def test_killed_and_stopped_anywhere_it_ends_with_the_same_bytes(rich, monkeypat
     assert bench.digests() == whole.digests()
 
 
-@pytest.mark.parametrize("damage", ["bands gone", "bands short", "other evaluation set"])
+@pytest.mark.parametrize("damage", ["rows gone", "rows short", "paths gone", "other evaluation set"])
 def test_what_a_journal_counts_on_is_looked_at(rich, damage: str) -> None:
     bench, other = rich("run"), rich("other")
     left = iter(range(200))
@@ -176,10 +176,10 @@ def test_what_a_journal_counts_on_is_looked_at(rich, damage: str) -> None:
             (paths.root / "test.txt").write_text(
                 "quite another run of fourteen words that is in no text of all these at all"
             )
-    elif damage == "bands short":
-        os.truncate(bench.paths.shards_work / "near.bands", 100)
+    elif damage == "rows short":
+        os.truncate(bench.paths.shards_work / "near.rows", 100)
     else:
-        (bench.paths.shards_work / "near.bands").unlink()
+        (bench.paths.shards_work / f"near.{damage.split(maxsplit=1)[0]}").unlink()
     bench.shards()
     other.shards()
     assert bench.digests() == other.digests()

@@ -19,12 +19,12 @@ from adam.forge.masking import (
     Entity,
     form_of,
     restore,
-    same_name,
     shifted,
     skeleton,
     trajectory,
     usable,
 )
+from adam.forge.names import same_name
 
 TEXT = "Marie Curie went to Paris. In Paris, Curie met the Royal Society; Marie Curie's talk pleased Royal Society men."
 LABELS = ("PERSON", "ORG", "GPE")
@@ -50,12 +50,41 @@ def curies() -> list[Entity]:
 
 
 def test_names_keep_their_number_all_through_a_document() -> None:
-    done = skeleton(TEXT, usable(TEXT, curies(), LABELS), ON)
-    assert done.text == (
-        "<PERSON_1> went to <GPE_1>. In <GPE_1>, <PERSON_2> met the <ORG_1>; <PERSON_1>'s talk pleased <ORG_1> men."
-    )
-    assert restore(done.text, done.masks) == TEXT
-    assert done.masks[0] == Mask(0, 10, "PERSON", "Marie Curie")
+    for asked, curie in ((ON, "<PERSON_1>"), (Skeletons(enabled=True, last_names=False), "<PERSON_2>")):
+        done = skeleton(TEXT, usable(TEXT, curies(), LABELS), asked)
+        assert done.text == (
+            f"<PERSON_1> went to <GPE_1>. In <GPE_1>, {curie} met the <ORG_1>; <PERSON_1>'s talk pleased <ORG_1> men."
+        )
+        assert restore(done.text, done.masks) == TEXT
+        assert done.masks[0] == Mask(0, 10, "PERSON", "Marie Curie")
+
+
+@pytest.mark.parametrize(
+    ("names", "numbers"),
+    [
+        (["Barack Obama", "Obama", "Obama’s", "the Obama"], [1, 1, 1, 1]),
+        (["Obama", "Angela Merkel", "Barack  Obama's", "Merkel"], [1, 2, 1, 2]),
+        (["Barack Obama", "Michelle Obama", "Obama"], [1, 2, 3]),  # whose last name?
+        (["J. Robert Oppenheimer", "Robert Oppenheimer", "Oppenheimer"], [1, 1, 1]),
+        (["Robert Oppenheimer", "Robert Smith", "Robert"], [1, 2, 3]),  # first names say little
+        (["Marie Curie", "Pierre Curie", "Pierre Curie", "Marie Curie"], [1, 2, 2, 1]),
+        (["Ann McObama", "Obama"], [1, 2]),
+        (["Obama", "Obama"], [1, 1]),
+    ],
+)
+def test_a_last_name_is_the_person_s_where_one_person_has_it(names: list[str], numbers: list[int]) -> None:
+    text = "; ".join(names)
+    starts = [sum(len(name) + 2 for name in names[:number]) for number in range(len(names))]
+    found = [Entity(start, start + len(name), "PERSON") for start, name in zip(starts, names, strict=True)]
+    done = skeleton(text, usable(text, found, LABELS), ON)
+    assert done.text == "; ".join(f"<PERSON_{number}>" for number in numbers)
+    assert restore(done.text, done.masks) == text
+
+
+def test_places_have_no_last_names() -> None:
+    text = "New York and York"
+    done = skeleton(text, [Entity(0, 8, "GPE"), Entity(13, 17, "GPE")], ON)
+    assert done.text == "<GPE_1> and <GPE_2>"
 
 
 def test_plain_placeholders_are_the_seeds() -> None:
@@ -87,7 +116,23 @@ def test_which_mentions_are_one_name(one, other, same) -> None:
     assert (same_name(one) == same_name(other)) is same
 
 
-ALPHABET = ["a", "b ", "\n", "é", "𝒳", "<", ">", "<PERSON>", "<PERSON_1>", "</THOUGHT>", "<SEARCH>", "{entity}", "'s"]
+ALPHABET = [
+    "a",
+    "b ",
+    "Ann Bee ",
+    "Bee ",
+    "\n",
+    "é",
+    "𝒳",
+    "<",
+    ">",
+    "<PERSON>",
+    "<PERSON_1>",
+    "</THOUGHT>",
+    "<SEARCH>",
+    "{entity}",
+    "'s",
+]
 texts = st.lists(st.sampled_from(ALPHABET), max_size=30).map("".join) | st.text(max_size=60)
 labels = st.sampled_from([*LABELS, "EVENT", "DATE"])
 

@@ -144,7 +144,7 @@ def test_an_evaluation_set_may_be_a_parquet_file(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "error"),
     [
-        ("gone.jsonl", None, "no such evaluation set"),
+        ("gone.jsonl", None, "gone.jsonl can't be read: .*No such file"),
         ("bad.jsonl", b"{", "can't be read"),
         ("bad.parquet", b"PAR1 not", "can't be read"),
         ("latin.txt", b"\xe9" * 50, "can't be read"),
