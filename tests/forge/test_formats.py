@@ -141,10 +141,11 @@ def test_a_pdf_is_its_text_and_a_broken_one_costs_itself(tmp_path) -> None:
 def test_a_pdf_that_never_ends_or_kills_its_reader_is_given_up(tmp_path, monkeypatch) -> None:
     (tmp_path / "a.pdf").write_bytes(as_pdf(["x"]))
     real = subprocess.Popen
-    for program, reason in (("import time; time.sleep(1000)", "pdf_timeout"), ("import os; os.abort()", "pdf_crashed")):
+    sleeping, dying = "import time; time.sleep(1000)", "import os; os.abort()"
+    for program, reason, seconds in ((sleeping, "pdf_timeout", 0.5), (dying, "pdf_crashed", 600.0)):
         readers_pdf.WORKER.end()
         with monkeypatch.context() as context:
-            context.setattr(readers_pdf, "SECONDS", 0.5)
+            context.setattr(readers_pdf, "SECONDS", seconds)
             context.setattr(
                 readers_pdf.subprocess,
                 "Popen",
