@@ -4,6 +4,7 @@ How files are broken: `broken_files`; what they must give nevertheless: `read_ag
 """
 
 import faulthandler
+import io
 import json
 import random
 import resource
@@ -17,7 +18,7 @@ from adam.contract.config_forge import Forge, Source
 from adam.forge import readers_pdf
 from adam.forge.files import SkippedError
 from adam.forge.parts import opener_of, parts
-from adam.forge.sources import documents, open_source
+from adam.forge.sources import Origin, documents, open_source
 
 pytest.importorskip("pyarrow")
 import read_again
@@ -46,17 +47,29 @@ SOURCES = {"book.txt": {"text": "books"}, "chat.jsonl": {"messages": "messages",
 SECONDS = 30.0  # of this process's time for one file; a reader that needs them hangs
 
 
-def write(path: Path, data: bytes) -> None:
-    """A packed file's good bytes are those inside."""
-    path.write_bytes(PACKERS[path.suffix](data) if path.suffix in PACKERS else data)
+class InMemory:
+    """A file that needs no disk: the campaign writes a quarter of a million."""
+
+    digest = ""
+
+    def __init__(self, name: str, data: bytes) -> None:
+        self.name, self.size, self._data = name, len(data), data
+
+    def open(self, mode: str) -> io.BytesIO:
+        assert mode == "rb"
+        return io.BytesIO(self._data)
 
 
-def read(path: Path, first: int = 0) -> tuple[list, str]:
+def origin_of(name: str, folder: Path) -> Origin:
+    (folder / name).touch()
+    return open_source(Source(path=str(folder / name), **SOURCES.get(name, {})), Forge(), folder)
+
+
+def read(name: str, data: bytes, origin: Origin, first: int = 0) -> tuple[list, str]:
     """(documents from record `first` on, why the file ended early); all that is given is looked at."""
-    source = Source(path=str(path), **SOURCES.get(path.name, {}))
-    found, opener = [], opener_of(source)
+    found, opener = [], opener_of(origin.source)
     try:
-        for document in documents(path, open_source(source, Forge(), path.parent), first):
+        for document in documents(InMemory(name, data), origin, first):
             found.append(document)
             for part in parts(document, opener):
                 part.text.encode()
@@ -69,30 +82,32 @@ def read(path: Path, first: int = 0) -> tuple[list, str]:
     return found, ""
 
 
-def fuzz(path: Path, count: int, seed: int) -> Counter[str]:
-    """How the files ended, and what their records were dropped for."""
-    rng, seen = random.Random(seed), Counter()
-    data = GOOD[path.name]
-    if path.suffix == ".pdf":
-        readers_pdf.WORKER.ask(data)  # its process starts here, and costs no file its time
-    for _ in range(count):
-        path.write_bytes(wrong := broken(path.name, data, rng))
-        faulthandler.dump_traceback_later(600, exit=True)
+def fuzz(folder: Path, name: str, count: int, seed: int) -> Counter[str]:
+    """How the files ended, and what their records were dropped for. A file that fails is left in `folder`."""
+    rng, seen, origin = random.Random(seed), Counter(), origin_of(name, folder)
+    check = read_again.chat if name == "chat.jsonl" else read_again.check_named(name)
+    for number in range(count):
+        wrong = broken(name, GOOD[name], rng)
+        if number % 250 == 0:
+            faulthandler.dump_traceback_later(3000, exit=True)
         began = time.process_time()
-        found, skipped = read(path)
-        assert time.process_time() - began < SECONDS
-        faulthandler.cancel_dump_traceback_later()
-        check = read_again.chat if path.name == "chat.jsonl" else read_again.check_named(path.name)
-        check(wrong, found, skipped)
-        if found and path.suffix != ".pdf" and rng.random() < 0.2:
-            _goes_on(path, found, skipped, rng.randrange(len(found) + 1))
+        try:
+            found, skipped = read(name, wrong, origin)
+            assert time.process_time() - began < SECONDS
+            check(wrong, found, skipped)
+            if found and not name.endswith(".pdf") and rng.random() < 0.2:
+                _goes_on(name, wrong, origin, found, skipped, rng.randrange(len(found) + 1))
+        except BaseException:
+            (folder / name).write_bytes(wrong)
+            raise
         seen.update({skipped or "read": 1, **Counter(f"({one.dropped})" for one in found if one.dropped)})
+    faulthandler.cancel_dump_traceback_later()
     return seen
 
 
-def _goes_on(path: Path, found: list, skipped: str, first: int) -> None:
+def _goes_on(name: str, data: bytes, origin: Origin, found: list, skipped: str, first: int) -> None:
     """A forge that was killed behind record `first` gets what is behind it."""
-    again, why = read(path, first)
+    again, why = read(name, data, origin, first)
     assert why == skipped
     assert [(one.text, one.dropped) for one in again] == [(one.text, one.dropped) for one in found[first:]]
 
@@ -106,8 +121,9 @@ def quick_pdf(monkeypatch):
 
 @pytest.mark.parametrize("name", GOOD)
 def test_the_good_ones_are_read(tmp_path, name) -> None:
-    write(tmp_path / name, GOOD[name])
-    found, skipped = read(tmp_path / name)
+    ending = Path(name).suffix
+    data = PACKERS[ending](GOOD[name]) if ending in PACKERS else GOOD[name]
+    found, skipped = read(name, data, origin_of(name, tmp_path))
     assert not skipped
     assert found
     assert not any(document.dropped for document in found)
@@ -115,7 +131,7 @@ def test_the_good_ones_are_read(tmp_path, name) -> None:
 
 @pytest.mark.parametrize("name", GOOD)
 def test_broken_files_cost_themselves(tmp_path, name) -> None:
-    fuzz(tmp_path / name, 25, 1)
+    fuzz(tmp_path, name, 25, 1)
 
 
 @pytest.mark.campaign
@@ -123,7 +139,7 @@ def test_broken_files_cost_themselves(tmp_path, name) -> None:
 @pytest.mark.parametrize("name", GOOD)
 def test_ten_thousand_broken_files_of_each_kind(tmp_path, name) -> None:
     began, cpu = time.monotonic(), time.process_time()
-    seen = fuzz(tmp_path / name, 10_000, 2)
+    seen = fuzz(tmp_path, name, 10_000, 2)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     print(f"{name}: {time.monotonic() - began:.0f} s, {time.process_time() - cpu:.0f} s of CPU, {memory:.2f} GB, {dict(seen.most_common())}")
     assert seen["read"] < 10_000
