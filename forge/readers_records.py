@@ -13,7 +13,9 @@ from adam.forge.templates import Template, unusable
 LONGEST_LINE = 64 * 1024 * 1024  # bytes of one line of JSON lines or CSV; memory holds one line at a time
 LARGEST_JSON = 256 * 1024 * 1024  # bytes of a .json file, which is one value and read whole
 LONGEST_CELL = 4 * 1024 * 1024  # characters of a cell of CSV
-LONGEST_ROW = 2 * LONGEST_CELL  # characters of a row of CSV that has several lines: so far a quote is waited for that closes one
+LONGEST_ROW = (
+    2 * LONGEST_CELL
+)  # characters of a row of CSV that has several lines: so far a quote is waited for that closes one
 MARK = b"\xef\xbb\xbf"
 
 

@@ -116,8 +116,28 @@ def values(data: bytes, rng: random.Random) -> bytes:
         try:
             record = json.loads(lines[at])
             key = rng.choice(list(record)) if rng.random() < 0.9 else "text"
-            odd = [None, 1, 1e308, True, "", "\ud800", "a\0b", [], {}, [None], {"text": {"text": 1}}, [["role", 1]], "\r", 10**400]
-            odd += [[{"role": "user"}], [{"role": 1, "content": "x"}, "x"], [{"from": "gpt", "value": None}], {"role": []}]
+            odd = [
+                None,
+                1,
+                1e308,
+                True,
+                "",
+                "\ud800",
+                "a\0b",
+                [],
+                {},
+                [None],
+                {"text": {"text": 1}},
+                [["role", 1]],
+                "\r",
+                10**400,
+            ]
+            odd += [
+                [{"role": "user"}],
+                [{"role": 1, "content": "x"}, "x"],
+                [{"from": "gpt", "value": None}],
+                {"role": []},
+            ]
             record[key] = rng.choice(odd)
             if rng.random() < 0.1:
                 record = rng.choice([list(record), key, 1, None, [record], record[key]])

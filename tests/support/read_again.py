@@ -18,7 +18,9 @@ from pathlib import PurePosixPath
 from forge_files import PACKERS
 
 Check = Callable[[bytes, list, str], None]
-OTHERS = re.compile(r"NaN|Infinity|\\u[dD][89a-fA-F]|\d{300}|[eE]\d{3}")  # Python's json reads these; JSON has none, or no bound
+OTHERS = re.compile(
+    r"NaN|Infinity|\\u[dD][89a-fA-F]|\d{300}|[eE]\d{3}"
+)  # Python's json reads these; JSON has none, or no bound
 
 
 def check_named(name: str) -> Check:
@@ -160,10 +162,16 @@ def table(delimiter: str):
             assert bad or not rows or not rows[0]
             return
         data_rows = [row for row in rows[1:] if row]
-        good = [newlines(row[rows[0].index("text")]) for row in data_rows if len(row) == len(rows[0])] if rows and "text" in rows[0] else []
+        good = (
+            [newlines(row[rows[0].index("text")]) for row in data_rows if len(row) == len(rows[0])]
+            if rows and "text" in rows[0]
+            else []
+        )
         if left is None:
             return  # the csv module found an error on the way: what it makes of the rest is not to be told
-        assert len(found) == len(data_rows) + bad + sum(bool(line.strip("\r\n")) for line in left) - (not rows and bool(left))
+        assert len(found) == len(data_rows) + bad + sum(bool(line.strip("\r\n")) for line in left) - (
+            not rows and bool(left)
+        )
         texts = [document.text for document in found if not document.dropped]
         if rows and len(set(rows[0])) == len(rows[0]):
             assert texts[: len(good)] == good
