@@ -55,7 +55,8 @@ class _Compact:
             case 7:
                 self.at += 8
             case 8:
-                self.at += self._number()
+                length = self._number()
+                self.at += length
             case 12:
                 self.integers()
             case _:  # lists and maps: no header of a page has one

@@ -47,7 +47,7 @@ def read_parquet(file: File, template: Template, first: int) -> Iterator[Documen
 
 def _room(opened: IO[bytes], group: Any, columns: list[str]) -> tuple[int, int]:
     """(bytes of the largest page that may be too large, rows that are read at once) of a row group."""
-    largest = at_once = 0
+    largest = row = 0  # bytes
     for number in range(group.num_columns):
         chunk = group.column(number)
         if chunk.path_in_schema.partition(".")[0] in columns:
@@ -57,8 +57,8 @@ def _room(opened: IO[bytes], group: Any, columns: list[str]) -> tuple[int, int]:
             elif chunk.has_dictionary_page and size > HELD // ROWS:
                 # A value of the dictionary may stand in every row.
                 largest = max(largest, next(page_sizes(opened, chunk), 0))
-            at_once = max(at_once, size // max(1, group.num_rows), largest // ROWS)
-    return largest, max(1, min(ROWS, HELD // max(1, at_once)))
+            row = max(row, size // max(1, group.num_rows), largest)
+    return largest, max(1, min(ROWS, HELD // max(1, row)))
 
 
 def read_arrow(file: File, template: Template, first: int) -> Iterator[Document]:

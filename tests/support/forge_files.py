@@ -80,6 +80,6 @@ MAKERS = {
 PACKERS = {
     ".gz": gzip.compress,
     ".bz2": bz2.compress,
-    ".xz": lzma.compress,
+    ".xz": lambda data: lzma.compress(data, preset=0),  # which takes a tenth of the time
     ".zst": lambda data: pa.compress(data, "zstd", asbytes=True),
 }
