@@ -80,7 +80,7 @@ def next_message(file: IO[bytes], at: int) -> Message | None:
         batch = message.table(2)
         if batch is not None and kind == DICTIONARY:
             batch = batch.table(1)
-        if size < 0:
+        if not 0 <= size <= file.seek(0, os.SEEK_END) - body:
             raise ValueError(f"a body of {size} bytes at byte {at}")
         if batch is None or kind not in (DICTIONARY, BATCH):
             return Message(kind, 0, size, body + size)
@@ -95,7 +95,7 @@ def _unpacked(file: IO[bytes], body: int, buffers: list[tuple[int, int]]) -> int
     held = 0
     for offset, length in buffers:
         if length >= 8:
-            file.seek(body + offset, os.SEEK_SET)
+            file.seek(body + offset)
             (size,) = struct.unpack("<q", file.read(8))
             held += size if size >= 0 else length
     return held

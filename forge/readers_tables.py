@@ -19,6 +19,7 @@ HELD = (
     64 * 1024 * 1024
 )  # bytes of rows that are held at once where rows are larger than that; a row that is, is not held
 LARGEST_PAGE = 384 * 1024 * 1024  # bytes of a page or batch; pyarrow holds it three times
+MOST_LOST = 10_000_000  # rows that are told one by one where they are not read; a damaged file may speak of any number
 STREAMED = 8 * 1024 * 1024  # bytes of a large column chunk that are read at once
 
 
@@ -37,8 +38,7 @@ def read_parquet(file: File, template: Template, first: int) -> Iterator[Documen
                 continue
             largest, at_once = _room(opened, group, columns)
             if largest > LARGEST_PAGE:
-                large = _too_large(f"row group {number} has a page", largest, LARGEST_PAGE)
-                yield from repeat(large, group.num_rows - max(0, skip))
+                yield from _lost(group.num_rows - max(0, skip), "a page", largest)
                 continue
             chosen = streamed if group.total_byte_size > LARGEST_PAGE else table
             batches = chosen.iter_batches(at_once, row_groups=[number], columns=columns, use_threads=False)
@@ -128,7 +128,7 @@ def _rows(batches: Iterator[Any], template: Template, skip: int) -> Iterator[Doc
         if start >= count:
             continue
         if isinstance(batch, Message):
-            yield from repeat(_too_large("a batch", batch.size, LARGEST_PAGE), count - start)
+            yield from _lost(count - start, "a batch", batch.size)
             continue
         whole = not _wrong(batch)
         large = whole and batch.nbytes > HELD
@@ -140,6 +140,12 @@ def _rows(batches: Iterator[Any], template: Template, skip: int) -> Iterator[Doc
                 yield _too_large("a row", size, HELD)
             else:
                 yield _row(columns, row, template)
+
+
+def _lost(rows: int, what: str, size: int) -> Iterator[Document]:
+    if rows > MOST_LOST:
+        raise ValueError(f"{rows} rows")
+    return repeat(_too_large(what, size, LARGEST_PAGE), rows)
 
 
 def _too_large(what: str, size: int, most: int) -> Document:

@@ -1,8 +1,10 @@
 """A line of four gigabytes, in every format that can have one, and cells and values of more than one: read in bounded memory."""
 
 import gzip
+import io
 import json
 import os
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -10,11 +12,13 @@ from pathlib import Path
 import pytest
 
 from adam.contract.config_forge import Forge, Source
-from adam.forge import readers_tables
+from adam.forge import pages_arrow, readers_tables
+from adam.forge.files import SkippedError
 from adam.forge.readers_records import LONGEST_LINE
 from adam.forge.sources import documents, open_source
 
 pa = pytest.importorskip("pyarrow")
+parquet = pytest.importorskip("pyarrow.parquet")
 
 GIGABYTES = 4
 MOST_MEMORY = 1_500_000_000
@@ -103,7 +107,7 @@ def tables(folder: Path, groups: list[list[str]]) -> list[Path]:
     schema = pa.schema([("id", pa.int64()), ("text", pa.string())])
     batches = [pa.record_batch([pa.array(range(len(group))), pa.array(group)], schema=schema) for group in groups]
     paths = [folder / name for name in ("a.parquet", "b.arrow", "c.arrow", "d.arrow", "e.arrow")]
-    with pyarrow.parquet.ParquetWriter(paths[0], schema, compression="zstd", use_dictionary=False) as writer:
+    with parquet.ParquetWriter(paths[0], schema, compression="zstd", use_dictionary=False) as writer:
         for batch in batches:
             writer.write_batch(batch)
     packed = pa.ipc.IpcWriteOptions(compression="zstd")
@@ -136,21 +140,30 @@ def test_pages_and_batches_above_the_limit_cost_their_rows(tmp_path, monkeypatch
             assert found_in(path, first) == expected[first:], (path.name, first)
 
 
+def test_a_batch_that_says_to_be_larger_than_its_file_is_damaged(tmp_path) -> None:
+    """Else its rows, of which it may have any number, would be told one by one."""
+    for path, at in zip(tables(tmp_path, [["row"] * 10])[1:3], (pages_arrow.FILE_BEGIN, 0), strict=True):
+        data = path.read_bytes()
+        schema = pages_arrow.next_message(io.BytesIO(data), at)
+        size = pages_arrow.next_message(io.BytesIO(data), schema.end).size
+        path.write_bytes(data.replace(struct.pack("<q", size), struct.pack("<q", 1 << 50)))
+        with pytest.raises(SkippedError, match="damaged"):
+            found_in(path)
+
+
 def test_a_large_row_group_of_small_pages_is_read(tmp_path, monkeypatch) -> None:
     """And a value of its dictionary that stands in every row takes memory for a few rows only."""
     monkeypatch.setattr(readers_tables, "LARGEST_PAGE", 100_000)
     monkeypatch.setattr(readers_tables, "HELD", 20_000)
     rows = [f"{n} words of many rows" for n in range(20_000)]
     table = pa.table({"text": rows})
-    pyarrow.parquet.write_table(table, tmp_path / "a.parquet", data_page_size=4096, use_dictionary=False)
-    assert pyarrow.parquet.read_metadata(tmp_path / "a.parquet").row_group(0).total_byte_size > 400_000
+    parquet.write_table(table, tmp_path / "a.parquet", data_page_size=4096, use_dictionary=False)
+    assert parquet.read_metadata(tmp_path / "a.parquet").row_group(0).total_byte_size > 400_000
     assert found_in(tmp_path / "a.parquet", 7) == [(row, "") for row in rows[7:]]
-    pyarrow.parquet.write_table(pa.table({"text": ["w" * 15_000] * 100}), tmp_path / "b.parquet")
+    parquet.write_table(pa.table({"text": ["w" * 15_000] * 100}), tmp_path / "b.parquet")
     sizes = []
-    real = pyarrow.parquet.ParquetFile.iter_batches
-    monkeypatch.setattr(
-        pyarrow.parquet.ParquetFile, "iter_batches", lambda *a, **k: (sizes.append(a[1]), real(*a, **k))[1]
-    )
+    real = parquet.ParquetFile.iter_batches
+    monkeypatch.setattr(parquet.ParquetFile, "iter_batches", lambda *a, **k: (sizes.append(a[1]), real(*a, **k))[1])
     assert found_in(tmp_path / "b.parquet") == [("w" * 15_000, "")] * 100
     assert sizes == [1]
 
@@ -162,10 +175,10 @@ def test_a_cell_of_a_gigabyte_costs_its_row_group_or_batch(tmp_path) -> None:
     for path in tables(tmp_path, [small, ["x" * 1_200_000_000, *small], small]):
         assert read(path) == ({"": 20, "row_too_large": 11}, 100, "")
         path.unlink()
-    pyarrow.parquet.write_table(
+    parquet.write_table(
         pa.table({"text": ["w" * 30_000_000] * 100}), tmp_path / "a.parquet", dictionary_pagesize_limit=1 << 28
     )
     assert read(tmp_path / "a.parquet") == ({"": 100}, 3_000_000_000, "")
     rows = [str(n) * 100_000 for n in range(10)] * 300  # 300 MB, many of them in a page
-    pyarrow.parquet.write_table(pa.table({"text": rows}), tmp_path / "a.parquet", use_dictionary=False)
+    parquet.write_table(pa.table({"text": rows}), tmp_path / "a.parquet", use_dictionary=False)
     assert read(tmp_path / "a.parquet") == ({"": 3000}, 300_000_000, "")

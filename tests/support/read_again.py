@@ -209,19 +209,26 @@ def pdf(data: bytes, found: list, skipped: str) -> None:
 
 def rows(data: bytes, found: list, skipped: str) -> None:
     """Parquet and Arrow: a file that is read to its end gives as many rows as it says that it has."""
+    if skipped:
+        return
+    try:
+        expected = _rows_said(data)
+    except (OSError, ValueError):
+        expected = -1
+    assert len(found) == expected or any(document.dropped == "row_too_large" for document in found)
+
+
+def _rows_said(data: bytes) -> int:
     import pyarrow as pa
     import pyarrow.parquet
 
-    if skipped:
-        return
     if data[:4] == b"PAR1":
-        expected = pyarrow.parquet.ParquetFile(io.BytesIO(data)).metadata
-        assert len(found) == sum(expected.row_group(n).num_rows for n in range(expected.num_row_groups))
-    elif data[:6] == b"ARROW1":
+        metadata = pyarrow.parquet.ParquetFile(io.BytesIO(data)).metadata
+        return sum(metadata.row_group(n).num_rows for n in range(metadata.num_row_groups))
+    if data[:6] == b"ARROW1":
         reader = pa.ipc.open_file(io.BytesIO(data))
-        assert len(found) == sum(reader.get_batch(n).num_rows for n in range(reader.num_record_batches))
-    else:
-        assert len(found) == sum(batch.num_rows for batch in pa.ipc.open_stream(io.BytesIO(data)))
+        return sum(reader.get_batch(n).num_rows for n in range(reader.num_record_batches))
+    return sum(batch.num_rows for batch in pa.ipc.open_stream(io.BytesIO(data)))
 
 
 CHECKS = {
