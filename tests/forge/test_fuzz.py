@@ -27,8 +27,10 @@ from forge_files import MAKERS, PACKERS, ROWS, as_jsonl, as_pdf, as_pdf_of_pages
 
 PROSE = ("A paragraph of été → text.\n\n" * 40).encode()
 PAGE = b"""<!DOCTYPE html><html><head><title>T</title><meta charset="utf-8"></head><body><h1>A head</h1>
-<p>One &amp; two</p><pre>a\n b</pre><ul><li>x<li>y</ul><table><tr><td>1</td><td>2</td></tr></table><!-- no --><p>last \xc3\xa9</p></body></html>"""
-BOOK = "The Project Gutenberg EBook of Mills, by A. Harrow\n\nTitle: Mills\n\nAuthor: A. Harrow\n\n*** START OF THIS PROJECT GUTENBERG EBOOK MILLS ***\n\n"
+<p>One &amp; two</p><pre>a\n b</pre><ul><li>x<li>y</ul>
+<table><tr><td>1</td><td>2</td></tr></table><!-- no --><p>last \xc3\xa9</p></body></html>"""
+BOOK = "The Project Gutenberg EBook of Mills, by A. Harrow\n\nTitle: Mills\n\nAuthor: A. Harrow\n\n"
+BOOK += "*** START OF THIS PROJECT GUTENBERG EBOOK MILLS ***\n\n"
 BOOK += "Produced by Some Body\n\n" + "".join(
     f"CHAPTER {n}\n\nThe mill of number {n} [sic] stood\nstill.\n\n" for n in range(40)
 )

@@ -18,7 +18,8 @@ TOKENS = [
     b'"', b"'", b"\n", b"\r", b"\r\n", b"{", b"}", b"[", b"]", b",", b":", b"<", b">", b"&", b"\\", b"\xff", b"\x00", b"\x1a", b"\x85",
     b"\\u", b"\\ud800", b"\\udc00\\ud800", b"\\u0000", b"\xed\xa0\x80", b"\xef\xbb\xbf", b"\xc0\xaf", b"\xf4\x90\x80\x80", b"\xe2\x80\xa8",
     b"]]>", b"<!", b"<!--", b"-->", b"</", b"<?", b"&#x110000;", b"&#xd800;", b"&amp", b"<![CDATA[", b"<svg>", b"</body>", b"</head>",
-    b"null", b"true", b"{}", b"[[]]", b'""', b"endobj", b"endstream", b"stream\n", b"<<", b">>", b"%%EOF", b"0 0 R", b"\x1f\x8b\x08", b"PAR1", b"ARROW1",
+    b"null", b"true", b"{}", b"[[]]", b'""', b"endobj", b"endstream",
+    b"stream\n", b"<<", b">>", b"%%EOF", b"0 0 R", b"\x1f\x8b\x08", b"PAR1", b"ARROW1",
 ]  # fmt: skip
 ENCODINGS = ["utf-16", "utf-16-le", "utf-32", "latin-1", "cp1252", "utf-7", "utf-8-sig"]
 NESTS = [b"[", b'{"a":', b"<div>", b"(", b"- ", b"<<", b'[{"text":', b"<a b='", b"&a"]
@@ -168,9 +169,11 @@ def key(data: bytes, rng: random.Random) -> bytes:
     """Keys that make a reader of PDFs work: filters, predictors, many pages, encryption."""
     at = [found.end() for found in re.finditer(rb"<<", data)]
     more = [
-        b"/Filter /FlateDecode", b"/Filter [/ASCIIHexDecode /ASCII85Decode /LZWDecode]", b"/Filter /DCTDecode", b"/Count 999999999", b"/Rotate 91",
+        b"/Filter /FlateDecode", b"/Filter [/ASCIIHexDecode /ASCII85Decode /LZWDecode]", b"/Filter /DCTDecode", b"/Rotate 91",
+        b"/Count 999999999",
         b"/DecodeParms << /Predictor 15 /Columns 99999999 >>", b"/Encrypt << /Filter /Standard /V 5 /R 6 >>", b"/Prev 9", b"/XRefStm 20",
-        b"/Kids [2 0 R 2 0 R]", b"/Contents [4 0 R 4 0 R 4 0 R]", b"/ToUnicode 4 0 R", b"/Encoding /Identity-H", b"/Type /ObjStm /N 99999 /First 1",
+        b"/Kids [2 0 R 2 0 R]", b"/Contents [4 0 R 4 0 R 4 0 R]", b"/ToUnicode 4 0 R", b"/Encoding /Identity-H",
+        b"/Type /ObjStm /N 99999 /First 1",
         b"/Length -5", b"/Parent 3 0 R",
     ]  # fmt: skip
     where = rng.choice(at) if at else 0
