@@ -8,7 +8,8 @@ import os
 import struct
 from typing import IO, NamedTuple
 
-DICTIONARY, BATCH = 2, 3  # kinds of messages
+SCHEMA, DICTIONARY, BATCH = 1, 2, 3  # kinds of messages
+END_BYTES = 8  # of the mark behind the last message
 FILE_BEGIN = 8  # bytes before the first message of the file format
 LARGEST_HEADER = 64 * 1024 * 1024
 
@@ -77,12 +78,14 @@ def next_message(file: IO[bytes], at: int) -> Message | None:
     try:
         message = _Table(header, struct.unpack_from("<I", header)[0])
         kind, size = message.number(1, "<B"), message.number(3, "<q")
+        if kind not in (SCHEMA, DICTIONARY, BATCH):
+            raise ValueError(f"a message of kind {kind} at byte {at}")
         batch = message.table(2)
         if batch is not None and kind == DICTIONARY:
             batch = batch.table(1)
         if not 0 <= size <= file.seek(0, os.SEEK_END) - body:
             raise ValueError(f"a body of {size} bytes at byte {at}")
-        if batch is None or kind not in (DICTIONARY, BATCH):
+        if batch is None or kind == SCHEMA:
             return Message(kind, 0, size, body + size)
         held = _unpacked(file, body, batch.pairs(2)) if batch.table(3) else size
         return Message(kind, max(0, batch.number(0, "<q")) if kind == BATCH else 0, held, body + size)

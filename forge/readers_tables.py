@@ -3,6 +3,7 @@
 pyarrow holds whole pages and batches. Those that are larger than memory allows are not read: their rows are dropped as row_too_large.
 """
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import repeat
@@ -10,7 +11,7 @@ from typing import IO, Any
 
 from adam.forge.documents import Document
 from adam.forge.files import File, SkippedError, extra, open_file
-from adam.forge.pages_arrow import BATCH, FILE_BEGIN, Message, next_message
+from adam.forge.pages_arrow import BATCH, END_BYTES, FILE_BEGIN, Message, next_message
 from adam.forge.pages_parquet import page_sizes
 from adam.forge.templates import Template, unusable
 
@@ -92,6 +93,8 @@ def _of_stream(reader: Any, opened: IO[bytes]) -> Iterator[Any]:
         opened.seek(message.end if large else at)
         yield message if large else reader.read_next_batch()
         at = message.end
+    if opened.seek(0, os.SEEK_END) > at + END_BYTES:
+        raise ValueError(f"more behind the end at byte {at}")
 
 
 def _next_batch(opened: IO[bytes], at: int) -> Message | None:

@@ -151,6 +151,18 @@ def test_a_batch_that_says_to_be_larger_than_its_file_is_damaged(tmp_path) -> No
             found_in(path)
 
 
+def test_a_stream_with_a_message_of_no_kind_or_more_behind_its_end_is_no_whole_one(tmp_path) -> None:
+    path = tables(tmp_path, [["row"] * 10])[2]
+    data = path.read_bytes()
+    schema = pages_arrow.next_message(io.BytesIO(data), 0)
+    batch = data[schema.end :]
+    at = batch.index(b"\x03\x04\x00")  # kind: a record batch; version: 5
+    for damaged in (data + data, data[: schema.end] + batch[:at] + b"\x00" + batch[at + 1 :]):
+        path.write_bytes(damaged)
+        with pytest.raises(SkippedError, match="damaged"):
+            found_in(path)
+
+
 def test_a_large_row_group_of_small_pages_is_read(tmp_path, monkeypatch) -> None:
     """And a value of its dictionary that stands in every row takes memory for a few rows only."""
     monkeypatch.setattr(readers_tables, "LARGEST_PAGE", 100_000)

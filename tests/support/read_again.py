@@ -222,7 +222,7 @@ def _rows_said(data: bytes) -> int:
     import pyarrow as pa
     import pyarrow.parquet
 
-    if data[:4] == b"PAR1":
+    if data[-4:] == b"PAR1":
         metadata = pyarrow.parquet.ParquetFile(io.BytesIO(data)).metadata
         return sum(metadata.row_group(n).num_rows for n in range(metadata.num_row_groups))
     if data[:6] == b"ARROW1":
