@@ -8,7 +8,7 @@ import gzip
 import io
 import lzma
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Protocol
@@ -79,6 +79,46 @@ class Watched(io.RawIOBase):
         super().close()
 
 
+class Members(io.RawIOBase):
+    """The bytes of a packed file, all of its members.
+
+    The library's own files take a damaged member for the end of the file and say nothing. Here it is damage, as in gzip.
+    """
+
+    def __init__(self, file: IO[bytes], new: Callable[[], Any], padding: bytes = b"") -> None:
+        self._file, self._new, self._padding = file, new, padding
+        self._member = new()
+        self._left = b""  # packed bytes behind the last member
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Raises EOFError where the last member is cut, OSError or LZMAError where one is damaged."""
+        data = b""
+        while not data:
+            if self._member is None and not self._begin():
+                return 0
+            packed = (self._left or self._file.read(1 << 16)) if self._member.needs_input else b""
+            if self._member.needs_input and not packed:
+                raise EOFError("the file ends within a member")
+            self._left = b""
+            data = self._member.decompress(packed, len(buffer))
+            if self._member.eof:
+                self._left, self._member = self._member.unused_data, None
+        buffer[: len(data)] = data
+        return len(data)
+
+    def _begin(self) -> bool:
+        """Whether there is another member."""
+        while not (left := self._left.lstrip(self._padding) if self._padding else self._left):
+            self._left = self._file.read(1 << 16)
+            if not self._left:
+                return False
+        self._left, self._member = left, self._new()
+        return True
+
+
 @contextmanager
 def open_file(file: File) -> Iterator[IO[bytes]]:
     """The bytes of a file as they were before it was compressed.
@@ -109,9 +149,9 @@ def _unpacked(file: io.BufferedReader, name: str) -> Iterator[IO[bytes]]:
         case ".gz":
             opened = gzip.GzipFile(fileobj=file)
         case ".bz2":
-            opened = bz2.BZ2File(file)
+            opened = io.BufferedReader(Members(file, bz2.BZ2Decompressor))
         case ".xz":
-            opened = lzma.LZMAFile(file)
+            opened = io.BufferedReader(Members(file, lzma.LZMADecompressor, b"\0"))
         case ".zst":
             opened = io.BufferedReader(extra("pyarrow", ".zst files").CompressedInputStream(file, "zstd"))
         case _:

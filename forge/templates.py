@@ -33,9 +33,9 @@ def with_newlines(text: str) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
 
 
-def unusable(reason: str, record: Any = "") -> Document:
-    """A record that is no document, with what is shown of it."""
-    shown = record if isinstance(record, str) else repr(record)
+def unusable(reason: str, record: Any) -> Document:
+    """A record that is no document, with what is shown of it: never nothing."""
+    shown = record if record and isinstance(record, str) else repr(record)
     return Document("", dropped=reason, example=shown[:EXAMPLE_CHARS])
 
 

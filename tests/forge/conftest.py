@@ -1,12 +1,12 @@
 """A forge in this process, over a folder of made-up text: for what needs no process of its own."""
 
-import hashlib
 import json
 import random
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from made_files import digests
 
 from adam.contract.config import Config
 from adam.contract.config_forge import Forge, Source
@@ -44,17 +44,7 @@ class Bench:
 
     def digests(self) -> dict[str, str]:
         """Of everything that was made, but for the moment in the manifests."""
-        found = {}
-        for directory in (self.paths.shards, self.paths.tokens):
-            for path in sorted(directory.rglob("*")):
-                content = path.read_bytes() if path.is_file() else b""
-                if path.name == "manifest.json":
-                    plain = json.loads(content)
-                    content = json.dumps(
-                        {k: v for k, v in plain.items() if k not in ("stamp", "shards_sha256")}
-                    ).encode()
-                found[str(path.relative_to(self.paths.root))] = hashlib.sha256(content).hexdigest()
-        return found
+        return digests(self.paths)
 
 
 def words(seed: int, count: int = 60) -> str:

@@ -57,6 +57,24 @@ def test_a_packed_file_that_was_cut_gives_what_there_is_and_is_counted(tmp_path,
     assert len(found) > (1000 if packed != ".bz2" else -1)  # bz2's blocks are nearly as large as the file
 
 
+@pytest.mark.parametrize("packed", PACKERS)
+def test_a_packed_file_with_a_damaged_member_is_no_whole_one(tmp_path, packed) -> None:
+    """The standard library's files take a second member that is none for the end, and say nothing."""
+    path = tmp_path / f"a.jsonl{packed}"
+    first, second = (PACKERS[packed](as_jsonl(ROWS[part]) + b"\n") for part in (slice(3), slice(3, 7)))
+    path.write_bytes(first + second)
+    origin = open_source(Source(path=str(path)), Forge(), tmp_path)
+    assert [document.text for document in documents(path, origin)] == [row["text"] for row in ROWS[:7]]
+    for damaged in (first + b"\x01" + second[1:], first + second[:-3], first + b"not packed", b""):
+        path.write_bytes(damaged)
+        if damaged or packed in (".bz2", ".xz"):  # gzip's and zstd's empty file is one without members
+            with pytest.raises(SkippedError, match="damaged"):
+                list(documents(path, origin))
+    path.write_bytes(PACKERS[".xz"](as_jsonl(ROWS[:3])) + bytes(8))  # padding, as the format has it
+    if packed == ".xz":
+        assert len(list(documents(path, origin))) == 3
+
+
 def test_columns_that_are_not_named_are_not_read(tmp_path) -> None:
     path = tmp_path / "a.parquet"
     path.write_bytes(as_parquet([{"q": f"q{n}", "a": f"a{n}", "big": "x"} for n in range(5)]))
@@ -74,13 +92,66 @@ def test_a_bad_row_of_csv_costs_that_row(tmp_path) -> None:
     assert [dropped for _, dropped in found if dropped] == ["bad_line"] * 4
 
 
-def test_a_quote_that_is_never_closed_ends_somewhere(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(readers_records, "LONGEST_CELL", 1000)
-    path = tmp_path / "a.csv"
-    path.write_bytes(b'id,text\n1,"open\n' + b"2,some text that is long\n" * 200)
-    found = read(path)
-    assert sum(document.dropped == "bad_line" for document in found) >= 1
-    assert sum(document.text == "some text that is long" for document in found) > 100
+@pytest.mark.parametrize("limit", [4_000_000, 1000])
+def test_a_quote_that_is_never_closed_costs_its_line(tmp_path, monkeypatch, limit) -> None:
+    """Whether the file ends before it would be, or what memory holds; what is behind it are rows."""
+    monkeypatch.setattr(readers_records, "LONGEST_CELL", limit)
+    monkeypatch.setattr(readers_records, "LONGEST_ROW", 2 * limit)
+    (tmp_path / "a.csv").write_text(
+        'id,text\n0,"two\nlines"\n1,"open\n' + "".join(f"{n},text {n}\n" for n in range(2, 300))
+    )
+    found = read(tmp_path / "a.csv")
+    assert [document.text for document in found] == ["two\nlines", "", *(f"text {n}" for n in range(2, 300))]
+    assert [(document.dropped, document.example) for document in found if document.dropped] == [
+        ("bad_line", '1,"open\n')
+    ]
+    for first in (1, 2, 150):
+        assert [document.text for document in read(tmp_path / "a.csv", first)] == [
+            document.text for document in found[first:]
+        ]
+
+
+def test_a_row_of_small_cells_that_never_ends_is_not_held(tmp_path, monkeypatch) -> None:
+    """Each line closes a quote and opens another: all of the file would be one row."""
+    monkeypatch.setattr(readers_records, "LONGEST_ROW", 1000)
+    lines = 'id,text\n1,"a' + '\nx","y' * 20_000 + "\n"
+    (tmp_path / "a.csv").write_text(lines)
+    held = []
+    real = readers_records._Lines.taken
+    monkeypatch.setattr(
+        readers_records._Lines, "taken", lambda self: (held.append(sum(map(len, self.row))), real(self))[1]
+    )
+    assert len(read(tmp_path / "a.csv")) == 20_001
+    assert max(held) < 1100
+
+
+@pytest.mark.parametrize("head", [b"id,te\xffxt\n", b"i\0d,text\n", b'id,"text\n', b"\n"])
+def test_a_csv_file_without_a_header_is_not_read_by_its_first_row(tmp_path, head) -> None:
+    (tmp_path / "a.csv").write_bytes(head + b"1,one\n2,two\n")
+    with pytest.raises(SkippedError, match="bad_header"):
+        read(tmp_path / "a.csv")
+
+
+def test_a_value_of_millions_of_small_ones_is_not_held(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(readers_records, "MOST_VALUES", 1000)
+    good = '{"text": "' + 'one, two, [three], \\" {' * 400 + '"}'
+    (tmp_path / "a.jsonl").write_text(f"{good}\n[{'{},' * 1001}1]\n{good}")
+    assert [document.dropped for document in read(tmp_path / "a.jsonl")] == ["", "too_many_values", ""]
+    (tmp_path / "a.json").write_text(f"[{good}, {good}]")
+    assert len(read(tmp_path / "a.json")) == 2
+    (tmp_path / "a.json").write_text("[" + '"ab",' * 1001 + "1]")
+    with pytest.raises(SkippedError, match="too_many_values"):
+        read(tmp_path / "a.json")
+
+
+def test_what_is_bad_is_always_shown(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(readers_records, "LONGEST_LINE", 50)
+    (tmp_path / "a.jsonl").write_text('""\n{"text": "' + "long " * 20 + '"}\n{"text": 1}\n')
+    assert [(document.dropped, document.example) for document in read(tmp_path / "a.jsonl")] == [
+        ("", ""), ("line_too_long", ('{"text": "' + "long " * 20)[:50]), ("no_text", "{'text': 1}")
+    ]  # fmt: skip
+    source = Source(path=str(tmp_path / "a.jsonl"), messages="messages")
+    assert read(tmp_path / "a.jsonl", 0, source)[0].example == "''"
 
 
 def test_prose_larger_than_memory_allows_comes_in_parts(tmp_path, monkeypatch) -> None:
@@ -141,10 +212,11 @@ def test_a_pdf_is_its_text_and_a_broken_one_costs_itself(tmp_path) -> None:
 def test_a_pdf_that_never_ends_or_kills_its_reader_is_given_up(tmp_path, monkeypatch) -> None:
     (tmp_path / "a.pdf").write_bytes(as_pdf(["x"]))
     real = subprocess.Popen
-    for program, reason in (("import time; time.sleep(1000)", "pdf_timeout"), ("import os; os.abort()", "pdf_crashed")):
+    sleeping, dying = "import time; time.sleep(1000)", "import os; os.abort()"
+    for program, reason, seconds in ((sleeping, "pdf_timeout", 0.5), (dying, "pdf_crashed", 600.0)):
         readers_pdf.WORKER.end()
         with monkeypatch.context() as context:
-            context.setattr(readers_pdf, "SECONDS", 0.5)
+            context.setattr(readers_pdf, "SECONDS", seconds)
             context.setattr(
                 readers_pdf.subprocess,
                 "Popen",
