@@ -79,7 +79,9 @@ def unpack(packages: list[str], folder: Path) -> None:
     if shutil.which("apt-get") is None or shutil.which("dpkg") is None:
         pytest.skip("no apt-get here: the input comes in Debian packages")
     folder.mkdir()
-    fetched = subprocess.run(["apt-get", "download", *packages], cwd=folder, capture_output=True, text=True, check=False)
+    fetched = subprocess.run(
+        ["apt-get", "download", *packages], cwd=folder, capture_output=True, text=True, check=False
+    )
     if fetched.returncode:
         pytest.skip(f"apt-get can't fetch the packages: {fetched.stderr.strip().splitlines()[-1:]}")
     for deb in folder.glob("*.deb"):
@@ -91,7 +93,11 @@ def pdf_words(path: Path, tools: Path) -> str:
     libraries = ":".join(map(str, tools.glob("libpoppler*/usr/lib/*")))
     command = [tools / "poppler-utils" / "usr" / "bin" / "pdftotext", "-", "-"]
     done = subprocess.run(
-        command, input=unpacked(path), env={**os.environ, "LD_LIBRARY_PATH": libraries}, capture_output=True, check=False
+        command,
+        input=unpacked(path),
+        env={**os.environ, "LD_LIBRARY_PATH": libraries},
+        capture_output=True,
+        check=False,
     )
     if done.returncode == 127:
         pytest.skip(f"pdftotext lacks a library here: {done.stderr.decode()}")
@@ -122,7 +128,9 @@ def test_debian_documentation_is_accounted_for_file_by_file(tmp_path) -> None:
         assert not_accounted_for(folder, known) == []
     found = list(records(run / "shards"))
     text = [record for record in found if not record["path"].startswith(f"{pdfs}/")]
-    wrong = [(record["path"], line) for record in random.Random(1).sample(text, SAMPLE) if (line := not_in_file(record))]
+    wrong = [
+        (record["path"], line) for record in random.Random(1).sample(text, SAMPLE) if (line := not_in_file(record))
+    ]
     assert wrong == []
     shares = {}
     for path in sorted(pdfs.iterdir()):
