@@ -23,7 +23,7 @@ from adam.contract.paths import RunPaths
 from adam.contract.shards import NOT_NEEDED, SOURCES, UNOPENED, ShardManifest, SourceFile, hashed
 from adam.contract.states import Phase as ForgePhase
 from adam.forge.documents import Document, document_hash, shard_record, split_of
-from adam.forge.dropped import EXAMPLES, count_dropped
+from adam.forge.dropped import count_dropped
 from adam.forge.files import File
 from adam.forge.filters import Filters
 from adam.forge.finish import check_not_empty, phase_summaries, publish, revisions, summary
@@ -42,6 +42,7 @@ from adam.forge.writer import ShardWriter
 
 JOURNAL_BYTES = 64_000_000  # of text, between two journals; a shard that is closed writes one too
 LISTED_SKIPS = 1000
+LISTED_LEFT_OUT = 3  # of each reason and source
 CHARS_PER_TOKEN = {"prose": 4.5, "code": 3.2}  # GPT-NeoX's on English prose and on Python
 
 log = structlog.get_logger()
@@ -337,6 +338,6 @@ class Build:
             self._list(origin, path, reason)
             counts.files += 1
             counts.files_skipped[reason] = number = counts.files_skipped.get(reason, 0) + 1
-            if number <= EXAMPLES:
+            if number <= LISTED_LEFT_OUT:
                 self._skipped.append(SourceFile(origin.name, file_text(path), 0, 0, "", reason))
             self._progress.tick()

@@ -85,6 +85,7 @@ def broken(pages: list[str], bad: int) -> bytes:
     for text in pages:
         writer.append(io.BytesIO(as_pdf([text])))
     stream = StreamObject()
+    stream._data = b"x"
     stream[NameObject("/Filter")] = NameObject("/Crypt")
     stream[NameObject("/DecodeParms")] = DictionaryObject({NameObject("/Name"): NameObject("/Unknown")})
     writer.pages[bad][NameObject("/Contents")] = writer._add_object(stream)
