@@ -13,6 +13,7 @@ NEAR = 6  # pages before and behind one that are compared with it
 NUMBERED = 2  # of these have the line with their own page number in its place …
 ALIKE = 4  # … or have it letter for letter: left and right pages may differ, and a chapter's head ends with it
 DEEPEST = 3  # lines of a head or foot
+DIGITS = 5  # of a page's number
 LEADERS = re.compile(r"[ \t]*(?:\.[ \t]?){4,}(?=[ \t]*[ivxlcIVXLC\d]+[-\d]*[ \t]*$)", re.MULTILINE)
 HYPHEN = re.compile(r"(-{0,2}[^\W\d_]+(?:-[^\W\d_]+)*)[-\u00ad\u2010]\n[ \t]*([^\W\d_]+)(\S*)[ \t]*\n?")
 SOFT_HYPHEN = "\u00ad"
@@ -50,23 +51,40 @@ def _composed(match: re.Match[str]) -> str:
 
 def without_heads(pages: Sequence[list[str]]) -> list[list[str]]:
     """The pages' lines without the heads and feet that pages near them have as well."""
+    distance = _page_numbers(pages)
     for _ in range(DEEPEST):
-        top = _heads([page[0] if page else "" for page in pages])
+        top = _heads([page[0] if page else "" for page in pages], distance)
         pages = [_trimmed(page[1:]) if head else page for page, head in zip(pages, top, strict=True)]
-        foot = _heads([page[-1] if page else "" for page in pages])
+        foot = _heads([page[-1] if page else "" for page in pages], distance)
         pages = [_trimmed(page[:-1]) if head else page for page, head in zip(pages, foot, strict=True)]
     return list(pages)
 
 
-def _heads(lines: Sequence[str]) -> list[bool]:
-    """Which of the first (or last) lines of consecutive pages are running heads."""
+def _page_numbers(pages: Sequence[list[str]]) -> int | None:
+    """How far the numbers that begin or end the pages' first or last lines are from the pages' own; None: most have none."""
+    found: Counter[int] = Counter()
+    for number, page in enumerate(pages):
+        found.update({value - number for line in page[:1] + page[-1:] for value in _numbers_at_ends(line)})
+    distance, times = found.most_common(1)[0] if found else (0, 0)
+    return distance if times > max(NUMBERED, len(pages) // 2) else None
+
+
+def _numbers_at_ends(line: str) -> set[int]:
+    words = line.split()
+    return {int(word) for word in words[:1] + words[-1:] if word.isdecimal() and len(word) <= DIGITS}
+
+
+def _heads(lines: Sequence[str], distance: int | None) -> list[bool]:
+    """Which of the first (or last) lines of consecutive pages are running heads. `distance`: see `_page_numbers`."""
     keys = [list(_keys(line, number)) for number, line in enumerate(lines)]
     found = []
     for number, own in enumerate(keys):
         around = keys[max(0, number - NEAR) : number] + keys[number + 1 : number + 1 + NEAR]
         count = Counter(key for other in around for key in other)
         found.append(
-            any(count[key] >= NUMBERED for key in own[1:]) or (bool(own) and own[0] != "" and count[own[0]] >= ALIKE)
+            (distance is not None and number + distance in _numbers_at_ends(lines[number]))
+            or any(count[key] >= NUMBERED for key in own[1:])
+            or any(count[key] >= ALIKE for key in own[:1] if key)
         )
     return found
 
@@ -78,7 +96,7 @@ def _keys(line: str, page: int) -> Iterator[str]:
         return
     yield words if sum(map(str.isalpha, words)) >= 4 else ""
     for match in re.finditer(r"\d+", words):
-        if len(match[0]) <= 5:
+        if len(match[0]) <= DIGITS:
             yield f"{words[: match.start()]}\0{int(match[0]) - page}\0{words[match.end() :]}"
 
 

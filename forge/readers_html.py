@@ -63,6 +63,7 @@ class _Page(HTMLParser):
         self._landmarks = landmarks
         self._outside: list[str] = []
         self._inside: list[str] = []  # of the main content
+        self._pieces = self._outside  # where what comes next goes
         self._verbatim = 0
         self._in_title = False
         self._cells: list[int] = []  # begun in the present row of each open table
@@ -70,17 +71,13 @@ class _Page(HTMLParser):
         self._begun = False  # a cell or item has begun and has no text yet: a paragraph in it begins no other line
         self._anchor = -1  # where a link within the page began, among the pieces
 
-    @property
-    def _pieces(self) -> list[str]:
-        return self._inside if self._main else self._outside
-
     def text(self) -> str:
         """Of what was read so far."""
         main = "".join(self._inside)
         return main if main.strip() else "".join(self._outside)
 
     def handle_starttag(self, tag: str, attrs: Attributes) -> None:
-        role = dict(attrs).get("role") if self._landmarks and tag not in VOID else None
+        role = dict(attrs).get("role") if attrs and self._landmarks and tag not in VOID else None
         if tag == "title":
             self._in_title = not self.title
         elif tag == "body":
@@ -91,8 +88,10 @@ class _Page(HTMLParser):
             self.unseen.may_begin(tag)
         elif (tag == "main" and self._landmarks) or role == "main":
             self._main.begin(tag)
+            self._pieces = self._inside
         else:
-            self._main.may_begin(tag)
+            if self._main:
+                self._main.may_begin(tag)
             self._begin(tag, attrs)
 
     def handle_endtag(self, tag: str) -> None:
@@ -102,7 +101,9 @@ class _Page(HTMLParser):
             self.unseen.end(tag)
         else:
             self._end(tag)
-            self._main.end(tag)
+            if self._main:
+                self._main.end(tag)
+                self._pieces = self._inside if self._main else self._outside
 
     def _begin(self, tag: str, attrs: Attributes) -> None:
         if tag == "pre":

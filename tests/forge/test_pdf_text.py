@@ -26,6 +26,12 @@ def test_running_heads_feet_and_page_numbers_go() -> None:
     assert text_of_pages([f"{sentence}\n- {n} -" for n, sentence in enumerate(SENTENCES)]) == "\n\n".join(SENTENCES)
 
 
+def test_a_head_that_is_on_one_page_only_is_known_by_the_page_number() -> None:
+    heads = [f"{n + 7} A MANUAL" if n % 2 else f"{n}.1 A SECTION OF ITS OWN {n + 7}" for n in range(20)]
+    pages = [f"{head}\n{sentence}" for head, sentence in zip(heads, SENTENCES, strict=True)]
+    assert text_of_pages(pages) == "\n\n".join(SENTENCES)
+
+
 @pytest.mark.parametrize(
     "first",
     [

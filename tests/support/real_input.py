@@ -61,16 +61,19 @@ def _not_in_page(text: str, page: str) -> str:
     """Line by line, in order, without blanks and the marks of lists; tags are cut out of the page's source."""
     source = _squeezed(html.unescape(re.sub(r"<[^>]*>", "", page)))
     at = 0
-    for line in text.splitlines():
-        wanted = _squeezed(line)
-        found = source.find(wanted, at)
-        if found < 0 and (mark := re.match(r"-|\d+\.", wanted)):
-            wanted = wanted[mark.end() :]
-            found = source.find(wanted, at)
-        if found < 0:
+    for line in filter(str.strip, text.splitlines()):
+        # With the mark that a list gave it, or without: whichever stands nearer.
+        ends = [_behind(_squeezed(wanted), source, at) for wanted in (line, re.sub(r"^\s*(?:- |\d+\. )", "", line))]
+        if not any(ends):
             return line
-        at = found + len(wanted)
+        at = min(end for end in ends if end)
     return ""
+
+
+def _behind(wanted: str, source: str, start: int) -> int:
+    """Where the first `wanted` from `start` on ends; 0: there is none."""
+    found = source.find(wanted, start)
+    return found + len(wanted) if found >= 0 else 0
 
 
 def _squeezed(text: str) -> str:
