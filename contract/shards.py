@@ -25,6 +25,9 @@ SOURCES = "sources.jsonl"
 QUOTED = "file://"
 REMOTE = "hf://"
 NOT_NEEDED = "not_needed"  # why a file was never opened: the mix was full
+# … or that it is none that a reader takes. A folder that was left out is one entry.
+LEFT_OUT = frozenset({"unknown_ending", "hidden", "link_to_folder", "folder_left_out", "not_selected"})
+UNOPENED = LEFT_OUT | {NOT_NEEDED}
 
 
 class DataFile(msgspec.Struct, frozen=True):
@@ -85,7 +88,7 @@ class SourceSummary(msgspec.Struct, frozen=True):
     path: str
     revision: str  # what pins it: a version, or a digest over its files
     licence: str
-    files: int
+    files: int  # that were found; those of `files_skipped` among them
     documents_read: int
     documents_written: int
     characters_written: int
@@ -119,7 +122,9 @@ class ShardManifest(Record, frozen=True, kw_only=True):
 
     config_digest: str  # of the configuration's [forge] that shards depend on
     sources: tuple[SourceSummary, ...]
-    skipped: tuple[SourceFile, ...]  # files that could not be used, the first thousand of them
+    skipped: tuple[
+        SourceFile, ...
+    ]  # files that could not be used, the first thousand, and of each source the first few left out
     files: tuple[DataFile, ...]
     val_fraction: float
     ner_model: str = ""  # whose entities were masked; empty: nothing was
@@ -244,7 +249,7 @@ def changed_sources(paths: RunPaths) -> Iterator[str]:
     """
     for _, line in whole_lines(paths.shards / SOURCES):
         known = msgspec.json.decode(line, type=SourceFile)
-        if known.path.startswith(REMOTE) or known.skipped == NOT_NEEDED:
+        if known.path.startswith(REMOTE) or known.skipped in UNOPENED:
             continue  # pinned to a commit; never read
         path = text_path(known.path)
         try:

@@ -21,6 +21,7 @@ from adam.contract.output import never_fail
 from adam.contract.paths import RunPaths
 from adam.contract.process import die_with_parent
 from adam.contract.shards import (
+    LEFT_OUT,
     SOURCES,
     SourceFile,
     changed_sources,
@@ -133,7 +134,8 @@ def _changes(config: Config, paths: RunPaths) -> list[str]:
     except DataError as error:
         found.append(str(error))  # a whole source is gone: that is a change, and the shards are still good
     found += changed_sources(paths)
-    known = {msgspec.json.decode(line, type=SourceFile).path for _, line in whole_lines(paths.shards / SOURCES)}
+    listed = (msgspec.json.decode(line, type=SourceFile) for _, line in whole_lines(paths.shards / SOURCES))
+    known = {file.path for file in listed if file.skipped not in LEFT_OUT}
     for origin in origins:
         found += [f"{origin.name}: {path} is new" for path in map(file_text, origin.files) if path not in known]
     return found

@@ -20,7 +20,7 @@ from adam.contract.config_forge import Forge, forge_digest
 from adam.contract.durable import free_bytes, require_room
 from adam.contract.errors import StoppedError
 from adam.contract.paths import RunPaths
-from adam.contract.shards import NOT_NEEDED, SOURCES, ShardManifest, SourceFile, hashed
+from adam.contract.shards import NOT_NEEDED, SOURCES, UNOPENED, ShardManifest, SourceFile, hashed
 from adam.contract.states import Phase as ForgePhase
 from adam.forge.documents import Document, document_hash, shard_record
 from adam.forge.dropped import count_dropped
@@ -43,6 +43,7 @@ from adam.forge.writer import ShardWriter
 
 JOURNAL_BYTES = 64_000_000  # of text, between two journals; a shard that is closed writes one too
 LISTED_SKIPS = 1000
+LISTED_LEFT_OUT = 3  # of each reason and source
 CHARS_PER_TOKEN = {"prose": 4.5, "code": 3.2}  # GPT-NeoX's on English prose and on Python
 
 log = structlog.get_logger()
@@ -261,11 +262,11 @@ class Build:
     def _list(self, origin: Origin, file: File, skipped: str) -> None:
         size, mtime_ns, unusable = file_status(file)
         digest = file.digest if not isinstance(file, os.PathLike) else ""
-        if isinstance(file, os.PathLike) and not unusable and skipped != NOT_NEEDED:
+        if isinstance(file, os.PathLike) and not unusable and skipped not in UNOPENED:
             digest = hashed(file, self._progress.tick)
         entry = SourceFile(origin.name, file_text(file), size, mtime_ns, digest, skipped)
         self._listing.write(msgspec.json.encode(entry) + b"\n")
-        if skipped not in ("", NOT_NEEDED) and len(self._skipped) < LISTED_SKIPS:
+        if skipped and skipped not in UNOPENED and len(self._skipped) < LISTED_SKIPS:
             self._skipped.append(entry)
 
     def _save_where_due(self) -> None:
@@ -307,10 +308,12 @@ class Build:
         for reader in self._readers.values():
             if not reader.cursor.turn:
                 self._list_rest(reader)
-        self._sync_listing()
         check_not_empty(
             self._paths, self._origins, list(self._counts.values()), {file.split for file in files}, self._config
         )
+        for origin in self._origins:
+            self._list_left_out(origin)
+        self._sync_listing()
         found = revisions(self._work / SOURCES)
         manifest = ShardManifest(
             config_digest=self._start.config_digest,
@@ -334,3 +337,14 @@ class Build:
             begun = number == reader.cursor.file and (reader.cursor.record or reader.cursor.part)
             self._list(reader.origin, reader.origin.files[number], "" if begun else NOT_NEEDED)
             self._counts[reader.origin.name].files += bool(begun)
+
+    def _list_left_out(self, origin: Origin) -> None:
+        """What is in a source's folder beside its files; the manifest has the first few of each reason."""
+        counts = self._counts[origin.name]
+        for path, reason in origin.left_out:
+            self._list(origin, path, reason)
+            counts.files += 1
+            counts.files_skipped[reason] = number = counts.files_skipped.get(reason, 0) + 1
+            if number <= LISTED_LEFT_OUT:
+                self._skipped.append(SourceFile(origin.name, file_text(path), 0, 0, "", reason))
+            self._progress.tick()

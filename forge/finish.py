@@ -13,9 +13,9 @@ from adam.contract.durable import fsync_dir, replace_file, whole_lines
 from adam.contract.errors import DataError
 from adam.contract.paths import RunPaths
 from adam.contract.shards import (
-    NOT_NEEDED,
     SOURCES,
     SPLITS,
+    UNOPENED,
     PhaseSummary,
     ShardManifest,
     SourceFile,
@@ -83,7 +83,7 @@ def revisions(listing: Path) -> dict[str, str]:
     digests: dict[str, hashlib._Hash] = {}
     for _, line in whole_lines(listing):
         file = msgspec.json.decode(line, type=SourceFile)
-        if file.skipped != NOT_NEEDED:
+        if file.skipped not in UNOPENED:
             digests.setdefault(file.source, hashlib.sha256()).update(f"{file.path}\0{file.sha256}\n".encode())
     return {name: f"files-{digest.hexdigest()[:16]}" for name, digest in digests.items()}
 

@@ -120,6 +120,4 @@ READERS: dict[str, Reader] = {
     ".pdf": read_pdf,
 }
 # Tables are packed inside, and read from their end: a packed one is none that a reader could open.
-PACKED = tuple(
-    f"{name}{packed}" for name in READERS if name not in (".pdf", ".parquet", ".arrow") for packed in COMPRESSED
-)
+PACKED = tuple(f"{name}{packed}" for name in READERS if name not in (".parquet", ".arrow") for packed in COMPRESSED)

@@ -24,14 +24,15 @@ from adam.forge.readers import PACKED, READERS, read_prose
 from adam.forge.registry import resolve
 from adam.forge.templates import Template
 
-LEFT_OUT = frozenset({"__pycache__", "node_modules", "site-packages", "dist-packages"})
+FOLDERS_LEFT_OUT = frozenset({"__pycache__", "node_modules", "site-packages", "dist-packages"})
 TODO = "correct forge.sources in adam.toml"
 
 
 class Origin(NamedTuple):
     """A configured source with its files, in the order in which they are read.
 
-    `source` has what the registry knows filled in; `revision` is the commit of a set of the Hub.
+    `source` has what the registry knows filled in; `revision` is the commit of a set of the Hub. `left_out`: what else is in
+    the folder, and why nobody reads it.
     """
 
     source: Source
@@ -43,6 +44,7 @@ class Origin(NamedTuple):
     template: Template
     revision: str = ""
     notes: tuple[str, ...] = ()
+    left_out: tuple[tuple[Path, str], ...] = ()
 
 
 class FileStatus(NamedTuple):
@@ -114,7 +116,8 @@ def open_source(source: Source, forge: Forge, run: Path, pin: str = "") -> Origi
     if source.kind == "stdlib":
         root = Path(sysconfig.get_paths()["stdlib"])
         version, licence = "python-{}.{}.{}".format(*sys.version_info), source.licence or "PSF-2.0"
-        return Origin(source, "stdlib", "stdlib", version, licence, list(_walk(root, (".py",))), template)
+        here, left_out = _walk(root, (".py",))
+        return Origin(source, "stdlib", "stdlib", version, licence, [*here], template, left_out=left_out)
     if source.kind == "hub":
         revision, files = list_files(source, pin)
         known = readable(files, set(READERS))
@@ -126,34 +129,62 @@ def open_source(source: Source, forge: Forge, run: Path, pin: str = "") -> Origi
     path = Path(os.path.normpath(run / Path(source.path).expanduser()))
     if not path.exists():
         raise DataError(f"no such source: {path}", TODO)
-    files_here = list(_walk(path, (*READERS, *PACKED))) if path.is_dir() else [path]
-    if source.files:
-        files_here = [file for file in files_here if _matches(file, path, source.files)]
+    files_here, left_out = [path] if _matches(path.name, source.files) else [], ()
+    if path.is_dir():
+        files_here, left_out = _walk(path, (*READERS, *PACKED), source.files)
     if not files_here:
         raise DataError(f"the source {path} has no text files", f"known endings are {' '.join(sorted(READERS))}")
     if all(package_missing(file.name) for file in files_here):
         extra(package_missing(files_here[0].name), f"{path.name}: {ending(files_here[0].name)} files")
     name = source.name or path.stem or str(path)
-    return Origin(source, name, "files", path_text(path), source.licence, [*files_here], template, "", notes)
+    return Origin(source, name, "files", path_text(path), source.licence, [*files_here], template, "", notes, left_out)
 
 
-def _matches(file: Path, root: Path, patterns: tuple[str, ...]) -> bool:
-    name = str(file.relative_to(root)) if file != root else file.name
-    return any(fnmatch.fnmatch(name, pattern) for pattern in patterns)
+def _walk(
+    root: Path, endings: tuple[str, ...], patterns: tuple[str, ...] = ()
+) -> tuple[list[Path], tuple[tuple[Path, str], ...]]:
+    """The files below `root` that a reader takes, sorted by path, and what else is there with the reason why it is left out.
 
-
-def _walk(root: Path, endings: tuple[str, ...]) -> Iterator[Path]:
-    """Files below `root` with a known ending, sorted by path; hidden ones and links to folders are left out.
-
-    A folder that can't be listed comes as itself, so that it is counted and named like a file that can't be read.
+    A folder that can't be listed comes as a file, so that it is counted and named like one that can't be read.
     """
+    found: list[Path] = []
+    left_out: list[tuple[Path, str]] = []
     closed: list[Path] = []
     for directory, folders, names in os.walk(root, onerror=lambda error: closed.append(Path(error.filename))):
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in LEFT_OUT)
+        here = Path(directory)
+        entered = []
+        for name in sorted(folders):
+            if reason := _folder_left_out(here / name):
+                left_out.append((here / name, reason))
+            else:
+                entered.append(name)
+        folders[:] = entered
         for name in sorted(names):
-            if not name.startswith(".") and Path(name).suffix and name.lower().endswith(endings):
-                yield Path(directory, name)
-    yield from closed
+            if reason := _file_left_out(here / name, root, endings, patterns):
+                left_out.append((here / name, reason))
+            else:
+                found.append(here / name)
+    return found + closed, tuple(left_out)
+
+
+def _folder_left_out(path: Path) -> str:
+    if path.is_symlink():
+        return "link_to_folder"
+    if path.name.startswith("."):
+        return "hidden"
+    return "folder_left_out" if path.name in FOLDERS_LEFT_OUT else ""
+
+
+def _file_left_out(path: Path, root: Path, endings: tuple[str, ...], patterns: tuple[str, ...]) -> str:
+    if path.name.startswith("."):
+        return "hidden"
+    if not (path.suffix and path.name.lower().endswith(endings)):
+        return "unknown_ending"
+    return "" if _matches(str(path.relative_to(root)), patterns) else "not_selected"
+
+
+def _matches(name: str, patterns: tuple[str, ...]) -> bool:
+    return not patterns or any(fnmatch.fnmatch(name, pattern) for pattern in patterns)
 
 
 def documents(file: File, origin: Origin, first: int = 0) -> Iterator[Document]:

@@ -1,5 +1,6 @@
 """Listing: every file once, in one order, whatever its name; what can't be read is counted and named."""
 
+import json
 import os
 from pathlib import Path
 
@@ -128,3 +129,31 @@ def test_names_that_are_not_text_are_read_listed_and_watched(bench, folder) -> N
     (folder / odd[0]).write_text("something else")
     (line,) = changed_sources(bench.paths)
     assert line.endswith("%FF%FE.txt has changed")
+
+
+def test_what_no_reader_takes_is_counted_and_listed(bench, folder) -> None:
+    """Whoever looks for a file of the folder finds it in the listing, or a folder around it, with the reason."""
+    (folder / "picture.png").write_bytes(b"\x89PNG")
+    (folder / "README").write_text("no ending")
+    (folder / ".hidden.txt").write_text("hidden")
+    (folder / "node_modules").mkdir()
+    (folder / "node_modules" / "a.txt").write_text("somebody else's")
+    (folder / ".git").mkdir()
+    (folder / "again").symlink_to(folder / ".git")
+    bench.keys["sources"] = (Source(path=str(folder), files=("[!1]*",)),)
+    bench.tokens()
+    manifest = load_shards(bench.paths)
+    assert manifest is not None
+    counted = {"unknown_ending": 2, "hidden": 2, "folder_left_out": 1, "link_to_folder": 1, "not_selected": 5}
+    assert manifest.sources[0].files_skipped == counted
+    assert manifest.sources[0].files == 11 + sum(counted.values())
+    listed = [json.loads(line) for line in (bench.paths.shards / "sources.jsonl").read_text().splitlines()]
+    reasons = {Path(entry["path"]).name: entry["skipped"] for entry in listed}
+    assert [reasons[name] for name in ("picture.png", ".git", "again")] == [
+        "unknown_ending",
+        "hidden",
+        "link_to_folder",
+    ]
+    assert {entry.skipped for entry in manifest.skipped} == set(counted)
+    (folder / "picture.png").write_bytes(b"another")  # nobody has read it
+    assert list(changed_sources(bench.paths)) == []
