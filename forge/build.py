@@ -197,7 +197,8 @@ class Build:
         counts = self._counts[document.source]
         counts.documents_read += 1
         self._unsaved += len(document.text)
-        self._progress.at(self._done(reader))
+        if self._progress.due:
+            self._progress.at(self._done(reader))
         if not document.dropped:
             document.id = document_hash(document.text)
             if len(document.text) < reader.origin.source.min_chars:
@@ -214,7 +215,7 @@ class Build:
         self._repeats.kept(document)
         self._batch.append((document, counts))
         self._batched += len(document.text)
-        if not self._transforms or len(self._batch) >= BATCH_DOCUMENTS or self._batched >= BATCH_CHARS:
+        if len(self._batch) >= BATCH_DOCUMENTS or self._batched >= BATCH_CHARS:
             self._write_batch()
         return True
 
