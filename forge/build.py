@@ -213,11 +213,19 @@ class Build:
             count_dropped(document, counts)
             return False
         self._repeats.kept(document)
+        if not self._transforms:
+            self._write(document, counts)
+            return True
         self._batch.append((document, counts))
         self._batched += len(document.text)
         if len(self._batch) >= BATCH_DOCUMENTS or self._batched >= BATCH_CHARS:
             self._write_batch()
         return True
+
+    def _write(self, document: Document, counts: Counts) -> None:
+        self._writer.write(split_of(document, self._config.val_fraction), shard_record(document))
+        counts.documents_written += 1
+        counts.characters_written += len(document.text)
 
     def _done(self, reader: Ahead) -> int:
         """Of the bytes of all sources: those that were read, or where mixes have targets, as large a part as is done of these."""
@@ -237,9 +245,7 @@ class Build:
             done = transform.apply(done)
         for document, (before, counts) in zip(done, batch, strict=True):
             count_masked(counts.masked, before, document)
-            self._writer.write(split_of(document, self._config.val_fraction), shard_record(document))
-            counts.documents_written += 1
-            counts.characters_written += len(document.text)
+            self._write(document, counts)
             self._progress.tick()
 
     def _end_file(self, reader: Ahead, ended: FileEnd) -> None:

@@ -25,6 +25,7 @@ SPEAKERS = {
     "observation": "Tool",
 }
 ASSISTANTS = frozenset({"assistant", "gpt", "model", "bot", "chatgpt"})
+TEXTS = (str, bytes)
 TODO = "correct the template of the source in adam.toml"
 
 
@@ -124,7 +125,7 @@ class Template:
 
     def _column(self, record: Any, field: str) -> str:
         value = _value(record, field)
-        if not (isinstance(value, str | bytes) or self._source.template):
+        if not (isinstance(value, TEXTS) or self._source.template):
             raise MissingError  # a number is text only where somebody has asked for it
         return _plain(value)
 
@@ -178,6 +179,8 @@ def _parts_of(source: Source) -> Iterator[tuple[str, str]]:
 
 def _value(record: Any, name: str) -> Any:
     """The column `name` of a record; with dots what lies in it, through JSON that is written into a string too."""
+    if isinstance(record, dict) and (found := record.get(name)) is not None:
+        return found
     found = record
     for part in [name] if isinstance(record, dict) and name in record else name.split("."):
         if isinstance(found, str):

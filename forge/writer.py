@@ -40,7 +40,7 @@ class _File:
 
     def __init__(self, directory: Path, split: str, shard: OpenShard, tick: Callable[[], object]) -> None:
         self._path, self._split, self.shard = directory / shard_name(split, shard.number), split, shard
-        self.waiting = bytearray()
+        self.waiting, self._written = bytearray(), shard.size
         self._digest = hashlib.sha256()
         self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
         for start in range(0, shard.size, COPY_BLOCK):  # by a forge that was killed
@@ -51,6 +51,9 @@ class _File:
         lines, self.waiting = self.waiting, bytearray()
         write_all(self._fd, lines)
         self._digest.update(lines)
+        # The disk begins with them at once, and the next fsync finds little left to wait for (Linux: fadvise64 writes dirty pages).
+        os.posix_fadvise(self._fd, self._written, len(lines), os.POSIX_FADV_DONTNEED)
+        self._written += len(lines)
 
     def sync(self) -> OpenShard:
         """Make what was written durable; what the journal must know of it."""
