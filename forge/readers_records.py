@@ -49,13 +49,10 @@ def _lines(file: IO[bytes]) -> Iterator[bytes | None]:
 def read_jsonl(file: File, template: Template, first: int) -> Iterator[Document]:
     """A record a line; a bad line costs that line."""
     with open_file(file) as opened:
-        number = 0
-        for line in _lines(opened):
-            if line is not None and line.isspace():
-                continue
+        lines = (line for line in _lines(opened) if line is None or line.strip())
+        for number, line in enumerate(lines):
             if number >= first:
                 yield unusable("line_too_long") if line is None else _record(line, template)
-            number += 1
 
 
 def _record(line: bytes, template: Template) -> Document:

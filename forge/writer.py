@@ -70,9 +70,7 @@ class _File:
         if not self.shard.documents:
             self._path.unlink()
             return None
-        return DataFile(
-            self._path.name, self.shard.size, self._digest.hexdigest(), self._split, self.shard.documents
-        )
+        return DataFile(self._path.name, self.shard.size, self._digest.hexdigest(), self._split, self.shard.documents)
 
     def abandon(self) -> None:
         os.close(self._fd)
