@@ -22,7 +22,7 @@ from adam.contract.paths import RunPaths
 from adam.forge.documents import ShardRecord
 from adam.forge.encoders import Encoder, choose_encoder, library_encoder
 from adam.forge.loss_spans import PromptFinder
-from adam.forge.packing import Marks, Packer
+from adam.forge.packing import Context, Marks, Packer
 from adam.forge.progress import Progress
 from adam.forge.tokenizer import bytes_of_ids, end_of_text, given, ids_of, learn, take_marks_as_text
 
@@ -74,7 +74,8 @@ class Forging:
 
     def _pack(self, encoder: Encoder, part: list[str]) -> None:
         dtype = "<u2" if ids_of(self._tokenizer) <= 1 << 16 else "<u4"
-        packer = Packer(encoder, self._finder, Marks(self._mark, {}), dtype, self._work, self._progress, lambda: False)
+        context = Context(self._finder, Marks(self._mark, {}), self._work, self._progress, lambda: False)
+        packer = Packer(encoder, dtype, context)
         packer.pack("train", [ShardRecord(text, "", "", "") for text in part])
 
 

@@ -79,14 +79,18 @@ def _machine_cpu() -> float:
     return (user + nice + system + interrupts + soft) / os.sysconf("SC_CLK_TCK")
 
 
-def most_memory(work: Callable[[], object], every: float = 0.1) -> str:
-    """The most that this process and all below it held while `work` ran: PSS, and the sum of RSS, which counts shared pages twice."""
+def most_memory(work: Callable[[], object], *, mine: bool = True, every: float = 0.1) -> str:
+    """The most that this process (where it is `mine`) and all below it held while `work` ran.
+
+    PSS, and the sum of RSS, which counts shared pages for each process.
+    """
     most = [0, 0]
     done = threading.Event()
 
     def look() -> None:
         while not done.wait(every):
-            sizes = [_memory(process) for process in [psutil.Process(), *psutil.Process().children(recursive=True)]]
+            processes = [psutil.Process()] * mine + psutil.Process().children(recursive=True)
+            sizes = [_memory(process) for process in processes]
             for kind in (0, 1):
                 most[kind] = max(most[kind], sum(size[kind] for size in sizes))
 
