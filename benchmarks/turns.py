@@ -31,12 +31,12 @@ class Turns:
 
     def take(self, sides: Sides, rounds: int) -> None:
         """Every side `rounds` times, in turns."""
-        start, ours, machine = time.perf_counter(), _cpu()[0], _machine_cpu()
+        start, ours, machine = time.perf_counter(), _own_cpu() + _children_cpu(), _machine_cpu()
         for _ in range(rounds):
             for name, work in sides.items():
                 self.taken.setdefault(name, []).append(_taken(work))
         self._wall += time.perf_counter() - start
-        self._ours += _cpu()[0] - ours
+        self._ours += _own_cpu() + _children_cpu() - ours
         self._machine += _machine_cpu() - machine
 
     def rate(self, name: str, size: float, column: str = "cpu") -> float:
@@ -58,18 +58,24 @@ class Turns:
 
 
 def _taken(work: Callable[[], object]) -> Taken:
-    wall, (cpu, first) = time.perf_counter(), _cpu()
+    children = _children_cpu()  # looking for them takes some time itself
+    first, wall = _own_cpu(), time.perf_counter()
     work()
-    after = _cpu()
-    return Taken(time.perf_counter() - wall, after[0] - cpu, after[1] - first)
+    wall, first = time.perf_counter() - wall, _own_cpu() - first
+    return Taken(wall, first + _children_cpu() - children, first)
 
 
-def _cpu() -> tuple[float, float]:
-    """Seconds of this process with its children, those that have ended and those that live; of this process alone."""
-    own, ended = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+def _own_cpu() -> float:
+    """Seconds of this process."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
+def _children_cpu() -> float:
+    """Seconds of the processes below this one, those that have ended and those that live."""
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
     living = [child.cpu_times() for child in psutil.Process().children(recursive=True)]
-    first = own.ru_utime + own.ru_stime
-    return first + ended.ru_utime + ended.ru_stime + sum(times.user + times.system for times in living), first
+    return ended.ru_utime + ended.ru_stime + sum(times.user + times.system for times in living)
 
 
 def _machine_cpu() -> float:

@@ -48,7 +48,10 @@ class _File:
             tick()
 
     def flush(self) -> None:
-        lines, self.waiting = self.waiting, bytearray()
+        if not self.waiting:
+            return
+        lines = bytes(self.waiting)
+        self.waiting.clear()
         write_all(self._fd, lines)
         self._digest.update(lines)
         # The disk begins with them at once, and the next fsync finds little left to wait for (Linux: fadvise64 writes dirty pages).
