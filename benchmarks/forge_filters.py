@@ -1,9 +1,9 @@
 """What the forge's filters cost, beside what one would write: plain Python for Gopher's rules, rensa on strings for near duplicates.
 
-python -P benchmarks/forge_filters.py [--mb 8] [--pairs 5] [--parts]
+python -P benchmarks/forge_filters.py [--mb 24] [--pairs 5] [--parts]
 
 Both sides read the same records (pieces of the standard library) from one jsonl file and write jsonl, in turns, in one process each time;
-medians of CPU seconds, MB a CPU second, and the ratio. `--parts` says what each rule costs alone.
+medians of pairs, by CPU and by the clock, and what two processes do. `--parts` says what each rule costs alone.
 """
 
 import argparse
@@ -11,13 +11,14 @@ import json
 import random
 import re
 import shutil
-import statistics
+import sys
 import sysconfig
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from statistics import median
 
 import pycld2
 from rensa import RMinHash
@@ -32,6 +33,9 @@ from adam.forge.progress import Progress
 from adam.forge.quality import BULLETS, ELLIPSES, STOP_WORDS
 from adam.forge.repetition import DUPLICATE, LINE_CHARS, LINES, PARAGRAPH_CHARS, PARAGRAPHS, TOP
 from adam.forge.secrets_in_text import SECRETS
+
+sys.path.append(str(Path(__file__).parent))
+from turns import Turns, most_memory
 
 # Limits that nothing exceeds, so that every rule looks at every document.
 EVERYTHING = {
@@ -156,31 +160,38 @@ def plain(source: Path, target: Path, keeps: Callable[[str], bool]) -> None:
                 out.write(json.dumps({"text": text}) + "\n")
 
 
-def forged(root: Path, source: Path, **filters: object) -> None:
+def forged(root: Path, source: Path, workers: int, **filters: object) -> None:
     paths = RunPaths(root / "run")
     paths.run.mkdir(parents=True)
     shutil.copy(root / "evaluation.jsonl", paths.root)
     rules = {"val_apart": bool(filters), "filters": Filters(**filters)}
-    config = Config(forge=Forge(sources=(Source(path=str(source)),), min_chars=1, workers=1, **rules))
+    config = Config(forge=Forge(sources=(Source(path=str(source)),), min_chars=1, workers=workers, **rules))
     progress = Progress(paths, 0, 1, show=False)
     build_shards(config, paths, progress, lambda: False)
     progress.close()
     shutil.rmtree(paths.root)
 
 
-def cpu(work: Callable[[], object]) -> float:
-    start = time.process_time()
-    work()
-    return time.process_time() - start
-
-
 def compare(name: str, size: float, pairs: int, ours: Callable[[], object], theirs: Callable[[], object]) -> None:
-    taken = [(cpu(ours), cpu(theirs)) for _ in range(pairs)]
-    mine, other = (statistics.median(column) for column in zip(*taken, strict=True))
-    ratios = sorted(b / a for a, b in taken)
+    turns = Turns()
+    turns.take({"ours": ours, "theirs": theirs}, pairs)
+    rates = [turns.rate(side, size, column) for side in ("ours", "theirs") for column in ("cpu", "wall")]
     print(
-        f"{name}: {size / mine:.1f} MB a CPU second, as one would write it {size / other:.2f}: "
-        f"{statistics.median(ratios):.1f} times ({ratios[0]:.1f} to {ratios[-1]:.1f}, {pairs} pairs)",
+        f"{name}: {rates[0]:.1f} MB a CPU second, {rates[1]:.1f} MB/s; as one would write it {rates[2]:.2f}, {rates[3]:.2f}; "
+        f"{turns.ratio('theirs', 'ours')} times by CPU, {turns.ratio('theirs', 'ours', 'wall')} by the clock; {turns.others()}",
+        flush=True,
+    )
+
+
+def by_processes(name: str, size: float, rounds: int, work: Callable[[int], object]) -> None:
+    """What a second process is worth, and what the first one has to do itself, which no further one takes from it."""
+    turns = Turns()
+    turns.take({"1": partial(work, 1), "2": partial(work, 2)}, rounds)
+    first = median(taken.first for taken in turns.taken["2"]) / size * 1000
+    walls = [turns.rate(count, size, "wall") for count in "12"]
+    print(
+        f"{name}: {walls[0]:.1f} MB/s by one process, {walls[1]:.1f} by two (their start included), "
+        f"the first of which takes {first:.1f} ns a byte; {turns.others()}",
         flush=True,
     )
 
@@ -191,15 +202,16 @@ def parts(root: Path, texts: list[str], size: float) -> None:
         rules = EVERYTHING if key == "all" else {key: EVERYTHING[key]} if key else {}
         judge = Judge(Forge(min_chars=1, val_apart=False, filters=Filters(**rules)), {"a": Source()}, root)
         judge.judge(asked[:100])
-        taken = statistics.median(cpu(lambda: judge.judge(asked)) for _ in range(3))  # noqa: B023
-        print(
-            f"  {key or 'lengths alone':18} {taken / size * 1000:6.1f} ns a byte  ({size / taken:.1f} MB a CPU second)"
-        )
+        turns = Turns()
+        turns.take({"": partial(judge.judge, asked)}, 3)
+        rate = turns.rate("", size)
+        print(f"  {key or 'lengths alone':18} {1000 / rate:6.1f} ns a byte  ({rate:.1f} MB a CPU second)")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--mb", type=float, default=8.0)
+    parser.add_argument("--mb", type=float, default=24.0)
+    parser.add_argument("--fewer", type=int, default=8, help="of that, one of so many bytes for the plain filters")
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--parts", action="store_true")
     arguments = parser.parse_args()
@@ -215,13 +227,18 @@ def main() -> None:
             parts(root, texts, size)
         seen: set[str] = set()
         compare(
-            "read, exact duplicates, write", size, arguments.pairs, lambda: forged(root, source),
+            "read, exact duplicates, write", size, arguments.pairs, lambda: forged(root, source, 1),
             lambda: (seen.clear(), plain(source, target, lambda text: text not in seen and not seen.add(text))),
         )  # fmt: skip
+        few, small = root / "few.jsonl", texts[: len(texts) // arguments.fewer]
+        few.write_text("".join(json.dumps({"text": text}) + "\n" for text in small))
         compare(
-            "the whole path, every filter", size, arguments.pairs, lambda: forged(root, source, **EVERYTHING),
-            lambda: plain(source, target, Plain(root / "evaluation.jsonl").keeps),
+            "the whole path, every filter", sum(len(text.encode()) for text in small) / 1e6, arguments.pairs,
+            lambda: forged(root, few, 1, **EVERYTHING),
+            lambda: plain(few, target, Plain(root / "evaluation.jsonl").keeps),
         )  # fmt: skip
+        by_processes("every filter", size, arguments.pairs, lambda workers: forged(root, source, workers, **EVERYTHING))
+        print("memory of all processes:", most_memory(lambda: forged(root, source, 2, **EVERYTHING)))
 
 
 if __name__ == "__main__":

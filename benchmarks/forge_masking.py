@@ -3,27 +3,27 @@
 python -P benchmarks/forge_masking.py [--model en_core_web_sm] [--documents 40] [--rounds 5]
 
 Every document is searched for entities and masked on each side. Models are loaded before the clocks start. `CPU` counts all
-processes of a side; the rate of NER alone for two cores is twice the one of its process.
+processes of a side; the rate of NER alone for two cores is twice the one of its process. Memory is PSS, this script's own part included.
 """
 
 import argparse
 import functools
 import pydoc_data.topics
-import resource
-import statistics
-import time
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import datasets
-import psutil
 import spacy
 
 from adam.contract.config_skeletons import Skeletons
 from adam.forge.documents import Document, document_hash
 from adam.forge.ner import find_model, load_finder
 from adam.forge.skeletons import Masking
+
+sys.path.append(str(Path(__file__).parent))
+from turns import Turns, most_memory
 
 CHARS = 4096  # of a document, as the seed cuts them
 PROCESSES = 2
@@ -55,11 +55,8 @@ def many(rows: dict[str, list[str]], model: str) -> dict[str, list[str]]:
     return {"text": [masked(doc) for doc in loaded(model, NOT_NEEDED).pipe(rows["text"], batch_size=50)]}
 
 
-def cpu_seconds() -> float:
-    """Of this process, of its children that have ended, and of those that live."""
-    own, ended = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    living = [child.cpu_times() for child in psutil.Process().children(recursive=True)]
-    return sum(t.ru_utime + t.ru_stime for t in (own, ended)) + sum(t.user + t.system for t in living)
+def masked_all(masking: Masking, documents: list[Document]) -> list[Document]:
+    return masking.begin(documents)()
 
 
 def sides(model: str, texts: list[str]) -> dict[str, Callable[[], object]]:
@@ -73,7 +70,7 @@ def sides(model: str, texts: list[str]) -> dict[str, Callable[[], object]]:
 
     def masking(**keys: Any) -> Masking:
         started = Masking(Skeletons(enabled=True, processes=PROCESSES, **keys), {}, found, lambda: None)
-        started._recogniser.entities(["Paris " * 3000] * 2 * PROCESSES)  # each process has its model
+        started._recogniser.ask(["Paris " * 3000] * 2 * PROCESSES)()  # each process has its model
         return started
 
     every, share = masking(share=1.0, search_share=0.0), masking()
@@ -84,8 +81,8 @@ def sides(model: str, texts: list[str]) -> dict[str, Callable[[], object]]:
             many, batched=True, batch_size=10, num_proc=PROCESSES, **options
         ),
         "NER alone, 1 process": lambda: [[(e.start_char, e.end_char, e.label_) for e in alone(t).ents] for t in texts],
-        "ours, every document": lambda: every.apply(documents),
-        "ours, shares of the seed": lambda: share.apply(documents),
+        "ours, every document": functools.partial(masked_all, every, documents),
+        "ours, shares of the seed": functools.partial(masked_all, share, documents),
     }
 
 
@@ -99,30 +96,21 @@ def main() -> None:
     text = "\n\n".join(pydoc_data.topics.topics.values())
     texts = [text[at : at + CHARS] for at in range(0, CHARS * arguments.documents, CHARS)]
     size = sum(map(len, texts)) / 1e3
-    walls: dict[str, list[float]] = {}
-    cpus: dict[str, list[float]] = {}
-    tried = sides(arguments.model, texts)
-    for _ in range(arguments.rounds):
-        for name, work in tried.items():
-            wall, cpu = time.perf_counter(), cpu_seconds()
-            work()
-            cpus.setdefault(name, []).append(cpu_seconds() - cpu)
-            walls.setdefault(name, []).append(time.perf_counter() - wall)
-    print(f"{len(texts)} documents, {size:.0f} kB, medians of {arguments.rounds} rounds")
-    for name in tried:
-        print(
-            f"{name:54} {size / statistics.median(walls[name]):7.1f} kB/s  {size / statistics.median(cpus[name]):7.1f} kB per CPU second"
-        )
-
-    def ratio(times: dict[str, list[float]], slow: str, fast: str) -> float:
-        return statistics.median(a / b for a, b in zip(times[slow], times[fast], strict=True))
-
+    turns, tried = Turns(), sides(arguments.model, texts)
     whole, fewer, alone, ours, shares = tried
+    memory = {name: most_memory(tried[name]) for name in (fewer, ours)}
+    turns.take(tried, arguments.rounds)
+    print(f"{len(texts)} documents, {size:.0f} kB, medians of {arguments.rounds} rounds; {turns.others()}")
+    for name in tried:
+        rates = [turns.rate(name, size, column) for column in ("wall", "cpu")]
+        print(f"{name:54} {rates[0]:7.1f} kB/s  {rates[1]:7.1f} kB per CPU second  {memory.get(name, '')}")
     for slow, fast in ((whole, ours), (fewer, ours), (whole, shares), (fewer, shares)):
-        print(f"{fast} / {slow}: {ratio(walls, slow, fast):.2f} of the clock, {ratio(cpus, slow, fast):.2f} of the CPU")
+        print(f"{fast} / {slow}: {turns.ratio(slow, fast, 'wall')} of the clock, {turns.ratio(slow, fast)} of the CPU")
     print(
-        f"{ours} / (2 x {alone}): {ratio(walls, alone, ours) / PROCESSES:.3f} of the clock, {ratio(cpus, alone, ours):.3f} of the CPU"
+        f"{ours} / {alone}: {turns.ratio(alone, ours, 'wall')} of the clock ({PROCESSES} processes), {turns.ratio(alone, ours)} of the CPU"
     )
+    first = sum(taken.first for taken in turns.taken[ours]) / arguments.rounds / size
+    print(f"of that the forge's first process: {first * 1e6:.0f} ns a character")
 
 
 if __name__ == "__main__":

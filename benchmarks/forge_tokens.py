@@ -7,13 +7,13 @@ the library's sides only encode. What a run pays once, to load the faster encode
 """
 
 import argparse
-import resource
+import sys
 import sysconfig
 import tempfile
-import time
 from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import islice
 from pathlib import Path
-from statistics import median
 
 from tokenizers import Tokenizer
 
@@ -22,15 +22,12 @@ from adam.contract.paths import RunPaths
 from adam.forge.documents import ShardRecord
 from adam.forge.encoders import Encoder, choose_encoder, library_encoder
 from adam.forge.loss_spans import PromptFinder
-from adam.forge.packing import Marks, Packer
+from adam.forge.packing import Context, Marks, Packer
 from adam.forge.progress import Progress
 from adam.forge.tokenizer import bytes_of_ids, end_of_text, given, ids_of, learn, take_marks_as_text
 
-
-def cpu() -> float:
-    """Seconds of CPU that this process and its children have taken."""
-    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(usage.ru_utime + usage.ru_stime for usage in used)
+sys.path.append(str(Path(__file__).parent))
+from turns import Turns, most_memory
 
 
 def texts() -> Iterator[str]:
@@ -61,11 +58,12 @@ class Forging:
         self._progress = Progress(RunPaths(work), 0, 1, show=False)
 
         self._fast: Encoder | None = None
+        self.chosen = ""
 
-    def choose(self, part: list[str]) -> str:
-        """What a run does once; the name of what it has chosen."""
+    def choose(self, part: list[str]) -> None:
+        """What a run does once."""
         self._fast = choose_encoder(self._tokenizer, iter(part))
-        return self._fast.name
+        self.chosen = self._fast.name
 
     def fast(self, part: list[str]) -> None:
         assert self._fast is not None
@@ -76,7 +74,8 @@ class Forging:
 
     def _pack(self, encoder: Encoder, part: list[str]) -> None:
         dtype = "<u2" if ids_of(self._tokenizer) <= 1 << 16 else "<u4"
-        packer = Packer(encoder, self._finder, Marks(self._mark, {}), dtype, self._work, self._progress, lambda: False)
+        context = Context(self._finder, Marks(self._mark, {}), self._work, self._progress, lambda: False)
+        packer = Packer(encoder, dtype, context)
         packer.pack("train", [ShardRecord(text, "", "", "") for text in part])
 
 
@@ -90,27 +89,24 @@ def measure(name: str, tokenizer: Tokenizer, rounds: int, megabytes: float) -> N
             "forge, library": forging.library,
             "forge": forging.fast,
         }
-        wall, used = time.perf_counter(), cpu()
-        chosen = forging.choose(list(texts())[::200])
-        print(f"{name:10} {chosen}: chosen in {time.perf_counter() - wall:.1f} s ({cpu() - used:.1f} s of CPU)")
-        taken: dict[str, list[tuple[float, float]]] = {side: [] for side in sides}
-        for number, part in enumerate(parts(int(megabytes * 1e6))):
-            if number == rounds:
-                break
-            size = sum(len(text.encode()) for text in part) / 1e6
-            for side, work in sides.items():
-                wall, used = time.perf_counter(), cpu()
-                work(part)
-                taken[side].append(((time.perf_counter() - wall) / size, (cpu() - used) / size))
-    loop = taken["encode in a loop"]
-    for side, rows in taken.items():
-        wall, used = (median(column) for column in zip(*rows, strict=True))
-        wall_ratio, cpu_ratio = (median(a[k] / b[k] for a, b in zip(loop, rows, strict=True)) for k in (0, 1))
+        once = Turns()
+        once.take({"once": lambda: forging.choose(list(texts())[::200])}, 1)
+        print(f"{name:10} {forging.chosen}: chosen in {once.rate('once', 1, 'wall') ** -1:.1f} s")
+        turns = Turns()
+        given_parts = list(islice(parts(int(megabytes * 1e6)), rounds))
+        memory = most_memory(lambda: forging.fast(given_parts[0]))
+        for part in given_parts:
+            turns.take({side: partial(work, part) for side, work in sides.items()}, 1)
+    size = sum(len(text.encode()) for part in given_parts for text in part) / 1e6 / rounds
+    for side in sides:
+        rates = [turns.rate(side, size, column) for column in ("wall", "cpu")]
         print(
-            f"{name:10} {side:18} {1 / wall:7.1f} MB/s {1 / used:7.1f} MB per second of CPU"
-            f"   {wall_ratio:6.1f} x the loop ({cpu_ratio:.1f} x by CPU)",
+            f"{name:10} {side:18} {rates[0]:7.1f} MB/s {rates[1]:7.1f} MB per second of CPU;"
+            f"  {turns.ratio('encode in a loop', side, 'wall')} x the loop ({turns.ratio('encode in a loop', side)} by CPU)"
+            f"  {turns.ratio('encode_batch', side, 'wall')} x encode_batch ({turns.ratio('encode_batch', side)})",
             flush=True,
         )
+    print(f"{name:10} memory {memory}; {turns.others()}")
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ phases ──> whose turn ──> its next document ──> filters ──> tran
 
 import os
 import time
+from collections import deque
 from collections.abc import Callable
 
 import msgspec
@@ -38,7 +39,7 @@ from adam.forge.resume import Known, go_on, journal_of, patiently, wait_for
 from adam.forge.room import disk_needed, text_bytes_expected
 from adam.forge.skeletons import count_masked, masking_version
 from adam.forge.sources import Origin, file_status, file_text, listing_digest, open_sources
-from adam.forge.transforms import BATCH_CHARS, BATCH_DOCUMENTS, open_transforms
+from adam.forge.transforms import BATCH_CHARS, BATCH_DOCUMENTS, BEGUN, begin_all, open_transforms
 from adam.forge.writer import ShardWriter
 
 JOURNAL_BYTES = 64_000_000  # of text, between two journals; a shard that is closed writes one too
@@ -130,6 +131,7 @@ class Build:
         self._transforms = open_transforms(config, sources, paths.root, progress.tick)
         self._batch: list[tuple[Document, Counts]] = []
         self._batched = 0  # characters
+        self._begun: deque[tuple[list[tuple[Document, Counts]], Callable[[], list[Document]]]] = deque()
         self._writer = ShardWriter(self._work, config.shard_mb * 1_000_000, journal, progress.tick)
         self._listing = (self._work / SOURCES).open("ab")
         self._bytes = journal.bytes_read
@@ -148,7 +150,7 @@ class Build:
         names = [origin.name for origin in self._origins]
         for number, phase in enumerate(self._mixes):
             if number == len(self._states):
-                self._write_batch()
+                self._write_waiting()
                 self._states.append(PhaseState(starts=self._writer.documents()))
             mix = Mix(phase, names, self._states[number])
             while (name := mix.next()) is not None:
@@ -204,7 +206,8 @@ class Build:
         counts = self._counts[document.source]
         counts.documents_read += 1
         self._unsaved += len(document.text)
-        self._progress.at(self._done(reader))
+        if self._progress.due:
+            self._progress.at(self._done(reader))
         if not document.dropped:
             document.id = document_hash(document.text)
             if len(document.text) < reader.origin.source.min_chars:
@@ -219,11 +222,21 @@ class Build:
             count_dropped(document, counts)
             return False
         self._repeats.kept(document)
+        if not self._transforms:
+            self._write(document, counts)
+            return True
         self._batch.append((document, counts))
         self._batched += len(document.text)
-        if not self._transforms or len(self._batch) >= BATCH_DOCUMENTS or self._batched >= BATCH_CHARS:
-            self._write_batch()
+        if len(self._batch) >= BATCH_DOCUMENTS or self._batched >= BATCH_CHARS:
+            self._begin_batch()
+            if len(self._begun) == BEGUN:
+                self._write_oldest()
         return True
+
+    def _write(self, document: Document, counts: Counts) -> None:
+        self._writer.write(document.split, shard_record(document))
+        counts.documents_written += 1
+        counts.characters_written += len(document.text)
 
     def _done(self, reader: Ahead) -> int:
         """Of the bytes of all sources: those that were read, or where mixes have targets, as large a part as is done of these."""
@@ -233,20 +246,25 @@ class Build:
         parts = (sum(state.taken.values()) / phase.target for phase, state in zip(phases, self._states, strict=False))
         return int(self._total * sum(min(1.0, part) for part in parts) / len(phases))
 
-    def _write_batch(self) -> None:
-        """What was kept and waits, through the transforms into the shards."""
-        if not self._batch:
-            return
+    def _begin_batch(self) -> None:
+        """Give what was kept and waits to the transforms."""
         batch, self._batch, self._batched = self._batch, [], 0
-        done = [document for document, _ in batch]
-        for transform in self._transforms:
-            done = transform.apply(done)
-        for document, (before, counts) in zip(done, batch, strict=True):
+        self._begun.append((batch, begin_all(self._transforms, [document for document, _ in batch])))
+
+    def _write_oldest(self) -> None:
+        """What the transforms were given first, into the shards."""
+        batch, done = self._begun.popleft()
+        for document, (before, counts) in zip(done(), batch, strict=True):
             count_masked(counts.masked, before, document)
-            self._writer.write(document.split, shard_record(document))
-            counts.documents_written += 1
-            counts.characters_written += len(document.text)
+            self._write(document, counts)
             self._progress.tick()
+
+    def _write_waiting(self) -> None:
+        """All that was kept, into the shards."""
+        if self._batch:
+            self._begin_batch()
+        while self._begun:
+            self._write_oldest()
 
     def _end_file(self, reader: Ahead, ended: FileEnd) -> None:
         file, counts = reader.origin.files[ended.number], self._counts[reader.origin.name]
@@ -278,7 +296,7 @@ class Build:
             raise StoppedError("stopped while reading sources; the next start goes on from here")
 
     def _write_journal(self) -> None:
-        self._write_batch()
+        self._write_waiting()
         shards = self._writer.sync()
         journal = msgspec.structs.replace(
             self._start,
@@ -303,7 +321,7 @@ class Build:
 
     def finish(self) -> None:
         """Close everything and write the manifest into `.work`. Raises DataError where a source or a split is empty."""
-        self._write_batch()
+        self._write_waiting()
         files = self._writer.finish()
         for reader in self._readers.values():
             if not reader.cursor.turn:

@@ -61,7 +61,16 @@ def chairman(weights: Sequence[int], given: Sequence[int]) -> int:
     # Lack of turns, times total and slack; whoever lacks 1 / slack or more may be next, the one whose deadline is nearest is.
     lack = [(weight * turn - have * total) * slack for weight, have in zip(weights, given, strict=True)]
     able = [i for i, value in enumerate(lack) if value >= total and weights[i]]
-    return min(able, key=lambda i: Fraction((slack - 1) * total - lack[i], weights[i]))
+    return able[least_by_weight([weights[i] for i in able], [(slack - 1) * total - lack[i] for i in able])]
+
+
+def least_by_weight(weights: Sequence[int], values: Sequence[int]) -> int:
+    """Where value / weight is the least, the first of equals: exactly, and many times as fast as by fractions."""
+    best = 0
+    for at in range(1, len(values)):
+        if values[at] * weights[best] < values[best] * weights[at]:
+            best = at
+    return best
 
 
 class Mix:
@@ -78,19 +87,30 @@ class Mix:
         self._in_order = phase is ORDER
         self._names = [name for name in names if self._in_order or name in phase.shares]
         self._shares = {name: Fraction(repr(share)) for name, share in phase.shares.items()}
+        self._live = self._find_live()
         if not state.dealt:
             self._deal()
+        self._weights = self._find_weights()
 
     @property
     def total(self) -> int:
         """What was taken so far, in the phase's unit."""
         return sum(self.state.taken.values())
 
-    def _live(self) -> list[str]:
+    def _find_live(self) -> list[str]:
         return [name for name in self._names if name not in self.state.out]
 
+    def _find_weights(self) -> list[int]:
+        """Of the live ones, in whole numbers."""
+        if self._in_order:
+            return []
+        if self.state.goals:
+            return [self.state.goals[name] for name in self._live]
+        scale = lcm(*(self._shares[name].denominator for name in self._live))
+        return [int(self._shares[name] * scale) for name in self._live]
+
     def _deal(self) -> None:
-        state, live = self.state, self._live()
+        state, live = self.state, self._live
         state.dealt, state.goals = dict.fromkeys(live, 0), {}
         if self._phase.target and self._phase.unit == "documents" and live:
             # What is still to come, so that all of the phase is as near to its shares as what came before allows.
@@ -102,7 +122,7 @@ class Mix:
 
     def next(self) -> str | None:
         """The name of the source to take from; None: the phase is over (`state.ended` says why)."""
-        state, live = self.state, self._live()
+        state, live = self.state, self._live
         if state.ended:
             return None
         if self._phase.target and self.total >= self._phase.target:
@@ -113,15 +133,8 @@ class Mix:
             return None
         if self._in_order:
             return live[0]
-        if self._phase.unit == "documents":
-            return live[chairman(self._weights(live), [state.dealt[name] for name in live])]
-        return min(live, key=lambda name: state.dealt[name] / self._shares[name])
-
-    def _weights(self, live: list[str]) -> list[int]:
-        if self.state.goals:
-            return [self.state.goals[name] for name in live]
-        scale = lcm(*(self._shares[name].denominator for name in live))
-        return [int(self._shares[name] * scale) for name in live]
+        turn = chairman if self._phase.unit == "documents" else least_by_weight
+        return live[turn(self._weights, [state.dealt[name] for name in live])]
 
     def took(self, name: str, amount: int) -> None:
         """A document of `amount` units was kept."""
@@ -144,11 +157,13 @@ class Mix:
     def dry(self, name: str, why: str) -> None:
         """`name` gives nothing any more, be it dry or given up (then the phase goes on whatever is wished for dry ones)."""
         self.state.out.append(name)
+        self._live = self._find_live()
         if not self._in_order:
             self.state.notes.append(f"{name} {why} at {self.total:,} {self._phase.unit}")
         if why == "dry" and self._phase.when_dry == "stop" and not self._in_order:
             self.state.ended = f"{name} dry"
         elif not self._in_order:
             self._deal()
+            self._weights = self._find_weights()
         else:
             self.state.dealt.pop(name, None)

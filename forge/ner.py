@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -109,24 +110,29 @@ class Recogniser:
             initargs=(os.getpid(), model.torch),
         )
 
-    def entities(self, texts: Sequence[str]) -> list[list[Entity] | str]:
-        """Of each text its entities in order, or what the model said where it failed on it. Raises AdamError where a process dies."""
-        found: list[list[Entity] | str] = [[] for _ in texts]
+    def ask(self, texts: Sequence[str]) -> Callable[[], list[list[Entity] | str]]:
+        """Begin with `texts`; what is given back waits for them. Both raise AdamError where a process has died.
+
+        Of each text its entities in order, or what the model said where it failed on it.
+        """
         jobs = list(_jobs(texts))
-        try:
+        with _told():
             futures = [self._pool.submit(_find, self._directory, [piece for *_, piece in job]) for job in jobs]
+
+        def entities() -> list[list[Entity] | str]:
+            found: list[list[Entity] | str] = [[] for _ in texts]
             for job, future in zip(jobs, futures, strict=True):
-                for (number, offset, _), entities in zip(job, self._result(future), strict=True):
+                with _told():
+                    results = self._result(future)
+                for (number, offset, _), result in zip(job, results, strict=True):
                     so_far = found[number]
-                    if isinstance(entities, str):
-                        found[number] = entities
+                    if isinstance(result, str):
+                        found[number] = result
                     elif not isinstance(so_far, str):
-                        so_far += [Entity(start + offset, end + offset, label) for start, end, label in entities]
-        except BrokenProcessPool:
-            raise AdamError(
-                "a process that finds entities was killed", "is there memory for all? see forge.skeletons.processes"
-            ) from None
-        return found
+                        so_far += [Entity(start + offset, end + offset, label) for start, end, label in result]
+            return found
+
+        return entities
 
     def _result(self, future: "Future[_Found]") -> "_Found":
         while not future.done():
@@ -136,6 +142,16 @@ class Recogniser:
 
     def close(self) -> None:
         self._pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    try:
+        yield
+    except BrokenProcessPool:
+        raise AdamError(
+            "a process that finds entities was killed", "is there memory for all? see forge.skeletons.processes"
+        ) from None
 
 
 def _jobs(texts: Sequence[str]) -> Iterator[list[tuple[int, int, str]]]:

@@ -40,6 +40,21 @@ class Marks(NamedTuple):
     masks: dict[str, int]
 
 
+class Context(NamedTuple):
+    """What is the same whichever encoder packs.
+
+    Attributes:
+        work: the directory of the files.
+        stop: whether somebody has asked for an end.
+    """
+
+    finder: PromptFinder
+    marks: Marks
+    work: Path
+    progress: Progress
+    stop: Callable[[], bool]
+
+
 class _Pieces:
     """The texts of a batch, cut where masking wrote a mark: what stands before each piece is an id that no encoder gives."""
 
@@ -62,24 +77,15 @@ class _Pieces:
 
 
 class Packer:
-    """Encodes splits one after another into files of little-endian ids in `work`.
+    """Encodes splits one after another into files of little-endian ids.
 
     Args:
         dtype: `<u2` or `<u4`.
     """
 
-    def __init__(
-        self,
-        encoder: Encoder,
-        finder: PromptFinder,
-        marks: Marks,
-        dtype: str,
-        work: Path,
-        progress: Progress,
-        stop: Callable[[], bool],
-    ) -> None:
-        self._encoder, self._finder, self._marks, self._dtype = encoder, finder, marks, dtype
-        self._work, self._progress, self._stop = work, progress, stop
+    def __init__(self, encoder: Encoder, dtype: str, context: Context) -> None:
+        self._encoder, self._dtype = encoder, dtype
+        self._finder, self._marks, self._work, self._progress, self._stop = context
         self._done = 0
 
     def pack(self, split: str, records: Iterable[ShardRecord]) -> TokenSplit:

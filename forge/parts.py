@@ -12,20 +12,30 @@ from adam.forge.documents import Document
 PIECE_CHARS = 32_000
 BREAKS = ("\n\n", "\n", " ")
 
-# Opens prose: a book without its licence, with title and author in `meta`, `group` set, `long` where it is to be cut.
-Opener = Callable[[Document], Iterable[Document]]
+# Opens prose: a book without its licence, with title and author in `meta`, `group` set, `long` where it is to be cut. None: as it is.
+Opener = Callable[[Document], Iterable[Document]] | None
 
 
 def opener_of(source: Source) -> Opener:
     """How the prose of a source is opened. It is called for each document that is no code and has a text."""
-    return open_book if source.text == "books" else lambda document: (document,)
+    return open_book if source.text == "books" else None
+
+
+def is_whole(document: Document, opener: Opener) -> bool:
+    """Whether a read document is its only part: most are, and need no generator of parts."""
+    closed = opener is None or bool(document.dropped) or document.kind == "code"
+    return closed and not _is_cut(document)
+
+
+def _is_cut(document: Document) -> bool:
+    return document.long and not document.dropped and len(document.text) > PIECE_CHARS
 
 
 def parts(document: Document, opener: Opener) -> Iterator[Document]:
     """The documents that a read one gives: what the opener makes of it, the long ones in pieces."""
-    opened = (document,) if document.dropped or document.kind == "code" else opener(document)
+    opened = (document,) if opener is None or document.dropped or document.kind == "code" else opener(document)
     for whole in opened:
-        if whole.long and not whole.dropped and len(whole.text) > PIECE_CHARS:
+        if _is_cut(whole):
             yield from (msgspec.structs.replace(whole, text=piece) for piece in pieces(whole.text))
         else:
             yield whole

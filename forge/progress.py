@@ -76,11 +76,15 @@ class Progress:
         self._phase.documents += documents
         self._phase.dropped += dropped
 
+    @property
+    def due(self) -> bool:
+        """Whether a sign of life would be written: what costs something to say is said only then."""
+        return time.monotonic() - self._last >= BEAT_S
+
     def tick(self) -> None:
         """A sign of life of work that counts nothing: hashing, cutting back."""
-        now = time.monotonic()
-        if now - self._last >= BEAT_S:
-            self._last = now
+        if self.due:
+            self._last = time.monotonic()
             self._write(self._done)
 
     def _write(self, done: int) -> None:

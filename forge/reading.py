@@ -3,17 +3,16 @@
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from copy import copy
 from itertools import islice
 from typing import NamedTuple
-
-import msgspec
 
 from adam.forge.documents import Document
 from adam.forge.files import FetchError, SkippedError
 from adam.forge.filters import Filters
 from adam.forge.hub import HubError, HubFile, explained
 from adam.forge.journal import Cursor
-from adam.forge.parts import Opener, parts
+from adam.forge.parts import Opener, is_whole, parts
 from adam.forge.sources import Origin, documents, file_status, file_text
 
 LONGEST_WAIT_S = 60.0
@@ -36,7 +35,7 @@ class SourceReader:
 
     def __init__(self, origin: Origin, opener: Opener, cursor: Cursor) -> None:
         self.origin, self._opener = origin, opener
-        self.cursor = msgspec.structs.replace(cursor)
+        self.cursor = copy(cursor)
         self._characters = self._size = 0  # given of the present file, and its bytes
         self._path = ""  # of the present file, as records and manifests have it
         self._file: Iterator[Document] | None = None
@@ -78,6 +77,10 @@ class SourceReader:
             if whole is None:
                 return None
             self._characters += len(whole.text)
+            if cursor.part == 0 and is_whole(whole, self._opener):
+                self._sign(whole)
+                cursor.record += 1
+                return whole
             self._parts = islice(parts(whole, self._opener), cursor.part, None)
         document = next(self._parts, None)
         if document is None:
@@ -85,8 +88,12 @@ class SourceReader:
             cursor.record, cursor.part = cursor.record + 1, 0
             return True
         cursor.part += 1
-        document.source, document.path, document.record = self.origin.name, self._path, cursor.record
+        self._sign(document)
         return document
+
+    def _sign(self, document: Document) -> None:
+        """Fill in where it is from."""
+        document.source, document.path, document.record = self.origin.name, self._path, self.cursor.record
 
     def _end_file(self, skipped: str) -> FileEnd:
         ended = FileEnd(self.cursor.file, skipped)
@@ -109,7 +116,7 @@ class Ahead:
 
     def __init__(self, reader: SourceReader, filters: Filters, tick: Callable[[], object]) -> None:
         self.origin = reader.origin
-        self.cursor, self.done = msgspec.structs.replace(reader.cursor), 0
+        self.cursor, self.done = copy(reader.cursor), 0
         self._reader, self._filters, self._tick = reader, filters, tick
         self._now: deque[Item] = deque()
         self._next: tuple[deque[Item], Callable[[], None]] | None = None
@@ -152,7 +159,7 @@ class Ahead:
             if found is None:
                 break
             size += len(found.text) if isinstance(found, Document) else 0
-            items.append((found, msgspec.structs.replace(self._reader.cursor), self._reader.done))
+            items.append((found, copy(self._reader.cursor), self._reader.done))
         documents = [found for found, _, _ in items if isinstance(found, Document)]
         return items, self._filters.judge(documents) if first_time else lambda: None
 
@@ -160,7 +167,7 @@ class Ahead:
         """Begin at the first file once more."""
         self._reader.again()
         self._now.clear()
-        self._next, self.cursor = None, msgspec.structs.replace(self._reader.cursor)
+        self._next, self.cursor = None, copy(self._reader.cursor)
 
 
 class Patience:

@@ -45,14 +45,19 @@ class Masking:
         self._left = {name for name, source in sources.items() if not source.masked}
         self._recogniser = Recogniser(model, skeletons.processes, tick)
 
-    def apply(self, documents: list[Document]) -> list[Document]:
+    def begin(self, documents: list[Document]) -> Callable[[], list[Document]]:
         forms = [self._form(document) for document in documents]
         wanted = [n for n, form in enumerate(forms) if form in (SKELETON, TRAJECTORY)]
-        found = dict(zip(wanted, self._recogniser.entities([documents[n].text for n in wanted]), strict=True))
-        return [
-            self._masked(document, form, found.get(number, []))
-            for number, (document, form) in enumerate(zip(documents, forms, strict=True))
-        ]
+        answer = self._recogniser.ask([documents[n].text for n in wanted])
+
+        def done() -> list[Document]:
+            found = dict(zip(wanted, answer(), strict=True))
+            return [
+                self._masked(document, form, found.get(number, []))
+                for number, (document, form) in enumerate(zip(documents, forms, strict=True))
+            ]
+
+        return done
 
     def _form(self, document: Document) -> str:
         if document.kind == "code" or document.source in self._left:

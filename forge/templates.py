@@ -25,6 +25,7 @@ SPEAKERS = {
     "observation": "Tool",
 }
 ASSISTANTS = frozenset({"assistant", "gpt", "model", "bot", "chatgpt"})
+TEXTS = (str, bytes)
 TODO = "correct the template of the source in adam.toml"
 
 
@@ -88,6 +89,8 @@ class Template:
         if missing:
             raise ConfigError(f"answers names {min(missing)}, which is not in the template {source.template!r}", TODO)
         self._last = max((n for n, (_, field) in enumerate(self._parts) if field in source.answers), default=-1)
+        self._answered = bool(source.answers or source.messages)
+        self._kind = kind_of(source.text)
         self._marks = re.compile("|".join(map(re.escape, sorted(source.turns, key=len, reverse=True))))
 
     def document(self, record: Any) -> Document:
@@ -101,22 +104,40 @@ class Template:
         source = self._source
         if isinstance(record, str) and len(self._parts) == 1 and not source.messages:
             record = {self._parts[0][1]: record}  # a plain string is its own text
-        if any(_plain(_value(record, name)) not in values for name, values in source.where.items()):
+        if source.where and any(_plain(_value(record, name)) not in values for name, values in source.where.items()):
             return unusable("not_selected", record)
-        text = Text()
+        document = self._with_spans(record) if self._answered else self._without_spans(record)
+        document.kind = self._kind
+        if source.meta:
+            document.meta = dict(_meta(record, source.meta))
+        return document
+
+    def _without_spans(self, record: Any) -> Document:
+        """Nothing is an answer."""
+        pieces = []
+        for literal, field in self._parts:
+            if literal:
+                pieces.append(literal)
+            if field:
+                pieces.append(self._column(record, field))
+        text = pieces[0] if len(pieces) == 1 else "".join(pieces)
+        return Document(text[: self._source.cut_chars] if self._source.cut_chars else text)
+
+    def _column(self, record: Any, field: str) -> str:
+        value = _value(record, field)
+        if not (isinstance(value, TEXTS) or self._source.template):
+            raise MissingError  # a number is text only where somebody has asked for it
+        return _plain(value)
+
+    def _with_spans(self, record: Any) -> Document:
+        source, text = self._source, Text()
         for number, (literal, field) in enumerate(self._parts):
             text.add(literal, ANSWER if -1 < self._last < number else PROMPT)
             if field and field == source.messages:
                 self._converse(_value(record, field), text)
             elif field:
-                value = _value(record, field)
-                if not (isinstance(value, str | bytes) or source.template):
-                    raise MissingError  # a number is text only where somebody has asked for it
-                text.add(_plain(value), ANSWER if field in source.answers else PROMPT)
-        document = text.document(source.cut_chars)
-        document.kind = kind_of(source.text)
-        document.meta = dict(_meta(record, source.meta))
-        return document
+                text.add(self._column(record, field), ANSWER if field in source.answers else PROMPT)
+        return text.document(source.cut_chars)
 
     def _converse(self, talk: Any, text: Text) -> None:
         if isinstance(talk, str):
@@ -158,6 +179,8 @@ def _parts_of(source: Source) -> Iterator[tuple[str, str]]:
 
 def _value(record: Any, name: str) -> Any:
     """The column `name` of a record; with dots what lies in it, through JSON that is written into a string too."""
+    if isinstance(record, dict) and (found := record.get(name)) is not None:
+        return found
     found = record
     for part in [name] if isinstance(record, dict) and name in record else name.split("."):
         if isinstance(found, str):

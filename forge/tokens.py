@@ -6,7 +6,6 @@ shards ──> digests checked ──> learn or load ──> encode, split by sp
 
 import shutil
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -24,7 +23,7 @@ from adam.forge.documents import ShardRecord
 from adam.forge.encoders import CHECKED_CHARS, DiffersError, Encoder, choose_encoder, library_encoder
 from adam.forge.loss_spans import PromptFinder
 from adam.forge.marks import marks
-from adam.forge.packing import STOPPED, Marks, Packer, data_file, write
+from adam.forge.packing import STOPPED, Context, Marks, Packer, data_file, write
 from adam.forge.progress import Progress
 from adam.forge.room import token_bytes_needed
 from adam.forge.tokenizer import bytes_of_ids, end_of_text, given, ids_of, learn, register, sample, take_marks_as_text
@@ -63,7 +62,8 @@ def build_tokens(
     table = bytes_of_ids(tokenizer, mark, known)
     write(work / "tokenizer.json", tokenizer.to_str(pretty=True).encode())
     write(work / "token_bytes", table.tobytes())
-    pack = _Packing(paths, shards, PromptFinder(tokenizer, table), Marks(mark, known), work, progress, stop)
+    context = Context(PromptFinder(tokenizer, table), Marks(mark, known), work, progress, stop)
+    pack = _Packing(paths, shards, context)
     splits, encoder = pack.by_fastest(tokenizer, sizes)
     train, val = ((record.text.encode() for record in pack.records(split)) for split in SPLITS)
     floor = order2_bits_per_byte(train, val, progress.tick)
@@ -100,23 +100,13 @@ def _phases(shards: ShardManifest, train: TokenSplit, work: Path) -> tuple[Token
 class _Packing:
     """The records of a run, packed by the fastest encoder that gives the ids of the library."""
 
-    def __init__(
-        self,
-        paths: RunPaths,
-        shards: ShardManifest,
-        finder: PromptFinder,
-        marks: Marks,
-        work: Path,
-        progress: Progress,
-        stop: Callable[[], bool],
-    ) -> None:
-        self._paths, self._shards, self._finder, self._marks = paths, shards, finder, marks
-        self._work, self._progress, self._stop = work, progress, stop
+    def __init__(self, paths: RunPaths, shards: ShardManifest, context: Context) -> None:
+        self._paths, self._shards, self._context = paths, shards, context
 
     def records(self, split: str) -> Iterator[ShardRecord]:
         """The records of a split. Raises StoppedError where somebody asks for an end."""
         for record in records(self._paths.shards, self._shards.files, split):
-            if self._stop():
+            if self._context.stop():
                 raise StoppedError(STOPPED)
             yield record
 
@@ -134,11 +124,11 @@ class _Packing:
         every = 1 + val_bytes // CHECKED_CHARS
         for number, record in enumerate(self.records("val")):
             if number % every == 0:
-                self._progress.tick()
+                self._context.progress.tick()
                 yield record.text
 
     def _pack(self, tokenizer: Tokenizer, encoder: Encoder, sizes: dict[str, int]) -> dict[str, TokenSplit]:
-        self._progress.enter(Phase.ENCODING, sum(sizes.values()))
+        self._context.progress.enter(Phase.ENCODING, sum(sizes.values()))
         dtype = "<u2" if ids_of(tokenizer) <= 1 << 16 else "<u4"
-        packer = Packer(encoder, self._finder, self._marks, dtype, self._work, self._progress, self._stop)
+        packer = Packer(encoder, dtype, self._context)
         return {split: packer.pack(split, self.records(split)) for split in SPLITS}

@@ -1,6 +1,7 @@
 """What is done to documents between the filters and the shards: skeletons, search trajectories."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -9,7 +10,8 @@ from adam.forge.documents import Document
 from adam.forge.skeletons import Masking, masking_model
 
 # A batch has no more of either, but for one document that is larger itself.
-BATCH_DOCUMENTS, BATCH_CHARS = 2000, 4_000_000
+BATCH_DOCUMENTS, BATCH_CHARS = 250, 500_000
+BEGUN = 8  # batches at work at a time: enough for the processes of 64 cores, and what an end has to wait for
 
 
 class Transform(Protocol):
@@ -19,11 +21,29 @@ class Transform(Protocol):
     written, so they are others after a kill, and the bytes of the shards must not be.
     """
 
-    def apply(self, documents: list[Document]) -> list[Document]:
-        """As many documents as were given, in their order; `id`, `source`, `path` and `group` stay. Raises AdamError."""
+    def begin(self, documents: list[Document]) -> Callable[[], list[Document]]:
+        """Begin with these; what is given back waits for them. Both raise AdamError.
+
+        They are as many as were given, in their order; `id`, `source`, `path` and `group` stay.
+        """
 
     def close(self) -> None:
         """Let go of processes. Called once, after an error too."""
+
+
+def begin_all(transforms: Sequence[Transform], documents: list[Document]) -> Callable[[], list[Document]]:
+    """As `Transform.begin`, one behind the other: those behind the first begin when it is waited for."""
+    first, *others = [transform.begin for transform in transforms]
+    done = first(documents)
+    for begin in others:
+        done = partial(_begin_behind, begin, done)
+    return done
+
+
+def _begin_behind(
+    begin: Callable[[list[Document]], Callable[[], list[Document]]], before: Callable[[], list[Document]]
+) -> list[Document]:
+    return begin(before())()
 
 
 def open_transforms(

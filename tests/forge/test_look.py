@@ -59,12 +59,12 @@ class Reader(HTMLParser):
 class Masking:
     """Masks the first word of a document, whatever it is."""
 
-    def apply(self, documents):
+    def begin(self, documents):
         for document in documents:
             word, _, rest = document.text.partition(" ")
             document.text, document.masks = f"<P_1> {rest}", (Mask(0, 5, EVIL, word),)
             document.meta = {"title": EVIL}
-        return documents
+        return lambda: documents
 
     def close(self) -> None:
         pass
@@ -175,8 +175,8 @@ def test_documents_are_picked_with_equal_chance(bench) -> None:
 class Naming:
     """Gives documents a `source` of their own, as a set of the Hub may have a column of that name."""
 
-    def apply(self, documents):
-        return [msgspec.structs.replace(document, meta={"source": "text"}) for document in documents]
+    def begin(self, documents):
+        return lambda: [msgspec.structs.replace(document, meta={"source": "text"}) for document in documents]
 
     def close(self) -> None:
         pass

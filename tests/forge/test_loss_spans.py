@@ -81,13 +81,13 @@ def test_marks_of_masks_are_tokens_too(finder, tokenizer) -> None:
 class Chat:
     """Stands for the templates: the first word of a document is its prompt; a mark is written before its second."""
 
-    def apply(self, documents):
+    def begin(self, documents):
         for document in documents:
             end = document.text.index(" ") + 1
             document.text = f"{document.text[:end]}<SEARCH>{document.text[end:]} <SEARCH>"
             document.masks = (Mask(end, end + 8, "trajectory", ""),)
             document.spans = (Span(0, end, "prompt"), Span(end, len(document.text), "answer"))
-        return documents
+        return lambda: documents
 
     def close(self) -> None:
         pass

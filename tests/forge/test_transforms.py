@@ -13,10 +13,16 @@ class Upper:
 
     def __init__(self) -> None:
         self.sizes: list[int] = []
-        self.closed = 0
+        self.begun = self.most = self.closed = 0
 
-    def apply(self, documents):
+    def begin(self, documents):
         self.sizes.append(len(documents))
+        self.begun += 1
+        self.most = max(self.most, self.begun)
+        return lambda: self.done(documents)
+
+    def done(self, documents):
+        self.begun -= 1
         return [self.changed(document) for document in documents]
 
     @staticmethod
@@ -46,6 +52,19 @@ def test_it_is_given_batches_and_what_it_says_is_kept(bench, upper, monkeypatch)
         assert (record["text"][start:end], label) == (original.upper() + "!", "WORD")
         assert record["meta"] == {"first": original}
         assert record["spans"] == [[0, len(original), "prompt"]]
+
+
+def test_several_batches_are_at_work_at_a_time_and_stay_in_order(bench, bench_at, upper, monkeypatch) -> None:
+    monkeypatch.setattr(build, "BATCH_DOCUMENTS", 2)
+    monkeypatch.setattr(build, "BEGUN", 5)
+    bench.shards()
+    assert upper.most == 5
+    assert upper.begun == 0
+    monkeypatch.undo()
+    monkeypatch.setattr(build, "open_transforms", lambda *_: [upper])
+    whole = bench_at("whole")
+    whole.shards()
+    assert bench.digests() == whole.digests()
 
 
 def test_batches_that_end_elsewhere_give_the_same_bytes(bench, bench_at, upper, monkeypatch) -> None:

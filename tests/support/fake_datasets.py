@@ -7,14 +7,12 @@ connection, or a body that ends too early.
 import hashlib
 import json
 import re
-import socket
-import struct
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, unquote
 
 import msgspec
+from local_server import Handler, LocalServer
 
 
 class Repo(msgspec.Struct):
@@ -38,30 +36,13 @@ def revision_of(files: dict[str, bytes]) -> str:
     return digest.hexdigest()
 
 
-class FakeDatasets:
+class FakeDatasets(LocalServer):
     def __init__(self) -> None:
         self.repos: dict[str, Repo] = {}
         self.faults: list[Fault] = []
         self.requests: list[tuple[str, str]] = []
         self.lock = threading.Lock()
-        hub = self
-
-        class Handler(_Handler):
-            server_hub = hub
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-        self.thread = threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True)
-
-    def __enter__(self) -> "FakeDatasets":
-        self.thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.server.shutdown()
-        self.server.server_close()
-        self.thread.join()
+        super().__init__(_Handler)
 
     def add(self, repo: str, files: dict[str, bytes], **about: Any) -> str:
         """Commit `files` as all that is in `repo`; the commit."""
@@ -92,12 +73,8 @@ class FakeDatasets:
         }
 
 
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
+class _Handler(Handler):
     server_hub: FakeDatasets
-
-    def log_message(self, *_: object) -> None:
-        return
 
     def do_GET(self) -> None:
         hub, path = self.server_hub, unquote(self.path.partition("?")[0])
@@ -112,25 +89,6 @@ class _Handler(BaseHTTPRequestHandler):
             self.route(path, body, short=fault is not None)
 
     do_HEAD = do_POST = do_GET
-
-    def reset(self) -> None:
-        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.close_connection = True
-        self.connection.close()
-
-    def answer(
-        self, status: int, content: Any = None, data: bytes | None = None, short: bool = False, **headers: str
-    ) -> None:
-        data = json.dumps(content).encode() if data is None else data
-        self.send_response(status)
-        for name, value in {"Content-Type": "application/json", "Content-Length": str(len(data)), **headers}.items():
-            self.send_header(name.replace("_", "-"), value)
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(data[: len(data) // 2] if short else data)
-            if short:
-                self.wfile.flush()
-                self.reset()
 
     def route(self, path: str, body: bytes, short: bool) -> None:
         found = re.fullmatch(r"/(?:api/)?datasets/([^/]+/[^/]+)(?:/auth-check|/(\w[\w-]*)/([^/]+)(?:/(.*))?)?", path)

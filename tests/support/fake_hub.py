@@ -8,15 +8,13 @@ with FakeHub() as hub:                  # in a process: os.environ |= hub.enviro
 import base64
 import hashlib
 import json
-import socket
-import struct
 import threading
 from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs
 
 import msgspec
+from local_server import Handler, LocalServer
 
 REPO = "someone/model"
 TOKEN = "hf_a-secret-that-must-appear-nowhere"
@@ -37,7 +35,7 @@ class Commit(msgspec.Struct):
     files: dict[str, bytes]  # all that is there then
 
 
-class FakeHub:
+class FakeHub(LocalServer):
     def __init__(self, *, exists: bool = True) -> None:
         self.exists, self.private = exists, False
         self.commits = [Commit("0" * 40, "made", {})]
@@ -46,25 +44,11 @@ class FakeHub:
         self.faults: list[Fault] = []
         self.released = threading.Event()
         self.lock = threading.Lock()
-        hub = self
+        super().__init__(_Handler)
 
-        class Handler(_Handler):
-            server_hub = hub
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-        self.thread = threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True)
-
-    def __enter__(self) -> "FakeHub":
-        self.thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *error: object) -> None:
         self.released.set()
-        self.server.shutdown()
-        self.server.server_close()
-        self.thread.join()
+        super().__exit__(*error)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -117,12 +101,8 @@ def is_large(name: str) -> bool:
     return name.endswith((".safetensors", ".bin"))
 
 
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
+class _Handler(Handler):
     server_hub: FakeHub
-
-    def log_message(self, *_: object) -> None:
-        return
 
     def do_GET(self) -> None:
         self.serve()
@@ -154,21 +134,6 @@ class _Handler(BaseHTTPRequestHandler):
             self.rfile.readline()
         self.rfile.readline()
         return data
-
-    def reset(self) -> None:
-        """The connection breaks, as when a machine in between has forgotten it."""
-        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.close_connection = True
-        self.connection.close()
-
-    def answer(self, status: int, content: Any = None, data: bytes | None = None, **headers: str) -> None:
-        data = json.dumps(content).encode() if data is None else data
-        self.send_response(status)
-        for name, value in {"Content-Type": "application/json", "Content-Length": str(len(data)), **headers}.items():
-            self.send_header(name.replace("_", "-"), value)
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(data)
 
     def route(self, body: bytes, lost: bool) -> None:
         hub, path = self.server_hub, self.path.partition("?")[0]
