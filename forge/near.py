@@ -26,14 +26,14 @@ Signatures = npt.NDArray[np.uint8]
 
 
 class Shape(NamedTuple):
-    """`count` bands of `rows` values each."""
+    """`bands` hashes a document, of `rows` values each."""
 
     rows: int
-    count: int
+    bands: int
 
     def caught(self, similarity: float) -> float:
         """The share of pairs of a Jaccard similarity that have a band in common: a band of r is equal with probability s**r."""
-        return float(1 - (1 - similarity**self.rows) ** self.count)
+        return float(1 - (1 - similarity**self.rows) ** self.bands)
 
 
 def shape_of(similarity: float) -> Shape:
@@ -55,9 +55,9 @@ def signatures_of(words: Words) -> tuple[Signatures, npt.NDArray[np.bool_]]:
 
 
 def bands_of(signatures: Signatures, shape: Shape) -> Bands:
-    """The hashes of the bands: (documents, shape.count)."""
-    values = signatures[:, : shape.rows * shape.count].reshape(-1, shape.count, shape.rows)
-    bands = np.broadcast_to(np.arange(1, shape.count + 1, dtype=np.uint64), values.shape[:2])
+    """The hashes of the bands: (documents, shape.bands)."""
+    values = signatures[:, : shape.rows * shape.bands].reshape(-1, shape.bands, shape.rows)
+    bands = np.broadcast_to(np.arange(1, shape.bands + 1, dtype=np.uint64), values.shape[:2])
     for row in range(shape.rows):
         bands = mixed(bands * ROW_BASE + values[:, :, row])
     return bands

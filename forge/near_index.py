@@ -68,12 +68,12 @@ class NearIndex:
 
     def _make_table(self) -> None:
         self._table = BandTable(1, 1)  # the old one goes before the new one is made
-        self._table = BandTable(self._count + 1, self._shape.count)
+        self._table = BandTable(self._count + 1, self._shape.bands)
         self._rows.flush()
         for first in range(0, self._count, READ_ROWS):
             size = min(READ_ROWS, self._count - first) * ROW.itemsize
             rows = np.frombuffer(os.pread(self._rows.fileno(), size, first * ROW.itemsize), dtype=ROW)
-            places = np.arange(self._shape.count, dtype=np.uint64)
+            places = np.arange(self._shape.bands, dtype=np.uint64)
             inside = (rows["bands"][:, None] >> places & np.uint64(1)).astype(bool)
             numbers = np.repeat(np.arange(first, first + len(rows)), inside.sum(axis=1))
             self._table.add_many(numbers, bands_of(rows["signature"], self._shape)[inside])

@@ -6,6 +6,7 @@ shards ──> digests checked ──> learn or load ──> encode, split by sp
 
 import shutil
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 from tokenizers import Tokenizer

@@ -53,8 +53,8 @@ def opened(tmp_path):
 @pytest.mark.parametrize("asked", [0.5, 0.6, 0.7, 0.8, 0.9, 0.95])
 def test_pairs_of_the_asked_similarity_are_looked_at(asked: float) -> None:
     shape = shape_of(asked)
-    assert shape.rows * shape.count <= PERMUTATIONS
-    assert shape.count <= MOST_BANDS
+    assert shape.rows * shape.bands <= PERMUTATIONS
+    assert shape.bands <= MOST_BANDS
     assert shape.caught(asked) >= (0.995 if asked >= 0.7 else 0.93)
 
 
