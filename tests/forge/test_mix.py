@@ -105,6 +105,50 @@ def test_characters_are_shared_to_a_document(seed: int, unit) -> None:
         assert abs(state.taken[name] - share * total) <= largest
 
 
+@settings(deadline=None, max_examples=60)
+@given(
+    shares=st.lists(st.sampled_from([0.1, 0.5, 1, 2, 5, 20]), min_size=1, max_size=9),
+    unit=st.sampled_from(["characters", "tokens"]),
+    sizes=st.sampled_from([(100, 100), (1, 5000)]),
+    seed=st.integers(0, 2**32),
+)
+def test_characters_are_shared_to_a_document_at_every_moment(shares, unit, sizes, seed: int) -> None:
+    rng, named, largest = random.Random(seed), {str(number): share for number, share in enumerate(shares)}, 0
+    mix = Mix(Phase(named, unit=unit), list(named), state := PhaseState())
+    for _ in range(200):
+        size = rng.randint(*sizes)
+        mix.took(mix.next(), size)
+        largest, total = max(largest, size), mix.total
+        for name, share in named.items():
+            assert abs(state.taken.get(name, 0) - share / sum(shares) * total) <= largest
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    unit=st.sampled_from(["documents", "characters", "tokens"]),
+    have=st.lists(st.integers(0, 20), min_size=1, max_size=7),
+    shares=st.lists(st.sampled_from([0.5, 1, 2]), min_size=9, max_size=9),
+    seed=st.integers(0, 2**32),
+)
+def test_however_many_run_dry_the_others_are_shared_to_a_document(unit, have, shares, seed: int) -> None:
+    """Sources of which one after the other is at its end, and two that have plenty."""
+    rng, left = random.Random(seed), {str(number): count for number, count in enumerate([10**6, 10**6, *have])}
+    named, largest = {name: shares[int(name)] for name in left}, 0
+    mix = Mix(Phase(named, unit=unit), list(named), state := PhaseState())
+    while sum(state.taken.get(name, 0) for name in "01") < 100 * max(1, largest):
+        name = mix.next()
+        if left[name]:
+            left[name], size = left[name] - 1, 1 if unit == "documents" else rng.randint(1, 50)
+            mix.took(name, size)
+            largest = max(largest, size)
+        else:
+            mix.dry(name, "dry")
+    live = {name: share for name, share in named.items() if name not in state.out}
+    total = sum(state.taken.get(name, 0) for name in live)
+    for name, share in live.items():
+        assert abs(state.taken.get(name, 0) - share / sum(live.values()) * total) <= largest
+
+
 @settings(deadline=None, max_examples=30)
 @given(st.integers(0, 10**6))
 def test_a_journal_in_between_changes_nothing(seed: int) -> None:
