@@ -30,6 +30,7 @@ class PhaseState(msgspec.Struct):
         notes: what happened, for people.
         ended: why the phase is over; empty: it is not.
         again: source -> how often it was begun again.
+        before: source -> what it had given when it was begun again last.
         starts: split -> how many documents it had before this phase.
     """
 
@@ -42,6 +43,7 @@ class PhaseState(msgspec.Struct):
     again: dict[str, int] = {}
     starts: dict[str, int] = {}
     largest: int = 0
+    before: dict[str, int] = {}
 
 
 def largest_remainder(shares: dict[str, Fraction], seats: int) -> dict[str, int]:
@@ -137,12 +139,16 @@ class Mix:
         return self._phase.unit
 
     def may_repeat(self, name: str) -> bool:
-        """Whether a dry source is to be read again."""
-        return self._phase.when_dry == "repeat" and self.state.again.get(name, 0) < self._phase.repeats
+        """Whether a dry source is to be read again: not where it gave nothing the last time (all of it validation text)."""
+        fruitless = self.state.before.get(name) == self.state.taken.get(name, 0)
+        return (
+            self._phase.when_dry == "repeat" and self.state.again.get(name, 0) < self._phase.repeats and not fruitless
+        )
 
     def repeat(self, name: str) -> None:
         """`name` begins again."""
         self.state.again[name] = self.state.again.get(name, 0) + 1
+        self.state.before[name] = self.state.taken.get(name, 0)
         self.state.notes.append(f"{name} begun again at {self.total:,} {self._phase.unit}")
 
     def dry(self, name: str, why: str) -> None:
