@@ -166,6 +166,7 @@ class Build:
             self._be_patient(name, mix, error)
             return
         self._patience[name].well()
+        self._counts[name].given_up = ""  # in a phase before: it is well again
         if found is None:
             self._dry(reader, mix)
         elif isinstance(found, FileEnd):

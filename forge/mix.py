@@ -2,7 +2,8 @@
 
 Documents are dealt out so that after every one of them each source is less than one document from its share (Tijdeman, The
 chairman assignment problem, Discrete Mathematics 32, 1980); with a target the shares are first made whole documents by largest
-remainder. Characters and tokens come in documents: the source that is furthest behind its share is next.
+remainder. Characters and tokens come in documents of sizes that nobody knows beforehand: the same rule, by turns of the largest
+document so far, keeps each source within that one document from its share.
 """
 
 from collections.abc import Sequence
@@ -21,12 +22,15 @@ class PhaseState(msgspec.Struct):
 
     Attributes:
         taken: source -> what it has given, in the phase's unit.
-        dealt: source -> what it has given since shares were last dealt out (at the start, and when a source ran dry).
-        goals: source -> whole documents of it until the target, since then; empty: shares as they are.
+        dealt: source -> what it has given of its goal; without goals, in all.
+        goals: source -> whole documents of it until the target, since it was last reckoned (at the start, and when a source
+            ran dry); empty: shares as they are.
+        largest: the largest document that was taken.
         out: sources that are dry or given up, in that order.
         notes: what happened, for people.
         ended: why the phase is over; empty: it is not.
         again: source -> how often it was begun again.
+        before: source -> what it had given when it was begun again last.
         starts: split -> how many documents it had before this phase.
     """
 
@@ -38,6 +42,8 @@ class PhaseState(msgspec.Struct):
     ended: str = ""
     again: dict[str, int] = {}
     starts: dict[str, int] = {}
+    largest: int = 0
+    before: dict[str, int] = {}
 
 
 def largest_remainder(shares: dict[str, Fraction], seats: int) -> dict[str, int]:
@@ -51,17 +57,17 @@ def largest_remainder(shares: dict[str, Fraction], seats: int) -> dict[str, int]
     return whole
 
 
-def chairman(weights: Sequence[int], given: Sequence[int]) -> int:
-    """Whose turn is next, of those with these weights who have had `given` turns in this very way.
+def chairman(weights: Sequence[int], given: Sequence[int], size: int = 1) -> int:
+    """Whose turn is next, of those with these weights who were given so much in this very way, in turns of at most `size`.
 
-    After any number n of turns each has had between floor and ceiling of n · weight / sum(weights), in whole numbers throughout.
+    After any number n of turns of 1 each has had between floor and ceiling of n · weight / sum(weights), in whole numbers throughout.
     """
-    total, turn = sum(weights), sum(given) + 1
+    total, after = sum(weights), sum(given) + size
     slack = max(1, 2 * len(weights) - 2)
-    # Lack of turns, times total and slack; whoever lacks 1 / slack or more may be next, the one whose deadline is nearest is.
-    lack = [(weight * turn - have * total) * slack for weight, have in zip(weights, given, strict=True)]
-    able = [i for i, value in enumerate(lack) if value >= total and weights[i]]
-    return able[least_by_weight([weights[i] for i in able], [(slack - 1) * total - lack[i] for i in able])]
+    # Lack, times total and slack; whoever lacks a turn's 1 / slack or more may be next, the one whose deadline is nearest is.
+    lack = [(weight * after - have * total) * slack for weight, have in zip(weights, given, strict=True)]
+    able = [i for i, value in enumerate(lack) if value >= total * size and weights[i]]
+    return able[least_by_weight([weights[i] for i in able], [(slack - 1) * total * size - lack[i] for i in able])]
 
 
 def least_by_weight(weights: Sequence[int], values: Sequence[int]) -> int:
@@ -111,7 +117,7 @@ class Mix:
 
     def _deal(self) -> None:
         state, live = self.state, self._live
-        state.dealt, state.goals = dict.fromkeys(live, 0), {}
+        state.dealt, state.goals = {name: state.taken.get(name, 0) for name in live}, {}
         if self._phase.target and self._phase.unit == "documents" and live:
             # What is still to come, so that all of the phase is as near to its shares as what came before allows.
             there = sum(count for name, count in state.taken.items() if name in state.out)
@@ -119,6 +125,7 @@ class Mix:
             owed = {name: Fraction(max(0, fair[name] - state.taken.get(name, 0))) for name in live}
             left = max(0, self._phase.target - self.total)
             state.goals = largest_remainder(owed, left) if any(owed.values()) else dict.fromkeys(live, 0)
+            state.dealt = dict.fromkeys(live, 0)
 
     def next(self) -> str | None:
         """The name of the source to take from; None: the phase is over (`state.ended` says why)."""
@@ -133,25 +140,29 @@ class Mix:
             return None
         if self._in_order:
             return live[0]
-        turn = chairman if self._phase.unit == "documents" else least_by_weight
-        return live[turn(self._weights, [state.dealt[name] for name in live])]
+        return live[chairman(self._weights, [state.dealt[name] for name in live], max(1, state.largest))]
 
     def took(self, name: str, amount: int) -> None:
         """A document of `amount` units was kept."""
         self.state.taken[name] = self.state.taken.get(name, 0) + amount
         self.state.dealt[name] += amount
+        self.state.largest = max(self.state.largest, amount)
 
     @property
     def unit(self) -> str:
         return self._phase.unit
 
     def may_repeat(self, name: str) -> bool:
-        """Whether a dry source is to be read again."""
-        return self._phase.when_dry == "repeat" and self.state.again.get(name, 0) < self._phase.repeats
+        """Whether a dry source is to be read again: not where it gave nothing the last time (all of it validation text)."""
+        fruitless = self.state.before.get(name) == self.state.taken.get(name, 0)
+        return (
+            self._phase.when_dry == "repeat" and self.state.again.get(name, 0) < self._phase.repeats and not fruitless
+        )
 
     def repeat(self, name: str) -> None:
         """`name` begins again."""
         self.state.again[name] = self.state.again.get(name, 0) + 1
+        self.state.before[name] = self.state.taken.get(name, 0)
         self.state.notes.append(f"{name} begun again at {self.total:,} {self._phase.unit}")
 
     def dry(self, name: str, why: str) -> None:

@@ -14,7 +14,9 @@ from adam.contract.config_file import parse_config
 from adam.contract.config_forge import Forge, Phase, Source
 from adam.contract.errors import ConfigError, DataError, StoppedError
 from adam.contract.shards import changed_sources, load_shards
-from adam.forge import build
+from adam.forge import build, reading
+from adam.forge.documents import Document, document_hash, split_of
+from adam.forge.hub import HubError
 from adam.forge.mix import Mix, PhaseState, chairman, largest_remainder
 
 WEIGHTS = st.lists(st.integers(0, 1000), min_size=1, max_size=9).filter(any)
@@ -103,6 +105,50 @@ def test_characters_are_shared_to_a_document(seed: int, unit) -> None:
     assert 300_000 <= total < 300_000 + largest
     for name, share in SEED.items():
         assert abs(state.taken[name] - share * total) <= largest
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    shares=st.lists(st.sampled_from([0.1, 0.5, 1, 2, 5, 20]), min_size=1, max_size=9),
+    unit=st.sampled_from(["characters", "tokens"]),
+    sizes=st.sampled_from([(100, 100), (1, 5000)]),
+    seed=st.integers(0, 2**32),
+)
+def test_characters_are_shared_to_a_document_at_every_moment(shares, unit, sizes, seed: int) -> None:
+    rng, named, largest = random.Random(seed), {str(number): share for number, share in enumerate(shares)}, 0
+    mix = Mix(Phase(named, unit=unit), list(named), state := PhaseState())
+    for _ in range(200):
+        size = rng.randint(*sizes)
+        mix.took(mix.next(), size)
+        largest, total = max(largest, size), mix.total
+        for name, share in named.items():
+            assert abs(state.taken.get(name, 0) - share / sum(shares) * total) <= largest
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    unit=st.sampled_from(["documents", "characters", "tokens"]),
+    have=st.lists(st.integers(0, 20), min_size=1, max_size=7),
+    shares=st.lists(st.sampled_from([0.5, 1, 2]), min_size=9, max_size=9),
+    seed=st.integers(0, 2**32),
+)
+def test_however_many_run_dry_the_others_are_shared_to_a_document(unit, have, shares, seed: int) -> None:
+    """Sources of which one after the other is at its end, and two that have plenty."""
+    rng, left = random.Random(seed), {str(number): count for number, count in enumerate([10**6, 10**6, *have])}
+    named, largest = {name: shares[int(name)] for name in left}, 0
+    mix = Mix(Phase(named, unit=unit), list(named), state := PhaseState())
+    while sum(state.taken.get(name, 0) for name in "01") < 100 * max(1, largest):
+        name = mix.next()
+        if left[name]:
+            left[name], size = left[name] - 1, 1 if unit == "documents" else rng.randint(1, 50)
+            mix.took(name, size)
+            largest = max(largest, size)
+        else:
+            mix.dry(name, "dry")
+    live = {name: share for name, share in named.items() if name not in state.out}
+    total = sum(state.taken.get(name, 0) for name in live)
+    for name, share in live.items():
+        assert abs(state.taken.get(name, 0) - share / sum(live.values()) * total) <= largest
 
 
 @settings(deadline=None, max_examples=30)
@@ -296,3 +342,45 @@ def test_a_mix_of_nothing_asks_for_no_room(bench, three) -> None:
     small = Forge(sources=three, phases=(Phase({"a": 1}, unit="characters", target=100),))
     origins = open_sources(large, bench.paths.root)
     assert text_bytes_expected(small, origins) == 110 < text_bytes_expected(large, origins)
+
+
+def test_a_source_that_gives_nothing_again_is_not_read_for_ever(bench, three, tmp_path) -> None:
+    """All that was kept of `b` is validation text, which is not repeated."""
+    bench.keys |= {"sources": three, "val_fraction": 0.4}
+    lines = (tmp_path / "mix" / "b" / "1.jsonl").read_text().splitlines()
+    held_out = [
+        line for line in lines if split_of(Document("", id=document_hash(json.loads(line)["text"])), 0.4) == "val"
+    ]
+    assert held_out
+    (tmp_path / "mix" / "b" / "1.jsonl").write_text("\n".join(held_out))
+    (tmp_path / "mix" / "b" / "2.jsonl").unlink()
+    bench.keys["phases"] = (Phase({"a": 1, "b": 1}, target=40, when_dry="repeat", repeats=1000),)
+    (phase,) = bench.shards().phases
+    assert phase.taken == {"a": 40 - len(held_out), "b": len(held_out)}
+    assert [note.split(" at ")[0] for note in phase.notes] == ["b begun again", "b dry"]
+
+
+def test_a_source_that_came_back_was_not_given_up(bench, three, monkeypatch) -> None:
+    """It fails for good in the first phase and is well in the second."""
+    real, calls = reading.SourceReader.next, iter(range(1000))
+
+    def failing(self):
+        if self.origin.name == "b" and next(calls) == 5:
+            raise HubError("the Hub is away", "wait", lasting=True)
+        return real(self)
+
+    monkeypatch.setattr(reading.SourceReader, "next", failing)
+    bench.keys |= {
+        "sources": three,
+        "phases": (Phase({"a": 1, "b": 1}, target=20), Phase({"b": 1}), Phase({"b": 1}, when_dry="stop")),
+    }
+    manifest = bench.shards()
+    first, second, third = manifest.phases
+    assert [note.split(" at ")[0] for note in first.notes] == ["b given up (the Hub is away; wait)"]
+    assert (first.taken, second.taken) == ({"a": 15, "b": 5}, {"b": 10})
+    assert (third.taken, third.ended) == ({}, "b dry")
+    assert manifest.sources[1].given_up == ""
+    tokens = bench.tokens(manifest)
+    train = tokens.splits["train"]
+    assert [phase.first for phase in tokens.phases[::2]] == [0, train.count - 1]
+    assert 0 < tokens.phases[1].first < train.count - 1
