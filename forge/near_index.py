@@ -4,7 +4,6 @@
 where it has to grow.
 """
 
-import os
 import struct
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ import msgspec
 import numpy as np
 
 from adam.contract.errors import DataError
+from adam.forge.appended import Appended
 from adam.forge.band_table import BandTable
 from adam.forge.documents import Document
 from adam.forge.near import PERMUTATIONS, Shape, bands_of, similarity
@@ -59,20 +59,18 @@ class NearIndex:
     def __init__(self, work: Path, state: Mapping[str, int], shape: Shape, tick: Callable[[], object]) -> None:
         check_files(work, state)
         self._shape, self._tick = shape, tick
-        self._count = self._flushed = state.get("near", 0)
-        self._rows, self._paths = (work / ROWS).open("a+b"), (work / PATHS).open("a+b")
-        os.truncate(work / ROWS, self._count * ROW.itemsize)
-        os.truncate(work / PATHS, state.get("near_paths", 0))
+        self._count = state.get("near", 0)
+        self._rows = Appended(work / ROWS, self._count * ROW.itemsize)
+        self._paths = Appended(work / PATHS, state.get("near_paths", 0))
         self._last: dict[str, tuple[str, int]] = {}  # source -> its last path, and where that is
         self._make_table()
 
     def _make_table(self) -> None:
         self._table = BandTable(1, 1)  # the old one goes before the new one is made
         self._table = BandTable(self._count + 1, self._shape.bands)
-        self._rows.flush()
         for first in range(0, self._count, READ_ROWS):
             size = min(READ_ROWS, self._count - first) * ROW.itemsize
-            rows = np.frombuffer(os.pread(self._rows.fileno(), size, first * ROW.itemsize), dtype=ROW)
+            rows = np.frombuffer(self._rows.read(size, first * ROW.itemsize), dtype=ROW)
             places = np.arange(self._shape.bands, dtype=np.uint64)
             inside = (rows["bands"][:, None] >> places & np.uint64(1)).astype(bool)
             numbers = np.repeat(np.arange(first, first + len(rows)), inside.sum(axis=1))
@@ -103,15 +101,12 @@ class NearIndex:
         return Alike(similarity(own, other), number, "val" if FACTS.unpack_from(row, PERMUTATIONS)[3] else "train")
 
     def _row(self, number: int) -> bytes:
-        if number >= self._flushed:
-            self._rows.flush()
-            self._flushed = self._count
-        return os.pread(self._rows.fileno(), ROW.itemsize, number * ROW.itemsize)
+        return self._rows.read(ROW.itemsize, number * ROW.itemsize)
 
     def add(self, document: Document, signature: bytes, bands: bytes, free: int) -> None:
         """Remember a document that is kept, with its split, by those of its bands that `find` said are free."""
         facts = FACTS.pack(free, self._path(document), min(document.record, 2**32 - 1), document.split == "val")
-        self._rows.write(signature + facts)
+        self._rows.append(signature + facts)
         self._count += 1
         if self._count > self._table.documents:
             self._make_table()  # this one among them
@@ -122,24 +117,22 @@ class NearIndex:
     def _path(self, document: Document) -> int:
         path, at = self._last.get(document.source, ("", 0))
         if path != document.path:
-            at = self._paths.seek(0, os.SEEK_END)
-            self._paths.write(msgspec.json.encode(document.path) + b"\n")
+            at = self._paths.size
+            self._paths.append(msgspec.json.encode(document.path) + b"\n")
             self._last[document.source] = document.path, at
         return at
 
     def called(self, row: int) -> tuple[str, int]:
         """(path, record) of a document that was kept."""
         _, at, record, _ = FACTS.unpack_from(self._row(row), PERMUTATIONS)
-        self._paths.flush()
-        line = os.pread(self._paths.fileno(), LONGEST_PATH, at).partition(b"\n")[0]
+        line = self._paths.read(LONGEST_PATH, at).partition(b"\n")[0]
         return msgspec.json.decode(line, type=str), record
 
     def sync(self) -> dict[str, int]:
         """Make the files durable, before the journal that counts on them; what it keeps of them."""
         for file in (self._rows, self._paths):
-            file.flush()
-            os.fsync(file.fileno())
-        return {"near": self._count, "near_paths": self._paths.seek(0, os.SEEK_END)}
+            file.sync()
+        return {"near": self._count, "near_paths": self._paths.size}
 
     def close(self) -> None:
         self._rows.close()
