@@ -5,6 +5,7 @@ Line ends become \\n everywhere, a byte order mark is dropped. A file of code or
 """
 
 import codecs
+import re
 from collections.abc import Callable, Iterator
 from typing import IO
 
@@ -20,6 +21,8 @@ from adam.forge.templates import Template, with_newlines
 
 LARGEST_FILE = 256 * 1024 * 1024  # bytes that are held at once; prose that is larger comes in parts of a quarter of it
 LARGEST_PAGE = 32 * 1024 * 1024  # bytes of HTML: its parser takes ten times that
+# What a tag of that length has are attributes, or it was never closed: the parser takes two hundred times its size for them.
+LONG_TAG = re.compile(rb"<([a-zA-Z][\w-]{0,40})[^>]{100000,}")
 TEXT = Template(Source())
 
 
@@ -96,7 +99,7 @@ def read_html(file: File, _template: Template, first: int) -> Iterator[Document]
     if first:
         return
     with open_file(file) as opened:
-        data = _whole(opened, LARGEST_PAGE)
+        data = LONG_TAG.sub(rb"<\1", _whole(opened, LARGEST_PAGE))
     text, title = text_of_html(data)
     yield Document(text, meta={"title": title} if title else {}, long=True)
 

@@ -34,24 +34,42 @@ def read_parquet(file: File, template: Template, first: int) -> Iterator[Documen
         before = 0
         for number in range(table.num_row_groups):
             group = table.metadata.row_group(number)
-            skip, before = first - before, before + group.num_rows
-            if skip >= group.num_rows:
+            skip, before = max(0, first - before), before + group.num_rows
+            if 0 < group.num_rows <= skip:
                 continue
-            largest, at_once = _room(opened, group, columns)
+            largest, at_once = _room(opened, table, group, columns)
+            left = max(0, group.num_rows - skip)
             if largest > LARGEST_PAGE:
-                yield from _lost(group.num_rows - max(0, skip), "a page", largest)
+                yield from _lost(left, "a page", largest)
                 continue
             chosen = streamed if group.total_byte_size > LARGEST_PAGE else table
             batches = chosen.iter_batches(at_once, row_groups=[number], columns=columns, use_threads=False)
-            yield from _rows(batches, template, max(0, skip))
+            yield from _all_of(_rows(batches, template, skip), left)
 
 
-def _room(opened: IO[bytes], group: Any, columns: list[str]) -> tuple[int, int]:
-    """(bytes of the largest page that may be too large, rows that are read at once) of a row group."""
+def _all_of(rows: Iterator[Document], count: int) -> Iterator[Document]:
+    """`rows`. Raises ValueError behind them where they are not `count`: pyarrow believes the columns, or the row group, and says nothing."""
+    given = 0
+    for row in rows:
+        given += 1
+        yield row
+    if given != count:
+        raise ValueError(f"{given} rows of {count}")
+
+
+def _room(opened: IO[bytes], table: Any, group: Any, columns: list[str]) -> tuple[int, int]:
+    """(bytes of the largest page that may be too large, rows that are read at once) of a row group.
+
+    Raises ValueError where its numbers contradict.
+    """
+    if group.num_rows < 0:
+        raise ValueError(f"a group of {group.num_rows} rows")
     largest = row = 0  # bytes
     for number in range(group.num_columns):
         chunk = group.column(number)
         if chunk.path_in_schema.partition(".")[0] in columns:
+            if table.schema.column(number).max_repetition_level == 0 and chunk.num_values != group.num_rows:
+                raise ValueError(f"a column of {chunk.num_values} values in a group of {group.num_rows} rows")
             size = chunk.total_uncompressed_size
             if size > LARGEST_PAGE:
                 largest = max(largest, max(page_sizes(opened, chunk), default=0))

@@ -4,6 +4,7 @@ import importlib.util
 import random
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -178,6 +179,18 @@ def test_a_page_of_html_is_what_a_reader_sees(tmp_path) -> None:
     assert document.text == "Head\n\nOne & two\nthree é\n\n  kept\n      as it is\n\n- first\n- second\n\na\tb"
     (tmp_path / "b.html").write_bytes('<meta charset="latin-1"><p>été</p>'.encode("latin-1"))
     assert read(tmp_path / "b.html")[0].text == "été"
+
+
+def test_a_tag_of_megabytes_takes_no_memory(tmp_path) -> None:
+    """A picture in a page stays a tag of it; a million attributes would be hundreds of megabytes."""
+    picture = "data:image/png;base64," + "QUJD" * 100_000
+    (tmp_path / "a.html").write_text(f'<p>one<img src="{picture}"> two<p{" a b" * 1_000_000}>three')
+    tracemalloc.start()
+    (document,) = read(tmp_path / "a.html")
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert document.text == "one two\n\nthree"
+    assert most < 100_000_000
 
 
 def test_a_pdf_is_its_text_and_a_broken_one_costs_itself(tmp_path) -> None:
