@@ -63,7 +63,9 @@ def _not_in_page(text: str, page: str) -> str:
     at = 0
     for line in filter(str.strip, text.splitlines()):
         # With the mark that a list gave it, or without: whichever stands nearer.
-        ends = [_behind(_squeezed(wanted), source, at) for wanted in (line, re.sub(r"^\s*(?:-|\d+\.)(?:\s|$)", "", line))]
+        ends = [
+            _behind(_squeezed(wanted), source, at) for wanted in (line, re.sub(r"^\s*(?:-|\d+\.)(?:\s|$)", "", line))
+        ]
         if not any(ends):
             return line
         at = min(end for end in ends if end)
