@@ -25,6 +25,7 @@ from adam.forge.registry import resolve
 from adam.forge.templates import Template
 
 FOLDERS_LEFT_OUT = frozenset({"__pycache__", "node_modules", "site-packages", "dist-packages"})
+LeftOut = tuple[tuple[Path, str], ...]  # what is in a folder and is not read, and why
 TODO = "correct forge.sources in adam.toml"
 
 
@@ -44,7 +45,7 @@ class Origin(NamedTuple):
     template: Template
     revision: str = ""
     notes: tuple[str, ...] = ()
-    left_out: tuple[tuple[Path, str], ...] = ()
+    left_out: LeftOut = ()
 
 
 class FileStatus(NamedTuple):
@@ -116,8 +117,8 @@ def open_source(source: Source, forge: Forge, run: Path, pin: str = "") -> Origi
     if source.kind == "stdlib":
         root = Path(sysconfig.get_paths()["stdlib"])
         version, licence = "python-{}.{}.{}".format(*sys.version_info), source.licence or "PSF-2.0"
-        here, left_out = _walk(root, (".py",))
-        return Origin(source, "stdlib", "stdlib", version, licence, [*here], template, left_out=left_out)
+        here, others = _walk(root, (".py",))
+        return Origin(source, "stdlib", "stdlib", version, licence, [*here], template, left_out=others)
     if source.kind == "hub":
         revision, files = list_files(source, pin)
         known = readable(files, set(READERS))
@@ -129,7 +130,8 @@ def open_source(source: Source, forge: Forge, run: Path, pin: str = "") -> Origi
     path = Path(os.path.normpath(run / Path(source.path).expanduser()))
     if not path.exists():
         raise DataError(f"no such source: {path}", TODO)
-    files_here, left_out = [path] if _matches(path.name, source.files) else [], ()
+    files_here = [path] if _matches(path.name, source.files) else []
+    left_out: LeftOut = ()
     if path.is_dir():
         files_here, left_out = _walk(path, (*READERS, *PACKED), source.files)
     if not files_here:
@@ -140,9 +142,7 @@ def open_source(source: Source, forge: Forge, run: Path, pin: str = "") -> Origi
     return Origin(source, name, "files", path_text(path), source.licence, [*files_here], template, "", notes, left_out)
 
 
-def _walk(
-    root: Path, endings: tuple[str, ...], patterns: tuple[str, ...] = ()
-) -> tuple[list[Path], tuple[tuple[Path, str], ...]]:
+def _walk(root: Path, endings: tuple[str, ...], patterns: tuple[str, ...] = ()) -> tuple[list[Path], LeftOut]:
     """The files below `root` that a reader takes, sorted by path, and what else is there with the reason why it is left out.
 
     A folder that can't be listed comes as a file, so that it is counted and named like one that can't be read.
