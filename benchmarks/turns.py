@@ -94,7 +94,9 @@ def most_memory(work: Callable[[], object], *, mine: bool = True, every: float =
     done = threading.Event()
 
     def look() -> None:
-        while not done.wait(every):
+        ended = False
+        while not ended:
+            ended = done.wait(every)
             processes = [psutil.Process()] * mine + psutil.Process().children(recursive=True)
             sizes = [_memory(process) for process in processes]
             for kind in (0, 1):
