@@ -85,7 +85,7 @@ def two(tmp_path):
 
 def test_a_source_that_stays_away_is_tried_again_reported_and_the_others_go_on(two) -> None:
     hub, run = two
-    hub.fault("/resolve/", 503, 10_000)
+    hub.fault("train.jsonl", 503, 10_000)
     errors = run().stderr
     tried = [float(wait) for wait in re.findall(r"is tried again +seconds=([\d.]+)", errors)]
     assert len(tried) >= 2, errors
@@ -99,7 +99,7 @@ def test_a_source_that_stays_away_is_tried_again_reported_and_the_others_go_on(t
 
 def test_a_source_that_comes_back_in_time_gives_all(two) -> None:
     hub, run = two
-    hub.fault("/resolve/", 503, 8)
+    hub.fault("train.jsonl", 503, 8)
     run()
     weather, here = load_shards(run.paths).sources
     assert (weather.given_up, weather.documents_written, here.documents_written) == ("", 30, 30)
