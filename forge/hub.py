@@ -50,6 +50,10 @@ def explained(repo: str, error: BaseException) -> HubError:  # noqa: PLR0911  (a
     from huggingface_hub import errors
 
     page = f"https://huggingface.co/datasets/{repo}"
+    if isinstance(
+        error, errors.LocalEntryNotFoundError
+    ):  # which is called an EntryNotFoundError, and says that nobody answered
+        return _away(repo, error)
     status = getattr(getattr(error, "response", None), "status_code", 0)
     if isinstance(error, errors.GatedRepoError):
         return HubError(f"{repo} is gated", f"accept its terms at {page} and give a token (HF_TOKEN)", lasting=True)
@@ -68,10 +72,26 @@ def explained(repo: str, error: BaseException) -> HubError:  # noqa: PLR0911  (a
         return HubError(
             f"{repo}: the Hub refuses the token ({status})", "give one that may read it (HF_TOKEN)", lasting=True
         )
+    return _away(repo, error)
+
+
+def _away(repo: str, error: BaseException) -> HubError:
     reason = (str(error).splitlines() or [""])[0][:200]
     return HubError(
         f"{repo} can't be reached: {type(error).__name__}{f' ({reason})' if reason else ''}", LATER, lasting=False
     )
+
+
+def _of_the_hub(error: BaseException) -> BaseException | None:
+    """What the Hub said, where that is behind an error of `datasets`, which shows it as text only."""
+    from huggingface_hub import errors
+
+    behind: BaseException | None = error
+    while behind is not None and not (
+        hasattr(behind, "response") or isinstance(behind, errors.LocalEntryNotFoundError)
+    ):
+        behind = behind.__cause__ or behind.__context__
+    return behind
 
 
 def dataset_info(repo: str, revision: str) -> Any:
@@ -135,8 +155,8 @@ def _files_of_split(source: Source, info: Any) -> list[str]:
         builder = datasets.load_dataset_builder(source.id, source.config or None, revision=info.sha)
         found = builder.config.data_files or {}
     except (ValueError, FileNotFoundError) as error:
-        if error.__cause__ is not None and hasattr(error.__cause__, "response"):
-            raise explained(source.id, error.__cause__) from None
+        if (said := _of_the_hub(error)) is not None:
+            raise explained(source.id, said) from None
         raise HubError(
             f"{source.id}: {str(error).splitlines()[0]}", "correct config in adam.toml", lasting=True
         ) from None

@@ -19,6 +19,7 @@ from adam.forge.names import PEOPLE, full_names, same_name
 
 SKELETON, TRAJECTORY, PLAIN = "skeleton", "trajectory", "plain"
 WORDS_BEFORE = 12  # of an entity, that a template may search for
+LIKE_A_MARK = re.compile(r"</?[A-Z][A-Z_]*\d*>")  # of a template, or a placeholder with its number
 TEMPLATE = re.compile(rf"({MARK.pattern}|\{{\w+\}})")
 
 
@@ -95,7 +96,7 @@ def trajectory(
     found = [
         entity
         for entity in entities
-        if not MARK.search(text[entity.start : entity.end])
+        if not LIKE_A_MARK.search(text[entity.start : entity.end])
         and not any(span.start <= entity.start < span.end for span in prompts)
     ]
     if not found:
@@ -124,7 +125,7 @@ def _filled(template: str, text: str, entity: Entity) -> list[str]:
 
 
 def _words_before(text: str, end: int) -> str:
-    words = MARK.sub(" ", text[max(0, end - 40 * WORDS_BEFORE) : end]).split()
+    words = LIKE_A_MARK.sub(" ", text[max(0, end - 40 * WORDS_BEFORE) : end]).split()
     return " ".join(words[-WORDS_BEFORE:])
 
 

@@ -30,6 +30,8 @@ def text_of_pages(pages: Sequence[str]) -> str:
     """One text; each page's lines end with \\n. What is left out: running heads and feet, page numbers, leaders, hyphens at line ends."""
     lines = [_trimmed(ACCENTED.sub(_composed, page.translate(LIGATURES)).split("\n")) for page in pages]
     bodies = ["\n".join(_trimmed(page)) for page in without_heads(lines)]
+    if not any(bodies):  # lines that are numbered like pages are all there is: slides, a form, a list
+        bodies = ["\n".join(page) for page in lines]
     return LEADERS.sub("\t", _without_hyphens(_joined([body for body in bodies if body])))
 
 

@@ -127,3 +127,9 @@ def test_a_file_is_given_up_by_what_it_computes_not_by_the_clock(tmp_path, monke
     assert read(tmp_path / "a.pdf")[0].text == "x"
     readers_pdf.WORKER.end()
     assert signal.getsignal(signal.SIGPROF) == signal.SIG_DFL
+
+
+def test_pages_that_are_nothing_but_numbered_lines_are_kept() -> None:
+    """They look like running heads, every one; the fuzz of broken files lost a whole file so."""
+    text = text_of_pages([f"This is page {number}.\n" for number in range(5)])
+    assert [line for line in text.split("\n") if line] == [f"This is page {number}." for number in range(5)]
