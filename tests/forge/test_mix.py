@@ -151,6 +151,28 @@ def test_however_many_run_dry_the_others_are_shared_to_a_document(unit, have, sh
         assert abs(state.taken.get(name, 0) - share / sum(live.values()) * total) <= largest
 
 
+@settings(deadline=None, max_examples=200)
+@given(
+    have=st.lists(st.integers(0, 20), max_size=5),
+    shares=st.lists(st.sampled_from([0.1, 0.5, 1, 2, 7]), min_size=8, max_size=8),
+    target=st.integers(1, 300),
+)
+def test_however_many_run_dry_the_target_is_shared_by_largest_remainders(have, shares, target: int) -> None:
+    plenty = dict.fromkeys("abc", 10**6) | {str(number): count for number, count in enumerate(have)}
+    named = dict(zip(plenty, shares, strict=False))
+    order, state = drawn(Phase(named, target=target), plenty)
+    live = {name: Fraction(repr(share)) for name, share in named.items() if name not in state.out}
+    counts = Counter(order)
+    fair = largest_remainder(live, target - sum(counts[name] for name in state.out))
+    dealt_at = int(state.notes[-1].split()[-2]) if state.notes else 0
+    before = Counter(order[:dealt_at])
+    # Whoever had more than that when shares were last dealt out keeps it.
+    owed = {name: max(0, fair[name] - before[name]) for name in live}
+    if sum(owed.values()) == target - dealt_at:
+        assert {name: counts[name] - before[name] for name in live} == owed
+    assert all(abs(counts[name] - fair[name]) <= 1 for name in live)
+
+
 @settings(deadline=None, max_examples=30)
 @given(st.integers(0, 10**6))
 def test_a_journal_in_between_changes_nothing(seed: int) -> None:
