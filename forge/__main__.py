@@ -23,6 +23,7 @@ from adam.contract.process import die_with_parent
 from adam.contract.shards import (
     LEFT_OUT,
     SOURCES,
+    ShardManifest,
     SourceFile,
     changed_sources,
     check_files,
@@ -106,7 +107,7 @@ def _build(config: Config, paths: RunPaths, attempt: int, token: int, *, show: b
     stop = _stop_flag()
     progress = Progress(paths, attempt, token, show=show)
     try:
-        shards = load_shards(paths) or build_shards(config, paths, progress, stop)
+        shards = _made_before(paths) or build_shards(config, paths, progress, stop)
         tokens = build_tokens(config, paths, shards, progress, stop)
         progress.enter(Phase.ENDING, 0)
     finally:
@@ -114,6 +115,14 @@ def _build(config: Config, paths: RunPaths, attempt: int, token: int, *, show: b
     for line in lines(shards, tokens, config.trainer):
         print(line)
     return Exit.OK
+
+
+def _made_before(paths: RunPaths) -> ShardManifest | None:
+    """Shards that are complete. A forge that was killed just behind their manifest left what it worked with."""
+    shards = load_shards(paths)
+    if shards is not None:
+        shutil.rmtree(paths.shards_work, ignore_errors=True)
+    return shards
 
 
 def _stop_flag() -> Callable[[], bool]:

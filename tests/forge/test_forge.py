@@ -161,6 +161,16 @@ def test_a_second_run_changes_nothing(run: RunPaths) -> None:
     assert "have not changed" in forge(run.root, "--check").stdout
 
 
+def test_what_a_kill_behind_the_manifest_left_is_removed(run: RunPaths) -> None:
+    """The index of near duplicates of a large corpus is 760 MB of it. Found by a random kill."""
+    forge(run.root)
+    run.tokens_manifest.unlink()
+    run.shards_work.mkdir()
+    (run.shards_work / "journal.json").write_text("{}")
+    forge(run.root)
+    assert run.tokens_manifest.exists() and not run.shards_work.exists()
+
+
 def test_changes_in_the_sources_are_named_and_taken_only_on_request(run: RunPaths, text: Path) -> None:
     forge(run.root)
     before = digests(run)
