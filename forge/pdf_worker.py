@@ -18,6 +18,7 @@ import msgspec
 from pypdf import PdfReader
 
 from adam.contract.process import die_with_parent
+from adam.forge.pdf_fonts import forget_wrong_spaces
 from adam.forge.pdf_text import text_of_pages
 from adam.forge.readers_pdf import PdfText, seconds_for
 
@@ -34,7 +35,9 @@ def text_of(data: bytes) -> PdfText:
         pages, bad = [], []
         for number in range(min(MOST_PAGES, len(reader.pages))):
             try:
-                pages.append(_clean(reader.pages[number].extract_text()))
+                page = reader.pages[number]
+                forget_wrong_spaces(page)
+                pages.append(_clean(page.extract_text()))
             except Exception:  # noqa: BLE001  (pypdf raises whatever the broken bytes lead it to)
                 pages.append("")
                 bad.append(number + 1)
