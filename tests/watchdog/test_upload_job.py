@@ -65,7 +65,7 @@ def test_weights_and_state_arrive_in_one_commit(paths: RunPaths, hub: FakeHub) -
         assert hub.files[f"data/tokens/{path.name}"] == path.read_bytes()
     assert json.loads(hub.files["config.json"])["d_model"] == 16
     card = hub.files["README.md"].decode()
-    assert "| a \\| source | files | r1 | CC-BY-4.0 | 1 | 10 |  |" in card and "2,560" in card
+    assert "| a \\| source | files | r1 | CC-BY-4.0 | 1 | 1 | 10 |  |  |" in card and "2,560" in card
     assert not list(paths.outbox.iterdir())
 
 
