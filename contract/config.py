@@ -33,6 +33,10 @@ class Trainer(Section, frozen=True):
         int, Meta(ge=0, description="update at which the cosine reaches min_lr; 0: steps, as it was at the first start")
     ] = 0
     weight_decay: Annotated[float, Meta(ge=0, description="not applied to norms, biases, A_log, D and dt_bias")] = 0.05
+    optimizer: Annotated[
+        Literal["adamw", "muon"],
+        Meta(description="muon: Muon for the projections of blocks, at rates that fit AdamW's, and AdamW for all else"),
+    ] = "adamw"
     beta1: Annotated[float, Meta(ge=0, lt=1, description="AdamW's first moment")] = 0.9
     beta2: Annotated[float, Meta(ge=0, lt=1, description="AdamW's second moment")] = 0.95
     eps: Annotated[float, Meta(gt=0, description="AdamW's epsilon")] = 1e-8
@@ -54,15 +58,27 @@ class Trainer(Section, frozen=True):
         ),
     ] = "auto"
     precision: Annotated[
-        Literal["auto", "fp32", "bf16"], Meta(description="auto: bf16 autocast over fp32 weights on GPUs, fp32 on CPUs")
-    ] = "auto"
-    recompute: Annotated[
-        Literal["auto", "on", "off"],
+        Literal["auto", "fp32", "bf16", "fp8"],
         Meta(
-            description="whether states of selective scans are computed again in the backward (native, mamba1), to the same bits; "
-            "auto: where keeping them would take more than nine tenths of the GPU's memory"
+            description="auto: bf16 autocast over fp32 weights on GPUs, fp32 on CPUs; fp8: bf16, and in_proj and out_proj of each "
+            "block are multiplied in e4m3 with a scale a row (sm_89 and later)"
         ),
     ] = "auto"
+    recompute: Annotated[
+        Literal["auto", "on", "off", "blocks"],
+        Meta(
+            description="whether states of selective scans are computed again in the backward (native, mamba1), to the same bits; "
+            "blocks: all of a block but its input is; "
+            "auto: where keeping them would take more than nine tenths of the GPU's memory, or as `fit` measures"
+        ),
+    ] = "auto"
+    fit: Annotated[
+        Literal["auto", "off"],
+        Meta(
+            description="auto: how many samples are computed at once, and what is computed again in the backward, is measured at the "
+            "first start and kept: the fastest that fits beside a snapshot's copy; micro_batch is then not used; off: micro_batch"
+        ),
+    ] = "off"
     threads: Annotated[int, Meta(ge=0, description="CPU threads; 0: the cores this process may use")] = 0
     log_every: Annotated[int, Meta(ge=1, description="updates between two rows of metrics.csv")] = 1
     eval_every: Annotated[int, Meta(ge=0, description="updates between two validations; 0: only at the end")] = 1000

@@ -21,13 +21,21 @@ FIXED_BY_TRAINING = (
     "trainer.warmup_steps",
     "trainer.decay_steps",
     "trainer.weight_decay",
+    "trainer.optimizer",
     "trainer.beta1",
     "trainer.beta2",
     "trainer.eps",
     "trainer.clip",
 )
 # May change, but the numbers are then no longer bit for bit those of the run before: a recorded break.
-NUMERICS = ("trainer.micro_batch", "trainer.device", "trainer.backend", "trainer.precision", "trainer.threads")
+NUMERICS = (
+    "trainer.micro_batch",
+    "trainer.fit",
+    "trainer.device",
+    "trainer.backend",
+    "trainer.precision",
+    "trainer.threads",
+)
 
 
 def changed_keys(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:

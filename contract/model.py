@@ -81,6 +81,15 @@ def _mamba2_block(config: ModelConfig) -> int:
     return projections + mixed * config.d_conv + mixed + 3 * heads + inner
 
 
+def projections(config: ModelConfig) -> dict[str, tuple[int, int]]:
+    """The large matrices of a block, by name: (outputs, inputs)."""
+    inner = config.d_inner
+    into = 2 * inner
+    if config.arch == "mamba2":
+        into += 2 * config.ngroups * (config.d_state or 128) + inner // config.headdim
+    return {"in_proj": (into, config.d_model), "out_proj": (config.d_model, inner)}
+
+
 def _upstream(arch: Literal["mamba1", "mamba2"], d_model: int, n_layer: int) -> ModelConfig:
     """A size as published: GPT-NeoX's 50,277 ids, padded to a multiple of 8 (Mamba) or 16 (Mamba-2)."""
     multiple = 8 if arch == "mamba1" else 16

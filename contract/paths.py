@@ -53,6 +53,7 @@ class RunPaths:
         self.staging_report = self.run / "staging.json"
         self.numerics = self.run / "numerics.json"
         self.backend_report = self.run / "backend.json"
+        self.fit = self.run / "fit.json"
         self.validation = self.run / "validation.json"
         self.kernel_checks = self.run / "kernels.json"
         self.status = self.run / "status.json"

@@ -132,6 +132,28 @@ class BackendReport(Record, frozen=True, kw_only=True):
     recompute: bool = False  # the states of scans are not kept for the backward, but computed again
 
 
+class Fitted(msgspec.Struct, frozen=True):
+    """A way to compute an update that was tried: so many samples at once, and what the backward computes again."""
+
+    micro_batch: int
+    again: str  # "" (nothing), "inputs" (of scans), "states" (and these), or "blocks" (all but their inputs)
+    seconds: float = 0.0  # of a sample, forward and backward; 0: it did not fit
+    peak: int = 0  # bytes that training takes at most, gradients and moments included; 0: not known
+    layers: int = 0  # whose states are computed again; 0: all
+
+
+class Fit(Record, frozen=True, kw_only=True):
+    """What was measured at a start with `trainer.fit = "auto"`, and what was chosen (`run/fit.json`; writer: trainer)."""
+
+    key: str  # a digest of all that it holds for: GPU, driver, torch, configuration
+    attempt: int  # that measured it
+    room: int  # bytes that training may take in all
+    copy: int  # bytes of a snapshot's copy on the device
+    measured: tuple[Fitted, ...]
+    chosen: Fitted
+    out_of_memory: tuple[Fitted, ...] = ()  # chosen once, and it did not fit in training
+
+
 class Staging(Record, frozen=True, kw_only=True):
     """Where an attempt writes its snapshots (`run/staging.json`; writer: trainer, at its start)."""
 

@@ -159,6 +159,18 @@ def add_looking(commands: Commands) -> None:
     )
     commands.add("doctor", "doctor.run", "check this machine and this run, and say what to mend")
 
+    bench = commands.add(
+        "bench",
+        "bench.run",
+        "measure this machine in two minutes: tokens/s, memory, snapshots, disk, and how long training will take",
+        "The model is the run's, else the largest preset that the GPU holds (on a CPU the demo's). The run must not be training.",
+    )
+    bench.add_argument("--preset", choices=list(PRESETS), help="measure this size instead")
+    bench.add_argument(
+        "--seconds", metavar="S", type=float, default=30.0, help="of updates that are measured (default: 30)"
+    )
+    flag(bench, "--json", "for scripts: one JSON object")
+
 
 def add_wishes(commands: Commands) -> None:
     commands.add(

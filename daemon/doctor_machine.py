@@ -13,21 +13,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from adam.daemon.doctor_words import Finding, bad, ok, warn
+from adam.daemon.doctor_build import check_build, facts
+from adam.daemon.doctor_torch import ASK_TORCH, check_nvml, check_torch, surroundings
+from adam.daemon.doctor_words import Finding, ok, warn
 
 ASK_S = 60.0
-SMALL_SHM = 1 << 30
 EARLIEST_CLOCK = 1_767_225_600  # 2026-01-01: before it a clock was never set
 CONSTRAINTS = Path(__file__).resolve().parent.parent / "constraints.txt"
 
-ASK_TORCH = """
-import json, torch
-seen = torch.cuda.is_available()
-print(json.dumps({"version": torch.__version__, "cuda": torch.version.cuda, "seen": seen,
-    "built_for": torch.cuda.get_arch_list() if seen else [],
-    "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if seen else [],
-    "arches": ["sm_%d%d" % torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())] if seen else []}))
-"""
 ASK_NVML = """
 import json, pynvml
 try:
@@ -38,7 +31,9 @@ try:
             gpus.append(pynvml.nvmlDeviceGetName(pynvml.nvmlDeviceGetHandleByIndex(i)))
         except pynvml.NVMLError as error:
             lost.append(f"GPU {i}: {error}")
-    print(json.dumps({"driver": pynvml.nvmlSystemGetDriverVersion(), "gpus": gpus, "lost": lost}))
+    cuda = pynvml.nvmlSystemGetCudaDriverVersion_v2()
+    print(json.dumps({"driver": pynvml.nvmlSystemGetDriverVersion(), "cuda": f"{cuda // 1000}.{cuda % 1000 // 10}",
+        "gpus": gpus, "lost": lost}))
 except pynvml.NVMLError as error:
     print(json.dumps({"error": str(error)}))
 """
@@ -46,8 +41,11 @@ except pynvml.NVMLError as error:
 
 def check_machine() -> Iterator[Finding]:
     yield check_python()
-    yield from check_torch(ask(ASK_TORCH))
-    yield check_nvml(ask(ASK_NVML))
+    nvml, torch = ask(ASK_NVML), ask(ASK_TORCH)
+    around = surroundings(nvml)
+    yield from check_torch(torch, around)
+    yield check_nvml(nvml, around.module)
+    yield from check_build(facts(ask, gpu=bool(torch.get("seen"))))
     yield from check_versions(CONSTRAINTS)
     yield check_clock(time.time())
 
@@ -68,36 +66,6 @@ def ask(code: str, timeout: float = ASK_S) -> dict[str, Any]:
 def check_python() -> Finding:
     version = ".".join(str(part) for part in sys.version_info[:3])
     return ok(f"Python {version} at {sys.executable}")
-
-
-def check_torch(answer: dict[str, Any]) -> Iterator[Finding]:
-    """torch imports, sees the GPUs, and was built for them."""
-    if "error" in answer:
-        yield bad(f"torch can't be imported: {answer['error']}", "delete .venv and run bin/adamctl again")
-        return
-    if not answer["seen"]:
-        todo = (
-            "for GPUs: a driver, and a torch built for CUDA (ADAM_TORCH_INDEX)"
-            if answer["cuda"] is None
-            else "see `nvidia-smi`"
-        )
-        yield warn(f"torch {answer['version']} sees no GPU: training would run on the CPU", todo)
-        return
-    yield ok(f"torch {answer['version']} for CUDA {answer['cuda']} sees {', '.join(answer['gpus'])}")
-    for arch in sorted(set(answer["arches"]) - set(answer["built_for"])):
-        yield warn(f"this torch was not built for {arch}", "choose another build with ADAM_TORCH_INDEX")
-
-
-def check_nvml(answer: dict[str, Any]) -> Finding:
-    """The sensors; without them training works, and nobody sees the heat."""
-    if "error" in answer:
-        return warn(f"NVML does not answer: {answer['error']}", "on a machine with NVIDIA GPUs: see `nvidia-smi`")
-    if answer["lost"]:
-        return bad(
-            f"NVML of driver {answer['driver']} sees {len(answer['gpus'])} GPUs, and not {', '.join(answer['lost'])}",
-            "reboot; where that does not help, reseat the card and its power",
-        )
-    return ok(f"NVML of driver {answer['driver']} sees {', '.join(answer['gpus']) or 'no GPU'}")
 
 
 def check_versions(constraints: Path) -> Iterator[Finding]:

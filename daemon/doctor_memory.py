@@ -9,7 +9,7 @@ from adam.contract.config_file import load_config
 from adam.contract.durable import human_bytes
 from adam.contract.errors import AdamError
 from adam.contract.paths import RunPaths, shared_memory
-from adam.contract.ram import FEWEST_SLOTS, found_directories, no_room
+from adam.contract.ram import FEWEST_SLOTS, LARGEST_SHARE, found_directories, no_room
 from adam.daemon.checks import STATE_BYTES, tokenizer_size
 from adam.daemon.doctor_words import Finding, ok, warn
 from adam.daemon.presets import parameters
@@ -49,9 +49,18 @@ def check_snapshots_fit(paths: RunPaths) -> Iterator[Finding]:
     if config.checkpoint.ram == "off":
         return
     if why := no_room(need):
-        yield warn(f"snapshots will be staged on disk: {why}", "a killed trainer then goes on from the last checkpoint")
+        yield warn(f"snapshots will be staged on disk: {why}", more_shm(why, need))
     else:
         yield ok(f"two snapshots ({human_bytes(need)}) fit into shared memory")
+
+
+def more_shm(why: str, need: int) -> str:
+    """What to do about too little shared memory: a mount can be made larger, memory can't."""
+    kept = "until then a killed trainer goes on from the last checkpoint"
+    if str(shared_memory()) not in why:
+        return f"more memory, or a larger limit of the cgroup; {kept}"
+    size = -(-int(need / LARGEST_SHARE) // (1 << 30))
+    return f"in containers: --shm-size={size}g; else mount -o remount,size={size}G {shared_memory()}; {kept}"
 
 
 def check_remove_ipc(uid: int, seats: Path, configuration: Path) -> Iterator[Finding]:

@@ -9,13 +9,14 @@ from adam.contract.clock import Stamp, iso
 from adam.contract.config import Config
 from adam.contract.durable import human_bytes
 from adam.contract.paths import RunPaths
-from adam.contract.records import CheckpointSeen, Gpu, Lease, Plan, Staging, Status
+from adam.contract.records import CheckpointSeen, Fit, Gpu, Lease, Plan, Staging, Status
 from adam.contract.shared import Pulse
 from adam.contract.sinks import wheres
 from adam.contract.states import Phase, RunState
 from adam.daemon.numbers import Numbers
 
 SCHEMA = 1  # of `status --json`; docs/operations.md lists the fields
+AGAIN = {"inputs": "inputs of scans", "states": "states of scans", "blocks": "all of a block but its input"}
 SILENT_S = 10.0  # a watchdog writes every 2 s
 
 
@@ -36,6 +37,7 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
     order2_bits_per_byte: float | None = None
     checkpoint: CheckpointSeen | None = None
     staging: Staging | None = None
+    fit: Fit | None = None
     watchdog_alive: bool = False
     program_alive: bool = False
     anybody_alive: bool = False
@@ -69,6 +71,7 @@ def describe(seen: Seen) -> dict[str, Any]:
         "progress": progress_of(seen),
         "trainer": trainer_of(seen),
         "watchdog": {"pid": status.watchdog_pid if status and seen.watchdog_alive else None},
+        "fit": fit_of(seen),
         "checkpoint": checkpoint_of(seen),
         "snapshot": snapshot_of(seen),
         "upload": msgspec.to_builtins(status.upload) if status and status.upload else None,
@@ -136,6 +139,21 @@ def checkpoint_of(seen: Seen) -> dict[str, Any]:
     return {"step": known.step, "age_s": age, "verified": known.verified, "path": f"{seen.checkpoints}/{known.name}"}
 
 
+def fit_of(seen: Seen) -> dict[str, Any] | None:
+    """How an update is computed where that was measured; `again`: what the backward computes again. None where it was not."""
+    if seen.fit is None or seen.config.trainer.fit != "auto":
+        return None
+    chosen = seen.fit.chosen
+    return {
+        "micro_batch": chosen.micro_batch,
+        "again": chosen.again,
+        "layers": chosen.layers or None,
+        "peak_bytes": chosen.peak,
+        "room_bytes": seen.fit.room,
+        "measured_by_attempt": seen.fit.attempt,
+    }
+
+
 def snapshot_of(seen: Seen) -> dict[str, Any]:
     """The newest snapshot of the living trainer: in `ram` (a killed trainer goes on from there) or staged on `disk`."""
     pulse, staging = present_pulse(seen), seen.staging
@@ -175,6 +193,7 @@ def human_lines(report: dict[str, Any]) -> list[str]:
         "step": f"{report['step']:,} of {report['steps']:,}, {report['tokens']:,} tokens",
         "loss": human_loss(report),
         "speed": human_speed(report),
+        "fit": human_fit(report["fit"]),
         "trainer": human_trainer(report),
         "watchdog": f"process {report['watchdog']['pid']}" if report["watchdog"]["pid"] else "",
         "checkpoint": human_checkpoint(report["checkpoint"]),
@@ -217,6 +236,15 @@ def human_speed(report: dict[str, Any]) -> str:
     if report["tokens_per_second"] is None:
         return ""
     return f"{report['tokens_per_second']:,.0f} tokens/s, about {human_time(report['eta_s'])} left"
+
+
+def human_fit(fit: dict[str, Any] | None) -> str:
+    if fit is None:
+        return ""
+    of = f" of {fit['layers']} layers" if fit["layers"] else ""
+    again = f", {AGAIN[fit['again']]}{of} computed again" if fit["again"] else ""
+    peak, room = human_bytes(fit["peak_bytes"]), human_bytes(fit["room_bytes"])
+    return f"{fit['micro_batch']} samples at once{again}: {peak} of {room}"
 
 
 def human_trainer(report: dict[str, Any]) -> str:

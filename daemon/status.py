@@ -14,7 +14,7 @@ from adam.contract.errors import CheckpointError, DataError
 from adam.contract.lease import read_lease
 from adam.contract.paths import RunPaths
 from adam.contract.process import alive
-from adam.contract.records import CheckpointSeen, Plan, Staging, Status
+from adam.contract.records import CheckpointSeen, Fit, Plan, Staging, Status
 from adam.contract.schema import load
 from adam.contract.shards import load_tokens
 from adam.contract.shared import Pulse, read_once
@@ -58,6 +58,7 @@ def look(paths: RunPaths) -> Seen:
         order2_bits_per_byte=tokens.order2_bits_per_byte if tokens else None,
         checkpoint=newest_checkpoint(paths, status),
         staging=load(paths.staging_report, Staging),
+        fit=read_fit(paths),
         watchdog_alive=watching,
         program_alive=lease is not None and alive(lease.child_pid, lease.child_ticks),
         anybody_alive=watching or anybody_lives(paths),
@@ -67,6 +68,13 @@ def look(paths: RunPaths) -> Seen:
 def read_plan(paths: RunPaths) -> Plan | None:
     try:
         return load(paths.plan, Plan)
+    except DataError:
+        return None
+
+
+def read_fit(paths: RunPaths) -> Fit | None:
+    try:
+        return load(paths.fit, Fit)
     except DataError:
         return None
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import msgspec
 import structlog
 import torch
 
@@ -20,10 +21,11 @@ from adam.contract.records import BackendReport, Numerics, Plan, Resume
 from adam.contract.states import Phase
 from adam.contract.steplog import StepLog
 from adam.trainer.data import open_data
+from adam.trainer.fit import settle_fit, without
 from adam.trainer.gpu import is_gpu_gone
 from adam.trainer.heart import Heart
 from adam.trainer.loop import Loop
-from adam.trainer.memory import gpu_room, settle_states
+from adam.trainer.memory import STATES, gpu_room, settle_states
 from adam.trainer.model.lm import MambaLM
 from adam.trainer.ops.backends import make_ops
 from adam.trainer.optim import make_optimizer
@@ -103,8 +105,20 @@ def _train(paths: RunPaths, plan: Plan, config: Config, heart: Heart, stop_reque
     runtime = set_up(config.trainer, config.model, plan, paths.kernel_checks, last_device(paths))
     data = open_data(paths, config.trainer.seq_len)
     shape = resolved(config.model, data.manifest.vocab_size)
-    model = _make_model(shape, config.trainer.seed, runtime)
-    recompute = settle_states(model, config.trainer, runtime, gpu_room() if runtime.device == "cuda" else 0)
+    model = make_model(shape, config.trainer.seed, runtime)
+    owed = Owed()
+    fit, recompute = None, False
+    if config.trainer.fit == "auto":
+        heart.enter(Phase.CHECKING)
+        fit = settle_fit(
+            paths.fit, model, config, runtime, most=plan.micro_batch, attempt=plan.attempt, beat=heart.beat
+        )
+        owed.save(paths.fit, fit)
+        runtime = msgspec.structs.replace(runtime, micro_batch=fit.chosen.micro_batch)
+        recompute = fit.chosen.again == STATES
+        heart.enter(Phase.LOADING)
+    else:
+        recompute = settle_states(model, config.trainer, runtime, gpu_room() if runtime.device == "cuda" else 0)
     optimizer = make_optimizer(model, config.trainer)
     identity = Identity(
         run=paths.identity,
@@ -121,7 +135,6 @@ def _train(paths: RunPaths, plan: Plan, config: Config, heart: Heart, stop_reque
         begin_with(paths.root / config.trainer.weights, model, shape, heart.beat)
     if plan.resume:
         position = _resume(paths, plan.resume, model, optimizer, identity, heart.beat)
-    owed = Owed()
     parts = runtime.parts()
     numerics = Numerics(attempt=plan.attempt, step=position.step, fingerprint=identity.fingerprint, parts=parts)
     owed.save(paths.numerics, numerics)
@@ -147,6 +160,10 @@ def _train(paths: RunPaths, plan: Plan, config: Config, heart: Heart, stop_reque
     )
     try:
         return loop.run(position)
+    except RuntimeError as error:
+        if fit is not None and is_out_of_memory(error):
+            owed.save(paths.fit, without(fit))  # the next attempt takes less
+        raise
     finally:
         snapshots.close()
         steps.close()
@@ -165,9 +182,9 @@ def _resume(
     return restore(directory, model, optimizer, identity, committed=not resume.slot, beat=beat)
 
 
-def _make_model(shape: ModelConfig, seed: int, runtime: Runtime) -> MambaLM:
+def make_model(shape: ModelConfig, seed: int, runtime: Runtime) -> MambaLM:
     """The model with its first weights."""
     torch.manual_seed(seed)
     # Drawn where they are to be: 2.8 billion random numbers take a CPU a minute, at each start.
     with torch.device(runtime.device):
-        return MambaLM(shape, make_ops(runtime.backend))
+        return MambaLM(shape, make_ops(runtime.backend), runtime.linear)

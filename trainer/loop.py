@@ -28,7 +28,7 @@ from adam.trainer.data import Batch, Data
 from adam.trainer.evaluate import Score, Sureness, Tally, evaluate, key_of, sureness
 from adam.trainer.heart import Heart
 from adam.trainer.model.lm import MambaLM
-from adam.trainer.optim import apply_update, learning_rate, set_rate
+from adam.trainer.optim import apply_update, clip_gradients, learning_rate, set_rate
 from adam.trainer.order import DataOrder, take
 from adam.trainer.owed import Owed
 from adam.trainer.pace import Pace
@@ -179,7 +179,7 @@ class Loop:
 
     def _apply(self, losses: list[torch.Tensor], rate: float) -> tuple[float, float]:
         """(loss, norm of the gradient before clipping); the update is left out where either is not finite."""
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.trainer.clip)
+        norm = clip_gradients(self.model, self.optimizer, self.config.trainer.clip)
         loss, grad_norm = self._window.read(torch.stack([torch.stack(losses).double().sum(), norm.double()]))
         if math.isfinite(grad_norm) and math.isfinite(loss):
             self.snapshots.before_update()

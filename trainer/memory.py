@@ -1,4 +1,9 @@
-"""Whether the states of selective scans are kept for the backward, or computed again there: memory for time, the bits are the same.
+"""What the backward computes again instead of keeping it: memory for time, the bits are the same.
+
+    ""         nothing: all that autograd wants is kept
+    "inputs"   of selective scans, what is cheap: the convolution's output and the step sizes (mamba1)
+    "states"   these, and the states of scans (native), of all layers or of the first so many
+    "blocks"   all of a block but its input
 
 What training will take is measured, not guessed: one block's forward, of one sample and of two, and what autograd keeps of it.
 """
@@ -8,15 +13,47 @@ import torch
 from torch import Tensor
 
 from adam.contract.config import Trainer
-from adam.trainer.model.lm import MambaLM
+from adam.trainer import forget
+from adam.trainer.model.lm import Block, MambaLM
 from adam.trainer.model.mamba1 import Mamba1
 from adam.trainer.ops.native import NativeOps
 from adam.trainer.runtime import Runtime
 
 STATE_BYTES = 16  # of a parameter: weight, gradient and two moments in fp32
 SHARE = 0.9  # of the memory; the rest is for one block's backward, for the loss, and for what lies between allocations
+KEPT, INPUTS, STATES, BLOCKS = "", "inputs", "states", "blocks"
+ASKED = {"off": KEPT, "on": STATES, "blocks": BLOCKS}  # trainer.recompute
 
 log = structlog.get_logger()
+
+
+def ways(model: MambaLM, wanted: str = "auto") -> tuple[str, ...]:
+    """What may be computed again, the fastest first. wanted: `trainer.recompute`."""
+    native = isinstance(model.ops, NativeOps)
+    cheap = (INPUTS,) if isinstance(blocks_of(model)[0].mixer, Mamba1) else ()
+    possible = (KEPT, *cheap, STATES, BLOCKS) if native else (KEPT, BLOCKS)
+    if wanted == "auto":
+        return possible
+    return (ASKED[wanted],) if ASKED[wanted] in possible else (KEPT,)
+
+
+def set_way(model: MambaLM, again: str, layers: int = 0) -> None:
+    """Have the backward compute `again` what it says; of states, those of the first so many layers (0: all)."""
+    model.backbone.recompute = again == BLOCKS
+    for block in blocks_of(model):
+        if isinstance(block.mixer, Mamba1):
+            block.mixer.forget = again in (INPUTS, STATES)
+    if not isinstance(model.ops, NativeOps):
+        return
+    partly = again == STATES and 0 < layers < len(model.backbone.layers)
+    model.ops.recompute = again == STATES and not partly
+    computing = NativeOps(recompute=True) if partly else model.ops
+    for number, block in enumerate(blocks_of(model)):
+        block.mixer.ops = computing if number < layers else model.ops
+
+
+def blocks_of(model: MambaLM) -> list[Block]:
+    return [block for block in model.backbone.layers if isinstance(block, Block)]
 
 
 def settle_states(model: MambaLM, config: Trainer, runtime: Runtime, room: int) -> bool:
@@ -24,25 +61,54 @@ def settle_states(model: MambaLM, config: Trainer, runtime: Runtime, room: int) 
 
     room: bytes that training may take in all. A backend that keeps no states in any case stays as it is.
     """
-    ops = model.ops
-    if not isinstance(ops, NativeOps) or not isinstance(model.backbone.layers[0].mixer, Mamba1):
-        return False
-    ops.recompute = config.recompute == "on"
-    if config.recompute == "auto":
-        need = needed_bytes(model, config.seq_len, runtime)
-        ops.recompute = need > SHARE * room
-        log.info("states of scans", computed_again=ops.recompute, with_all_kept=need, room=room)
-    return ops.recompute
+    possible = ways(model, config.recompute)
+    set_way(model, possible[0])
+    if config.recompute == "auto" and STATES in possible:
+        need, layers = needed_bytes(model, config.seq_len, runtime), 0
+        if need > SHARE * room and INPUTS in possible:
+            set_way(model, INPUTS)
+            need = needed_bytes(model, config.seq_len, runtime)
+        if need > SHARE * room:
+            set_way(model, STATES)
+            spare = int(SHARE * room) - needed_bytes(model, config.seq_len, runtime)
+            layers = max(1, layers_again(model, config.seq_len, runtime, spare))
+            set_way(model, STATES, layers)
+        log.info("states of scans", computed_again_of=layers, with_states_kept=need, room=room)
+        return layers > 0
+    return possible[0] == STATES
 
 
 def needed_bytes(model: MambaLM, length: int, runtime: Runtime) -> int:
     """Bytes that training takes at the end of a forward, where it is most; without what the loss and snapshots take."""
-    one, two = (kept_bytes(model, samples, length, runtime) for samples in (1, 2))
-    block = 2 * one - two + runtime.micro_batch * (two - one)
-    return STATE_BYTES * sum(parameter.numel() for parameter in model.parameters()) + len(model.backbone.layers) * block
+    blocks = blocks_of(model)
+    block = block_bytes(model, length, runtime)
+    state = STATE_BYTES * sum(parameter.numel() for parameter in model.parameters())
+    if model.backbone.recompute:
+        inputs = (
+            2 * 4 * runtime.micro_batch * length * model.backbone.embedding.weight.shape[1]
+        )  # x and the residual stream
+        return state + len(blocks) * inputs + block
+    as_first = sum(other.mixer.ops is blocks[0].mixer.ops for other in blocks)
+    others = len(blocks) - as_first
+    return state + as_first * block + (others * block_bytes(model, length, runtime, layer=-1) if others else 0)
 
 
-def kept_bytes(model: MambaLM, samples: int, length: int, runtime: Runtime) -> int:
+def block_bytes(model: MambaLM, length: int, runtime: Runtime, layer: int = 0) -> int:
+    """Bytes that autograd keeps of the forward of one block, of a whole micro-batch."""
+    one, two = (kept_bytes(model, samples, length, runtime, layer) for samples in (1, 2))
+    return 2 * one - two + runtime.micro_batch * (two - one)
+
+
+def layers_again(model: MambaLM, length: int, runtime: Runtime, spare: int) -> int:
+    """Of how many layers states must be computed again where, with those of all, `spare` bytes are left. The way is changed by it."""
+    set_way(model, INPUTS)
+    kept = block_bytes(model, length, runtime)
+    set_way(model, STATES)
+    saved = max(1, kept - block_bytes(model, length, runtime))
+    return max(0, len(model.backbone.layers) - max(0, spare) // saved)
+
+
+def kept_bytes(model: MambaLM, samples: int, length: int, runtime: Runtime, layer: int = 0) -> int:
     """Bytes that autograd keeps of the forward of one block; the weights themselves are left out."""
     weight = model.backbone.embedding.weight
     x = torch.zeros(samples, length, weight.shape[1], device=weight.device, requires_grad=True)
@@ -54,8 +120,12 @@ def kept_bytes(model: MambaLM, samples: int, length: int, runtime: Runtime) -> i
         kept[tensor.untyped_storage().data_ptr()] = tensor
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), runtime.autocast():
-        model.backbone.layers[0](x, residual, resets)
+    forget.watchers.append(keep)
+    try:
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), runtime.autocast():
+            model.backbone.layers[layer](x, residual, resets)
+    finally:
+        forget.watchers.remove(keep)
     return sum(tensor.untyped_storage().nbytes() for place, tensor in kept.items() if place not in weights)
 
 

@@ -8,6 +8,9 @@ import torch
 
 from adam.contract.config import Trainer
 from adam.trainer.model.lm import MambaLM, no_weight_decay
+from adam.trainer.muon import MOMENTUM, MuonAndAdamW, is_matrix
+from adam.trainer.ops.native import NativeOps
+from adam.trainer.ops.native_adamw import NativeAdamW
 
 _plain_step = inspect.unwrap(torch.optim.AdamW.step)
 
@@ -37,20 +40,43 @@ def keep_dynamo_out() -> None:
 
 
 def make_optimizer(model: MambaLM, config: Trainer) -> torch.optim.AdamW:
-    """AdamW (Loshchilov and Hutter, arXiv 1711.05101); norms, biases, A_log, D and dt_bias are not decayed."""
+    """AdamW (Loshchilov and Hutter, arXiv 1711.05101), with Muon for matrices where that is asked for; norms, biases, A_log, D and
+    dt_bias are not decayed. It is our own where the backend is, and the parameters are whole on one GPU.
+    """
     keep_dynamo_out()
     decayed: list[torch.nn.Parameter] = []
     plain: list[torch.nn.Parameter] = []
+    matrices: list[torch.nn.Parameter] = []
     for name, parameter in model.named_parameters():
-        (plain if no_weight_decay(name, parameter) else decayed).append(parameter)
+        if config.optimizer == "muon" and is_matrix(name, parameter):
+            matrices.append(parameter)
+        else:
+            (plain if no_weight_decay(name, parameter) else decayed).append(parameter)
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2), eps=config.eps, fused=True)
+    betas = (config.beta1, config.beta2)
+    if matrices:
+        return MuonAndAdamW(
+            groups, matrices, config.weight_decay, lr=config.lr, betas=betas, eps=config.eps, fused=True
+        )
+    if isinstance(model.ops, NativeOps) and NativeAdamW.takes(model.parameters()):
+        return NativeAdamW(groups, lr=config.lr, betas=betas, eps=config.eps)
+    return torch.optim.AdamW(groups, lr=config.lr, betas=betas, eps=config.eps, fused=True)
+
+
+def clip_gradients(model: MambaLM, optimizer: torch.optim.AdamW, most: float) -> torch.Tensor:
+    """The norm of the whole gradient, (); the next `apply_update` takes a gradient that is larger than `most` as if it had that norm."""
+    if isinstance(optimizer, NativeAdamW):
+        return optimizer.clip(most)
+    return torch.nn.utils.clip_grad_norm_(model.parameters(), most)
 
 
 def apply_update(optimizer: torch.optim.AdamW) -> None:
     """One update from the gradients. What `optimizer.step` wraps around it is for torch.compile, and imports dynamo too."""
     with torch.no_grad():
-        _plain_step(optimizer)
+        if isinstance(optimizer, MuonAndAdamW | NativeAdamW):
+            optimizer.update()
+        else:
+            _plain_step(optimizer)
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
@@ -59,9 +85,14 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 
 
 def moments(model: MambaLM, optimizer: torch.optim.AdamW) -> Iterator[tuple[str, torch.Tensor]]:
-    """(`exp_avg.NAME` or `exp_avg_sq.NAME`, tensor) of every parameter; made with zeros before the first update."""
+    """(`exp_avg.NAME` or `exp_avg_sq.NAME`, tensor) of every parameter, `momentum.NAME` of Muon's; zeros before the first."""
     for name, parameter in model.named_parameters():
-        state = optimizer.state[parameter]
+        state = optimizer.begin(parameter) if isinstance(optimizer, NativeAdamW) else optimizer.state[parameter]
+        if isinstance(optimizer, MuonAndAdamW) and optimizer.takes(parameter):
+            if not state:
+                state[MOMENTUM] = torch.zeros_like(parameter)
+            yield f"momentum.{name}", state[MOMENTUM]
+            continue
         if not state:
             state["step"] = torch.tensor(0.0, device=parameter.device)
             state["exp_avg"] = torch.zeros_like(parameter)
@@ -73,4 +104,5 @@ def moments(model: MambaLM, optimizer: torch.optim.AdamW) -> Iterator[tuple[str,
 def set_step(optimizer: torch.optim.AdamW, step: int) -> None:
     """Tell AdamW how many updates it has done (its bias correction hangs on it)."""
     for state in optimizer.state.values():
-        state["step"].fill_(float(step))
+        if "step" in state:  # Muon corrects nothing
+            state["step"].fill_(float(step))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 import torch
+from torch import nn
 
 from adam.contract.config import Trainer
 from adam.contract.errors import ConfigError
@@ -14,6 +15,8 @@ from adam.contract.model import ModelConfig
 from adam.contract.records import Plan
 from adam.trainer.gpu import choose_device
 from adam.trainer.ops.backends import choose_backend
+from adam.trainer.ops.fp8 import Fp8Linear, misfit, unusable
+from adam.trainer.ops.native_linear import NativeLinear
 
 SCAN_STATES = 16
 
@@ -30,7 +33,14 @@ class Runtime(msgspec.Struct, frozen=True):
 
     def autocast(self) -> torch.autocast:
         """What the model computes in."""
-        return torch.autocast(self.device, dtype=torch.bfloat16, enabled=self.precision == "bf16")
+        return torch.autocast(self.device, dtype=torch.bfloat16, enabled=self.precision != "fp32")
+
+    @property
+    def linear(self) -> type[nn.Linear]:
+        """What in_proj and out_proj of each block are."""
+        if self.precision == "fp8":
+            return Fp8Linear
+        return NativeLinear if self.backend == "native" else nn.Linear
 
     def parts(self) -> dict[str, str]:
         """What the bits hang on, as text."""
@@ -70,8 +80,17 @@ def set_up(config: Trainer, model: ModelConfig, plan: Plan, kernel_checks: Path,
     # What use_deterministic_algorithms(True) sets too, but that imports inductor: 1.2 s of each start.
     torch.set_deterministic_debug_mode("error")
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # would write each new tensor twice
-    choice = choose_backend(plan.backend or config.backend, device, precision, scan_states(model), kernel_checks)
+    scan_type = "fp32" if precision == "fp32" else "bf16"
+    choice = choose_backend(plan.backend or config.backend, device, scan_type, scan_states(model), kernel_checks)
+    if precision == "fp8":
+        require_fp8(model, device)
     return Runtime(device, precision, choice.name, threads, micro_batch, choice.failed)
+
+
+def require_fp8(model: ModelConfig, device: str) -> None:
+    """Raise ConfigError where this model can't be trained in fp8 on this machine. After `choose_backend`: it says where kernels are kept."""
+    if why := misfit(model) or ("training is on the CPU" if device == "cpu" else unusable()):
+        raise ConfigError(f"trainer.precision = 'fp8' can't be used: {why}", "set it to 'auto'")
 
 
 def scan_states(model: ModelConfig) -> int:

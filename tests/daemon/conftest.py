@@ -122,7 +122,12 @@ class World:
         return ["-c", WITH_FAKE, str(FAKE_WATCHDOG)] if fake else ["-m", "adam.daemon"]
 
     def adamctl(
-        self, *arguments: str | Path, expect: int | None = 0, fake: bool = False, env: dict[str, str] | None = None
+        self,
+        *arguments: str | Path,
+        expect: int | None = 0,
+        fake: bool = False,
+        env: dict[str, str] | None = None,
+        timeout: float = 100,
     ) -> subprocess.CompletedProcess[str]:
         # A child that outlives adamctl, as supervisord does, is a ResourceWarning.
         warnings = ["-W", "error", "-W", "ignore::ResourceWarning"]
@@ -133,7 +138,7 @@ class World:
         }
         environment = {**inherited, "PYTHONSAFEPATH": "1", **(env or {})}
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=100, cwd=self.root, env=environment, check=False
+            command, capture_output=True, text=True, timeout=timeout, cwd=self.root, env=environment, check=False
         )
         if expect is not None:
             assert done.returncode == expect, f"{arguments}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"

@@ -16,7 +16,7 @@ from adam.contract.ram import claim
 from adam.contract.records import PowerChange, PowerFile
 from adam.contract.states import Exit
 from adam.daemon import doctor_machine, doctor_run, doctor_sinks
-from adam.daemon.doctor_machine import ask, check_clock, check_nvml, check_torch, check_versions
+from adam.daemon.doctor_machine import ask, check_clock, check_versions
 from adam.daemon.doctor_memory import check_left_behind, check_remove_ipc, check_shm
 from adam.daemon.doctor_run import (
     check_file_system,
@@ -27,6 +27,7 @@ from adam.daemon.doctor_run import (
     file_system,
 )
 from adam.daemon.doctor_sinks import check_power, check_sinks
+from adam.daemon.doctor_torch import Surroundings, check_nvml, check_torch
 from adam.daemon.doctor_words import Mark
 
 
@@ -38,17 +39,18 @@ def test_a_healthy_run_directory(world) -> None:
 
 
 def test_every_trouble_says_what_to_do(world) -> None:
+    none = Surroundings()
     cpu = {"version": "2", "cuda": None, "seen": False}
     gpu = {"version": "2", "cuda": "13", "seen": True, "gpus": ["B200"], "built_for": ["sm_90"], "arches": ["sm_100"]}
     findings = [
-        *check_torch({"error": "no module"}), *check_torch(cpu), *check_torch(gpu), check_nvml({"error": "no driver"}),
+        *check_torch({"error": "no module"}, none), *check_torch(cpu, none), *check_torch(gpu, none), check_nvml({"error": "no driver"}),
         check_nvml({"driver": "580", "gpus": ["H200"], "lost": ["GPU 1: GPU is lost"]}),
         check_shm(world.root / "missing"), check_clock(0.0),
     ]  # fmt: skip
     troubled = [finding for finding in findings if finding.mark != Mark.OK]
     assert len(troubled) == 7
     assert all(finding.todo for finding in troubled)
-    assert next(check_torch({"error": "x"})).mark == Mark.BAD
+    assert next(check_torch({"error": "x"}, none)).mark == Mark.BAD
 
 
 def test_whatever_hangs_is_given_up(monkeypatch) -> None:

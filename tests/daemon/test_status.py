@@ -16,7 +16,7 @@ from adam.contract.clock import boottime_ns, stamp
 from adam.contract.config import Sinks
 from adam.contract.lease import take_lease, write_lease
 from adam.contract.process import start_ticks
-from adam.contract.records import CheckpointSeen, Gpu, Plan, Resume
+from adam.contract.records import CheckpointSeen, Fit, Fitted, Gpu, Plan, Resume
 from adam.contract.shared import Pulse, SharedWord
 from adam.contract.states import Phase
 from adam.daemon.report import describe, human_lines, human_time
@@ -25,7 +25,7 @@ from adam.daemon.status import look
 FIELDS = {
     "schema", "run", "name", "state", "reason", "step", "steps", "tokens", "loss", "val_loss", "val_bits_per_byte",
     "order2_bits_per_byte", "tokens_per_second", "eta_s", "attempt", "restarts", "progress", "trainer", "watchdog", "checkpoint", "snapshot",
-    "upload", "sinks", "gpus", "changes", "breaks", "notes",
+    "upload", "sinks", "gpus", "changes", "fit", "breaks", "notes",
 }  # fmt: skip
 
 
@@ -44,6 +44,25 @@ def write_pulse(paths, name: str = "0", **values) -> None:
         )
     )
     word.close()
+
+
+def test_how_an_update_is_computed(world) -> None:
+    config = world.config()
+    config = msgspec.structs.replace(config, trainer=msgspec.structs.replace(config.trainer, fit="auto"))
+    paths = world.run(config=config)
+    assert describe(look(paths))["fit"] is None
+    chosen = Fitted(8, "states", 0.07, 96_100_000_000)
+    fit = Fit(key="k", attempt=3, room=150_000_000_000, copy=0, measured=(chosen,), chosen=chosen)
+    schema.save(paths.fit, fit)
+    report = describe(look(paths))
+    assert report["fit"]["micro_batch"] == 8 and report["fit"]["measured_by_attempt"] == 3
+    said = "fit         8 samples at once, states of scans computed again: 96.1 GB of 150.0 GB"
+    assert said in human_lines(report)
+    paths.fit.write_bytes(b"{")  # torn by a power cut
+    assert describe(look(paths))["fit"] is None
+    other = world.run("other")
+    schema.save(other.fit, fit)  # it is off now
+    assert describe(look(other))["fit"] is None
 
 
 def test_a_training_run(world) -> None:

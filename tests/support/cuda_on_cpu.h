@@ -38,7 +38,13 @@ template <typename T> T __ldcg(const T* from) { return *from; }
 namespace on_cpu {
 
 constexpr size_t STACK = 128 << 10;
-struct Warp { float values[2][32]; int arrived = 0; long turn = 0; };
+struct Warp {
+  float values[2][32];
+  size_t places[2][32];
+  unsigned words[2][32][6];
+  int arrived = 0;
+  long turn = 0;
+};
 struct Block {
   uint3 index;
   char* shared;
@@ -96,6 +102,16 @@ inline unsigned bf16_of(float x) {
   return std::isnan(x) ? 0x7fff : (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
 }
 inline void ptx_cvt_rn_bf16x2_f32(unsigned& p, float high, float low) { p = bf16_of(high) << 16 | bf16_of(low); }
+// The nearest number of e4m3 (ties to even), in steps of an eighth of its power of two, and of 2^-9 below 2^-6.
+inline unsigned e4m3_of(float x) {
+  const unsigned sign = std::signbit(x) ? 0x80 : 0;
+  const float size = fminf(std::fabs(x), 448.f);
+  if (std::isnan(x)) return 0x7f;
+  int exponent = size < 0.015625f ? -6 : std::ilogb(size);
+  const int steps = (int)std::nearbyint(std::ldexp(size, 3 - exponent));  // 8 to 16, of 2^-6 and below 0 to 8
+  return sign | (unsigned)(steps + 8 * (exponent + 6));
+}
+inline void ptx_cvt_rn_satfinite_e4m3x2_f32(unsigned short& p, float high, float low) { p = e4m3_of(high) << 8 | e4m3_of(low); }
 inline void ptx_cvt_rn_f16x2_f32(unsigned& p, float high, float low) { p = bits_of<_Float16>(high) << 16 | bits_of<_Float16>(low); }
 inline void ptx_halves(float& low, float& high, unsigned p) { low = number_of<_Float16>(p); high = number_of<_Float16>(p >> 16); }
 inline void ptx_cp_async_ca_shared_global(unsigned to, const void* from, int bytes, int given) {
@@ -106,6 +122,63 @@ inline void ptx_cp_async_commit_group() {}
 inline void ptx_cp_async_wait_group() {}
 inline void ptx_ld_acquire_gpu_global_s32(int& value, const int* from) { value = *from; on_cpu::others(); }
 inline void ptx_st_release_gpu_global_s32(int* to, int value) { *to = value; on_cpu::moved = true; }
+
+// Matrices of 8 x 8 halves: lanes 8m to 8m + 7 say where the rows of matrix m lie.
+inline void matrices(unsigned (&found)[4], unsigned address, bool transposed) {
+  on_cpu::Warp& warp = on_cpu::self->block->warps[threadIdx.x / 32];
+  size_t* places = warp.places[warp.turn % 2];
+  const unsigned lane = threadIdx.x % 32;
+  places[lane] = address;
+  on_cpu::wait(warp.arrived, warp.turn, 32);
+  for (unsigned m = 0; m < 4; m++) {
+    const unsigned short* rows[8];
+    for (int r = 0; r < 8; r++) rows[r] = (const unsigned short*)__builtin_assume_aligned(on_cpu::self->block->shared + places[8 * m + r], 1);
+    if (places[8 * m + lane % 8] % 16) __builtin_trap();
+    const unsigned a = lane / 4, b = lane % 4 * 2;
+    const unsigned low = transposed ? rows[b][a] : rows[a][b], high = transposed ? rows[b + 1][a] : rows[a][b + 1];
+    found[m] = high << 16 | low;
+  }
+}
+inline void ptx_ldmatrix_sync_aligned_m8n8_x4_shared_b16(unsigned& a, unsigned& b, unsigned& c, unsigned& d, unsigned address) {
+  unsigned found[4];
+  matrices(found, address, false);
+  a = found[0], b = found[1], c = found[2], d = found[3];
+}
+inline void ptx_ldmatrix_sync_aligned_m8n8_x4_trans_shared_b16(unsigned& a, unsigned& b, unsigned& c, unsigned& d, unsigned address) {
+  unsigned found[4];
+  matrices(found, address, true);
+  a = found[0], b = found[1], c = found[2], d = found[3];
+}
+inline float half_of(unsigned bits, bool bf16) {
+  return bf16 ? __uint_as_float(bits << 16) : number_of<_Float16>(bits & 0xffff);
+}
+inline void product(float (&d)[4], const unsigned (&mine)[6], const float (&c)[4], bool bf16) {
+  on_cpu::Warp& warp = on_cpu::self->block->warps[threadIdx.x / 32];
+  auto& words = warp.words[warp.turn % 2];
+  const unsigned lane = threadIdx.x % 32;
+  memcpy(words[lane], mine, sizeof mine);
+  on_cpu::wait(warp.arrived, warp.turn, 32);
+  for (unsigned i = 0; i < 4; i++) {
+    const unsigned row = lane / 4 + i / 2 * 8, column = lane % 4 * 2 + i % 2;
+    float sum = 0;
+    for (unsigned k = 0; k < 16; k++) {
+      const unsigned a = words[row % 8 * 4 + k % 8 / 2][row / 8 + k / 8 * 2], b = words[column * 4 + k % 8 / 2][4 + k / 8];
+      sum += half_of(a >> k % 2 * 16, bf16) * half_of(b >> k % 2 * 16, bf16);
+    }
+    d[i] = c[i] + sum;
+  }
+}
+#define PRODUCT(name, bf16)                                                                                                          \
+  inline void name(float& d0, float& d1, float& d2, float& d3, unsigned a0, unsigned a1, unsigned a2, unsigned a3, unsigned b0,    \
+                   unsigned b1, float c0, float c1, float c2, float c3) {                                                            \
+    const unsigned mine[6] = {a0, a1, a2, a3, b0, b1};                                                                               \
+    const float c[4] = {c0, c1, c2, c3};                                                                                             \
+    float d[4];                                                                                                                      \
+    product(d, mine, c, bf16);                                                                                                       \
+    d0 = d[0], d1 = d[1], d2 = d[2], d3 = d[3];                                                                                      \
+  }
+PRODUCT(ptx_mma_sync_aligned_m16n8k16_row_col_f32_bf16_bf16_f32, true)
+PRODUCT(ptx_mma_sync_aligned_m16n8k16_row_col_f32_f16_f16_f32, false)
 
 namespace on_cpu {
 

@@ -20,7 +20,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from adam.trainer.ops import native_launch, native_scan
+from adam.trainer.ops import native, native_kernel, native_launch  # noqa: F401  (native registers all operators)
 from adam.trainer.ops.nvrtc import KERNELS, KernelError
 
 HEADER = Path(__file__).with_name("cuda_on_cpu.h")
@@ -111,17 +111,19 @@ class Kernel:
 
 @contextmanager
 def kernels_on_cpu(directory: Path) -> Iterator[None]:
-    """The native scan works on CPU tensors. directory: for what is compiled."""
+    """The native operators work on CPU tensors. directory: for what is compiled."""
     registered = torch.library.Library("adam", "IMPL")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(native_launch, "module", lambda files, macros, device: library(directory, files, macros))
-        patch.setattr(native_launch, "Kernel", Kernel)
+        patch.setattr(native_kernel, "module", lambda files, macros, device: library(directory, files, macros))
+        patch.setattr(native_kernel, "Kernel", Kernel)
         patch.setattr(torch.cuda, "device", lambda device: nullcontext())
         native_launch._load.cache_clear()
-        registered.impl("selective_scan", native_scan._forward, "CPU")
-        registered.impl("selective_scan_backward", native_scan._backward, "CPU")
+        native_kernel.kernel.cache_clear()
+        for name, run in native_kernel.OPERATORS.items():
+            registered.impl(name, run, "CPU")
         try:
             yield
         finally:
             registered._destroy()
+            native_kernel.kernel.cache_clear()
             native_launch._load.cache_clear()

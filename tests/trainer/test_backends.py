@@ -8,7 +8,7 @@ import structlog.testing
 import torch
 
 from adam.contract.errors import ConfigError
-from adam.trainer.ops import backends
+from adam.trainer.ops import backends, self_check_ops
 from adam.trainer.ops.backends import Choice, choose_backend
 from adam.trainer.ops.interface import Ops
 from adam.trainer.ops.native import NativeOps
@@ -195,6 +195,62 @@ def test_the_comparison_finds_each_mistake(dtype: torch.dtype) -> None:
     assert "out is nan" in compare(Wrong("nan"), "cpu", shape, dtype)
     assert compare(ReferenceOps(), "cpu", shape, dtype, copies=5) == compare(Wrong("many"), "cpu", shape, dtype) == ""
     assert "10 x 45 x 20 x 16: out is 1.0e-01" in compare(Wrong("many"), "cpu", shape, dtype, copies=5)
+
+
+class WrongElsewhere(ReferenceOps):
+    """The reference with a mistake in one of the other operations: `forward`, in the gradient of a weight, or NaN."""
+
+    def __init__(self, operation: str, mistake: str) -> None:
+        self.operation, self.mistake = operation, mistake
+
+    def __getattribute__(self, name: str):
+        right = super().__getattribute__(name)
+        if name != super().__getattribute__("operation"):
+            return right
+
+        def wrong(*operands):
+            found = right(*operands)
+            first, *others = found if isinstance(found, tuple) else (found,)
+            if self.mistake == "raises":
+                raise AttributeError("no such thing\nand so on")
+            weight = operands[2] if name in ("add_rms_norm", "gated_rms_norm", "ssd") else operands[1]
+            first = {
+                "forward": first * 1.05,
+                "gradient": first + (weight - weight.detach()).sum().to(first.dtype),
+                "nan": first * torch.nan,
+            }[self.mistake]
+            return (first, *others) if others else first
+
+        return wrong
+
+
+@pytest.mark.parametrize("operation", ["causal_conv1d", "add_rms_norm", "gated_rms_norm", "cross_entropy", "ssd"])
+@pytest.mark.parametrize("mistake", ["forward", "gradient", "nan", "raises"])
+def test_the_comparison_of_the_other_operations_finds_each_mistake(operation: str, mistake: str) -> None:
+    said = self_check_ops.check_ops(WrongElsewhere(operation, mistake), "cpu", torch.float32)
+    what = {
+        "forward": "out is 5.0e-02",
+        "gradient": "the gradient of ",
+        "nan": "out is nan",
+        "raises": "AttributeError: no such thing",
+    }
+    assert said.startswith(f"{operation}, torch.float32, ") and what[mistake] in said and "\n" not in said
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_reference_passes_the_comparison(dtype: torch.dtype) -> None:
+    assert self_check_ops.check_ops(ReferenceOps(), "cpu", dtype) == ""
+
+
+def test_all_kernels_of_a_check_are_compiled_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    ahead = []
+    monkeypatch.setattr("adam.trainer.ops.self_check.compile_all", lambda sources, device: ahead.extend(sources))
+    monkeypatch.setattr("adam.trainer.ops.self_check.compare", lambda *_: "")
+    monkeypatch.setattr(self_check_ops, "check_ops", lambda *_: "")
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    assert self_check(NativeOps(), "bf16", 16) == ""
+    here = {path.name for path in (Path(backends.__file__).parent / "kernels").glob("*.cu")}
+    assert {files[-1] for files, _ in ahead} == here - {"fp8.cu"} and len(ahead) == len(set(ahead))
 
 
 def test_whatever_a_library_raises_is_told_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:

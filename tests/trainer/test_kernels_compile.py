@@ -6,11 +6,11 @@ kernels assert themselves. So what can go wrong shows as an error or as spilled 
 
 import pytest
 
-from adam.trainer.ops import nvrtc
+from adam.trainer.ops import native_ssd, nvrtc
 from adam.trainer.ops.nvrtc import KernelError, compile_kernels, kept_code
 
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100", "sm_103", "sm_120")
-COMMON = "scan_common.cuh"
+SCAN = ("common.cuh", "scan_common.cuh")
 FILES = {
     "forward": ("scan_forward.cu", {"OWN": 4}),
     "forward, little to do": ("scan_forward.cu", {"OWN": 2}),
@@ -20,13 +20,33 @@ FILES = {
     "links forward": ("scan_links.cu", {"BACKWARD": 0}),
     "links backward": ("scan_links.cu", {"BACKWARD": 1}),
 }
+# What a 2.7B model takes, and the widest that there is.
+OTHERS = {
+    "conv forward": (("conv_common.cuh", "conv_forward.cu"), {"TAPS": 4}),
+    "conv backward": (("conv_common.cuh", "conv_backward.cu"), {"TAPS": 4}),
+    "norm": (("norm_common.cuh", "add_norm.cu"), {"THREADS": 128, "ITEMS": 5}),
+    "widest norm": (("norm_common.cuh", "add_norm.cu"), {"THREADS": 512, "ITEMS": 6}),
+    "gated norm": (("norm_common.cuh", "gated_norm.cu"), {"THREADS": 256, "ITEMS": 5}),
+    "cross-entropy": (("cross_entropy.cu",), {}),
+    "AdamW": (("adamw.cu",), {}),
+}
+PAIRS = ("common.cuh", "ssd_common.cuh", "ssd_pairs.cuh")
+DUALITY = {
+    "tokens": (("common.cuh", "ssd_common.cuh", "ssd_tokens.cu"), {"STATES": 128}),
+    "forward": ((*PAIRS, "ssd_forward.cu"), {"SHARED": native_ssd.FORWARD_SHARED}),
+    "backward": ((*PAIRS, "ssd_backward.cu"), {"SHARED": native_ssd.BACKWARD_SHARED}),
+}
 BF16, FP16, FP32 = 0, 1, 2
 
 
 def spilled(what: str, architecture: str, states: int, element: int) -> int:
     """Bytes that the kernels of a file spill, a thread."""
     name, macros = FILES[what]
-    binary = compile_kernels((COMMON, name), {"STATES": states, "ELEMENT": element, **macros}, architecture)
+    return _spilled((*SCAN, name), {"STATES": states, "ELEMENT": element, **macros}, architecture)
+
+
+def _spilled(files: tuple[str, ...], macros: dict[str, int], architecture: str) -> int:
+    binary = compile_kernels(files, macros, architecture)
     resources = binary.resources()
     assert binary.code[:4] == b"\x7fELF" and resources
     assert all(0 < kernel.registers <= 255 and kernel.shared <= 48 * 1024 for kernel in resources.values())
@@ -51,8 +71,24 @@ def test_other_types(what: str, element: int) -> None:
     assert spilled(what, "sm_100", 16, element) <= 32
 
 
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("what", OTHERS)
+def test_the_other_operations_on_all_architectures(what: str, architecture: str) -> None:
+    files, macros = OTHERS[what]
+    for element in (BF16, FP32):
+        assert _spilled(("common.cuh", *files), {"ELEMENT": element, **macros}, architecture) <= 16
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("what", DUALITY)
+def test_the_duality_on_all_architectures(what: str, architecture: str) -> None:
+    files, macros = DUALITY[what]
+    for element in (BF16, FP16):
+        assert _spilled(files, {"ELEMENT": element, **macros}, architecture) <= 160
+
+
 def test_machine_code_is_kept_and_not_believed_blindly(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
-    wanted = (("scan_common.cuh", "scan_sums.cu"), {"STATES": 16, "ELEMENT": BF16}, "sm_90")
+    wanted = ((*SCAN, "scan_sums.cu"), {"STATES": 16, "ELEMENT": BF16}, "sm_90")
     code = kept_code(tmp_path / "kept", *wanted)
     (path,) = (tmp_path / "kept").iterdir()
     with monkeypatch.context() as patch:
@@ -71,7 +107,7 @@ def test_a_kernel_that_does_not_compile_is_named() -> None:
     with pytest.raises(
         KernelError, match=r"scan_forward.cu does not compile for sm_90 with .*'STATES': 16.*OWN"
     ) as raised:
-        compile_kernels((COMMON, "scan_forward.cu"), {"STATES": 16, "ELEMENT": BF16}, "sm_90")
+        compile_kernels((*SCAN, "scan_forward.cu"), {"STATES": 16, "ELEMENT": BF16}, "sm_90")
     assert len(str(raised.value).splitlines()) == 1
 
 
@@ -79,4 +115,4 @@ def test_a_gpu_that_is_too_old_is_named(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(nvrtc.torch.cuda, "get_device_capability", lambda _: (7, 5))
     monkeypatch.setattr(nvrtc.torch.cuda, "get_device_name", lambda _: "Tesla T4")
     with pytest.raises(KernelError, match=r"scan_forward.cu needs a GPU of sm_80 or later, this Tesla T4 is sm_75"):
-        nvrtc.module((COMMON, "scan_forward.cu"), (), 0)
+        nvrtc.module((*SCAN, "scan_forward.cu"), (), 0)

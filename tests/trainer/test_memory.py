@@ -7,7 +7,19 @@ import torch
 
 from adam.contract.config import Trainer
 from adam.contract.model import ModelConfig, resolved
-from adam.trainer.memory import SHARE, STATE_BYTES, kept_bytes, needed_bytes, settle_states
+from adam.trainer.memory import (
+    BLOCKS,
+    INPUTS,
+    KEPT,
+    SHARE,
+    STATE_BYTES,
+    STATES,
+    kept_bytes,
+    layers_again,
+    needed_bytes,
+    set_way,
+    settle_states,
+)
 from adam.trainer.model.lm import MambaLM
 from adam.trainer.ops.native import NativeOps
 from adam.trainer.ops.reference import ReferenceOps
@@ -58,21 +70,66 @@ def test_what_a_block_keeps_tells_what_the_model_keeps() -> None:
 
 
 def test_the_choice() -> None:
-    need = needed_bytes(model(), LENGTH, RUNTIME)
-    for wanted, room, again in (
-        ("auto", int(need / SHARE) + 9, False),
-        ("auto", int(need / SHARE) - 9, True),
-        ("on", 10**15, True),
-        ("off", 0, False),
+    made = model()
+    need = needed_bytes(made, LENGTH, RUNTIME)
+    set_way(made, INPUTS)
+    less = needed_bytes(made, LENGTH, RUNTIME)
+    for wanted, room, layers, forgets in (
+        ("auto", int(need / SHARE) + 9, 0, False),
+        ("auto", int(less / SHARE) + 9, 0, True),
+        ("auto", int(less / SHARE) - 9, 1, True),  # states of the others fit
+        ("auto", 0, LAYERS, True),
+        ("on", 10**15, LAYERS, True),
+        ("off", 0, 0, False),
     ):
         made = model()
         found = settle_states(made, Trainer(recompute=wanted, seq_len=LENGTH), RUNTIME, room)
-        assert isinstance(made.ops, NativeOps) and (found, made.ops.recompute) == (again, again)
+        mixers = [block.mixer for block in made.backbone.layers]
+        assert [mixer.ops.recompute for mixer in mixers] == [number < layers for number in range(LAYERS)]
+        assert {mixer.forget for mixer in mixers} == {forgets} and found is (layers > 0)
+
+
+def test_inputs_of_scans_are_not_kept() -> None:
+    made = model()
+    kept = needed_bytes(made, LENGTH, RUNTIME)
+    set_way(made, INPUTS)
+    of_a_layer = 2 * MICRO_BATCH * LENGTH * SHAPE.d_inner * 2  # the convolution's output and the step sizes, bf16
+    assert kept - needed_bytes(made, LENGTH, RUNTIME) == LAYERS * of_a_layer
+
+
+def test_states_of_some_layers() -> None:
+    made = model()
+    need = {}
+    for layers in (1, 2, 3):
+        set_way(made, STATES, layers)
+        need[layers] = needed_bytes(made, LENGTH, RUNTIME)
+        assert [block.mixer.ops.recompute for block in made.backbone.layers] == [number < layers for number in range(3)]
+    set_way(made, INPUTS)
+    all_kept = needed_bytes(made, LENGTH, RUNTIME)
+    assert not any(block.mixer.ops.recompute for block in made.backbone.layers)
+    a_layer = MICRO_BATCH * (LENGTH // 8 * SHAPE.d_inner * 16 * 4 + LENGTH * SHAPE.d_inner * 2)  # states and y
+    assert [all_kept - need[layers] for layers in (1, 2, 3)] == [a_layer, 2 * a_layer, 3 * a_layer]
+    for spare, layers in ((0, 3), (a_layer - 1, 3), (a_layer, 2), (2 * a_layer + 5, 1), (10 * a_layer, 0), (-5, 3)):
+        assert layers_again(made, LENGTH, RUNTIME, spare) == layers
+
+
+def test_whatever_is_computed_again_gives_the_same_gradients() -> None:
+    tokens = torch.randint(64, (1, 9), generator=torch.Generator().manual_seed(0))
+    found = []
+    for way in ((KEPT,), (INPUTS,), (STATES, 2), (STATES,), (BLOCKS,)):
+        made = model()
+        set_way(made, *way)
+        with RUNTIME.autocast():
+            loss = made.loss(tokens[:, :-1], tokens[:, 1:], None).mean()
+        loss.backward()
+        found.append([parameter.grad for parameter in made.parameters()])
+    for other in found[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
 
 
 def test_what_keeps_no_states_is_left_alone() -> None:
     two = resolved(ModelConfig(arch="mamba2", d_model=32, n_layer=1, d_state=4, headdim=8), 64)
-    for made in (MambaLM(SHAPE, ReferenceOps()), MambaLM(two, NativeOps())):
+    for made in (MambaLM(SHAPE, ReferenceOps()), MambaLM(two, ReferenceOps())):
         assert not settle_states(made, Trainer(recompute="on", seq_len=LENGTH), RUNTIME, 0)
 
 

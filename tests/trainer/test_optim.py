@@ -4,6 +4,8 @@ import itertools
 import subprocess
 import sys
 
+import adamw_checks
+import cuda_on_cpu
 import msgspec
 import pytest
 import torch
@@ -11,6 +13,7 @@ import torch
 from adam.contract.config import Trainer
 from adam.contract.model import ModelConfig, resolved
 from adam.trainer.model.lm import MambaLM
+from adam.trainer.ops.native_adamw import NativeAdamW
 from adam.trainer.ops.reference import ReferenceOps
 from adam.trainer.optim import apply_update, learning_rate, make_optimizer, moments, set_step
 
@@ -94,3 +97,14 @@ def test_training_imports_no_compiler() -> None:
     )
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.skipif(cuda_on_cpu.GXX is None, reason="no g++ to compile the kernels with")
+@pytest.mark.parametrize("check", adamw_checks.CHECKS)
+def test_the_native_one_without_a_gpu(check, tmp_path_factory) -> None:
+    with cuda_on_cpu.kernels_on_cpu(tmp_path_factory.getbasetemp()):
+        check("cpu")
+
+
+def test_the_native_one_is_for_whole_tensors_on_a_gpu() -> None:
+    assert not NativeAdamW.takes([torch.zeros(3)])

@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from adam.contract.model import ModelConfig
 from adam.trainer.model.init import init_weights
@@ -23,10 +24,10 @@ class RMSNorm(nn.Module):
 
 
 class Block(nn.Module):
-    def __init__(self, config: ModelConfig, ops: Ops) -> None:
+    def __init__(self, config: ModelConfig, ops: Ops, linear: type[nn.Linear]) -> None:
         super().__init__()
         self.norm = RMSNorm(config, ops)
-        self.mixer = Mamba1(config, ops) if config.arch == "mamba1" else Mamba2(config, ops)
+        self.mixer = (Mamba1 if config.arch == "mamba1" else Mamba2)(config, ops, linear)
 
     def forward(self, x: Tensor, residual: Tensor | None, resets: Tensor | None) -> tuple[Tensor, Tensor]:
         normed, residual = self.norm(x, residual)
@@ -34,16 +35,21 @@ class Block(nn.Module):
 
 
 class Backbone(nn.Module):
-    def __init__(self, config: ModelConfig, ops: Ops) -> None:
+    def __init__(self, config: ModelConfig, ops: Ops, linear: type[nn.Linear]) -> None:
         super().__init__()
         self.embedding = nn.Embedding(config.vocab_size, config.d_model)
-        self.layers = nn.ModuleList(Block(config, ops) for _ in range(config.n_layer))
+        self.layers = nn.ModuleList(Block(config, ops, linear) for _ in range(config.n_layer))
         self.norm_f = RMSNorm(config, ops)
+        self.recompute = False  # keep of each block its input alone, and compute the rest again in the backward
 
     def forward(self, tokens: Tensor, resets: Tensor | None) -> Tensor:
         x, residual = self.embedding(tokens), None
         for layer in self.layers:
-            x, residual = layer(x, residual, resets)
+            if self.recompute and torch.is_grad_enabled():
+                # Nothing in a block is random.
+                x, residual = checkpoint(layer, x, residual, resets, use_reentrant=False, preserve_rng_state=False)
+            else:
+                x, residual = layer(x, residual, resets)
         normed: Tensor = self.norm_f(x, residual)[0]
         return normed
 
@@ -54,12 +60,13 @@ class MambaLM(nn.Module):
     Args:
         config: with nothing left to fill in (`adam.contract.model.resolved`).
         ops: the backend of its heavy operations.
+        linear: what in_proj and out_proj of each block are.
     """
 
-    def __init__(self, config: ModelConfig, ops: Ops) -> None:
+    def __init__(self, config: ModelConfig, ops: Ops, linear: type[nn.Linear] = nn.Linear) -> None:
         super().__init__()
         self.ops = ops
-        self.backbone = Backbone(config, ops)
+        self.backbone = Backbone(config, ops, linear)
         self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False)
         init_weights(self, config.n_layer)
         if config.tie_embeddings:

@@ -1,22 +1,20 @@
 """How the kernels of the selective scan (`kernels/scan_*.cu`) are compiled, cut into chunks of time and launched."""
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
-from adam.trainer.ops.nvrtc import Kernel, module
+from adam.trainer.ops.native_kernel import ELEMENTS, Macros, Source, kernel, plain, rows
+from adam.trainer.ops.nvrtc import Kernel
 
 SAVED = 8  # steps between two states that are kept, as in scan_common.cuh
 STATES = (4, 8, 16, 32, 64)
-ELEMENTS = {torch.bfloat16: 0, torch.float16: 1, torch.float32: 2}
 HANDOVERS = 8  # chunks of time in which blocks hand a chain on
 SHORTEST = 128  # steps of a chunk
 GRID_ROWS = 65535  # what CUDA takes at most
-COMMON = "scan_common.cuh"
-Macros = tuple[tuple[str, int], ...]
+SHARED = "scan_common.cuh"
 
 
 @dataclass(frozen=True)
@@ -54,11 +52,11 @@ class Operands:
             A.shape[1],
             {"delta": delta, "A": A, "B": B, "C": C, "D": D, "z": z, "delta_bias": bias, "resets": resets},
         )
-        if not (_rows(B) and _rows(C) and B.stride(1) == C.stride(1)):
-            B, C = _plain(B), _plain(C)
-        z = z if _rows(z) else _plain(z)
+        if not (rows(B) and rows(C) and B.stride(1) == C.stride(1)):
+            B, C = plain(B), plain(C)
+        z = z if rows(z) else plain(z)
         resets = None if resets is None else resets.contiguous()
-        u, delta, A, D, bias = (_plain(tensor) for tensor in (u, delta, A, D, bias))
+        u, delta, A, D, bias = (plain(tensor) for tensor in (u, delta, A, D, bias))
         return cls(u, delta, A, B, C, D, z, bias, resets)
 
     @property
@@ -120,9 +118,9 @@ class Loaded:
 
 @lru_cache(maxsize=64)
 def _load(name: str, macros: Macros, device: int) -> Loaded:
-    kernel = Kernel(module((COMMON, f"{name}.cu"), macros, device), name)
-    threads, shared, channels, time = (kernel.number(what) for what in ("threads", "shared", "channels", "time"))
-    return Loaded(kernel, threads, shared, channels, time, kernel.resident(threads, shared))
+    found = kernel((SHARED, f"{name}.cu"), name, macros, device)
+    threads, shared, channels, time = (found.number(what) for what in ("threads", "shared", "channels", "time"))
+    return Loaded(found, threads, shared, channels, time, found.resident(threads, shared))
 
 
 def _forward_kernel(operands: Operands) -> Loaded:
@@ -148,21 +146,17 @@ def known_states(states: int) -> int:
     return next((known for known in STATES if known >= states), states)
 
 
-def compile_ahead(dtype: torch.dtype, states: int, device: int) -> None:
-    """Compile and load all kernels for that type and number of states beside one another, where they are not there yet."""
+def sources(dtype: torch.dtype, states: int) -> list[Source]:
+    """Files and macros of all kernels for that type and number of states."""
     states = known_states(states)
     macros = (("ELEMENT", ELEMENTS[dtype]), ("STATES", states))
-    variants = {
-        "scan_forward": [("OWN", 2), ("OWN", 4)] if states == 16 else [("OWN", 4)],
-        "scan_backward": [("BLOCKS", 2), ("BLOCKS", 3)],
-        "scan_links": [("BACKWARD", 0), ("BACKWARD", 1)],
+    variants: dict[str, list[Macros]] = {
+        "scan_forward": [(("OWN", 2),), (("OWN", 4),)] if states == 16 else [(("OWN", 4),)],
+        "scan_backward": [(("BLOCKS", 2),), (("BLOCKS", 3),)],
+        "scan_links": [(("BACKWARD", 0),), (("BACKWARD", 1),)],
+        "scan_sums": [()],
     }
-    wanted: list[tuple[str, Macros]] = [
-        (f"{name}.cu", (*macros, more)) for name, each in variants.items() for more in each
-    ]
-    wanted.append(("scan_sums.cu", macros))
-    with ThreadPoolExecutor() as pool:
-        list(pool.map(lambda file_and_macros: module((COMMON, file_and_macros[0]), file_and_macros[1], device), wanted))
+    return [((SHARED, f"{name}.cu"), (*macros, *more)) for name, each in variants.items() for more in each]
 
 
 def run_forward(operands: Operands, initial: Tensor | None, *, keep: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -189,7 +183,7 @@ def run_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of u, delta, A, B, C, D, z, the bias and the first state. y, saved: as `run_forward` kept them."""
     batch, length, channels, states = operands.shape
-    dout = _plain(dout)
+    dout = plain(dout)
     du, ddelta, dz = (torch.empty_like(operands.u) for _ in range(3))
     dB, dC = (operands.u.new_empty(batch, length, states) for _ in range(2))
     with torch.cuda.device(operands.device):
@@ -257,7 +251,7 @@ def _link(operands: Operands, cut: Chunks, carry: Tensor, dout: Tensor | None) -
 
 
 def _small(file: str, name: str, operands: Operands, more: Macros) -> Kernel:
-    return Kernel(module((COMMON, f"{file}.cu"), (*operands.macros, *more), operands.device), name)
+    return kernel((SHARED, f"{file}.cu"), name, (*operands.macros, *more), operands.device)
 
 
 def _grid(loaded: Loaded, operands: Operands, cut: Chunks) -> tuple[tuple[int, int, int], int, int]:
@@ -287,20 +281,3 @@ def _check(u: Tensor, states: int, others: dict[str, Tensor | None]) -> None:
                 f"the native scan's {name} is {tuple(tensor.shape)} {tensor.dtype} on {tensor.device}, and u {tuple(u.shape)} wants "
                 f"{tuple(wanted[0])} {wanted[1]} on {wanted[2]}"
             )
-
-
-def _rows(tensor: Tensor) -> bool:
-    """Equally distant rows, each aligned to four elements."""
-    batch, length, _ = tensor.shape
-    between, row, one = tensor.stride()
-    return one == 1 and row % 4 == 0 and _aligned(tensor) and (batch == 1 or between == length * row)
-
-
-def _plain(tensor: Tensor) -> Tensor:
-    """Contiguous and aligned to four elements, which a part of a larger buffer (a gathered parameter) may not be."""
-    tensor = tensor.contiguous()
-    return tensor if _aligned(tensor) else tensor.clone()
-
-
-def _aligned(tensor: Tensor) -> bool:
-    return tensor.data_ptr() % (4 * tensor.element_size()) == 0

@@ -2,8 +2,6 @@
 
 Forward and backward are one kernel each, fused with bias, softplus, skip and gate. For the backward the forward keeps y before the gate
 and the state every SAVED steps; or nothing, and the backward runs the forward again. Sums have one order: bit for bit repeatable.
-
-Registered with `torch.library`'s plain functions: what `custom_op` makes imports dynamo at the first call, two seconds of each start.
 """
 
 from typing import Any
@@ -12,14 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from adam.trainer.ops.native_kernel import derivative, operator
 from adam.trainer.ops.native_launch import Operands, kept, known_states, run_backward, run_forward
 
 _OPERANDS = "Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor D, Tensor z, Tensor delta_bias, Tensor? resets, Tensor? initial"
-_library = torch.library.Library("adam", "DEF")
-_library.define(f"selective_scan({_OPERANDS}, bool keep) -> (Tensor, Tensor, Tensor, Tensor)")
-_library.define(
-    f"selective_scan_backward(Tensor dout, Tensor? d_last, {_OPERANDS}, Tensor y, Tensor saved) -> ({', '.join(['Tensor'] * 9)})"
-)
 
 
 def scan(
@@ -103,14 +97,10 @@ def _gradients(ctx: Any, dout: Tensor | None, d_last: Tensor | None, *_: None) -
     return *gradients, None, None if operands[9] is None else d_initial, None
 
 
-def _no_second_time(*_: Any) -> None:
-    raise RuntimeError("the native scan is differentiable once")
-
-
-_library.impl("selective_scan", _forward, "CUDA")
-_library.impl("selective_scan_backward", _backward, "CUDA")
-torch.library.register_fake("adam::selective_scan", _forward_shapes, lib=_library)
-torch.library.register_fake("adam::selective_scan_backward", _backward_shapes, lib=_library)
-torch.library.register_autograd("adam::selective_scan", _gradients, setup_context=_remember, lib=_library)
-# Without it torch would take second derivatives for 0, and only warn.
-torch.library.register_autograd("adam::selective_scan_backward", _no_second_time, lib=_library)
+operator(f"selective_scan({_OPERANDS}, bool keep) -> (Tensor, Tensor, Tensor, Tensor)", _forward, _forward_shapes)
+operator(
+    f"selective_scan_backward(Tensor dout, Tensor? d_last, {_OPERANDS}, Tensor y, Tensor saved) -> ({', '.join(['Tensor'] * 9)})",
+    _backward,
+    _backward_shapes,
+)
+derivative("selective_scan", _gradients, _remember)

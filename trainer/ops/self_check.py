@@ -1,11 +1,12 @@
-"""Whether a backend's selective scan gives the reference's results on this very machine: forward, backward, with documents."""
+"""Whether a backend gives the reference's results on this very machine: the selective scan, and of our own all else."""
 
 import torch
 from torch import Tensor
 
+from adam.trainer.ops import native_launch, self_check_ops
 from adam.trainer.ops.interface import Ops
 from adam.trainer.ops.native import NativeOps
-from adam.trainer.ops.native_launch import STATES, compile_ahead
+from adam.trainer.ops.native_kernel import Source, compile_all
 from adam.trainer.ops.reference import ReferenceOps
 
 OPERANDS = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias")
@@ -23,20 +24,27 @@ def shapes(states: int) -> list[tuple[tuple[int, int, int, int], int]]:
     return [((2, 45, 20, states), 1), ((2, 300, 68, states), 1), ((2, 300, 68, states), max(128, 4096 // states))]
 
 
+def sources(dtype: torch.dtype, states: int) -> list[Source]:
+    """Files and macros of all our kernels that a check takes."""
+    scan = native_launch.sources(dtype, states) if states <= native_launch.STATES[-1] else []
+    return [*scan, *self_check_ops.sources(dtype)]
+
+
 def self_check(ops: Ops, precision: str, states: int) -> str:
-    """What the scan does wrong on this machine's GPU; empty if nothing."""
+    """What the operations do wrong on this machine's GPU; empty if nothing."""
+    dtype, ours = DTYPES[precision], isinstance(ops, NativeOps)
     try:
-        if isinstance(ops, NativeOps) and states <= STATES[-1]:
-            compile_ahead(DTYPES[precision], states, torch.cuda.current_device())
+        if ours:
+            compile_all(sources(dtype, states), torch.cuda.current_device())
         for shape, copies in shapes(states):
-            wrong = compare(ops, "cuda", shape, DTYPES[precision], copies)
+            wrong = compare(ops, "cuda", shape, dtype, copies)
             if wrong:
                 return wrong
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # noqa: BLE001  (of a library that does not fit, an import raises anything)
         return f"selective_scan, {precision}, {states} states: {type(error).__name__}: {first_line(error)}"
-    return ""
+    return self_check_ops.check_ops(ops, "cuda", dtype) if ours else ""
 
 
 def first_line(error: Exception) -> str:

@@ -1,0 +1,70 @@
+"""Tensors that autograd does not keep, since they are cheap to compute again: of each it remembers how it was made.
+
+    forget = Forgetting()
+    with forget:
+        u = convolution(x)
+        forget(u, lambda: convolution(x))      # whoever saves u for the backward gets it computed again there, once
+        y = scan(u, …)
+
+As `torch.utils.checkpoint`, but for single tensors: what is dear (the states of a scan) stays. The bits are the same.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# Who measures what autograd keeps: hooks on saved tensors do not nest, so that theirs see nothing of what is saved under ours.
+watchers: list[Callable[[Tensor], object]] = []
+
+
+class _Made:
+    """A tensor that can be made again. It is held only until all who have saved it have read it."""
+
+    def __init__(self, tensor: Tensor, make: Callable[[], Tensor]) -> None:
+        self.place, self.numel, self.dtype = tensor.data_ptr(), tensor.numel(), tensor.dtype
+        self.make, self.savers, self.tensor = make, 0, None
+
+    tensor: Tensor | None
+
+    def is_of(self, tensor: Tensor) -> bool:
+        return (tensor.data_ptr(), tensor.numel(), tensor.dtype) == (self.place, self.numel, self.dtype)
+
+    def read(self) -> Tensor:
+        if self.tensor is None:
+            with torch.no_grad():
+                self.tensor = self.make()
+        found, self.savers = self.tensor, self.savers - 1
+        if self.savers <= 0:
+            self.tensor = None
+        return found
+
+
+class Forgetting(torch.autograd.graph.saved_tensors_hooks):
+    """While it is in force, tensors that it was told of are not kept for the backward."""
+
+    def __init__(self) -> None:
+        self._made: list[_Made] = []
+        super().__init__(self._pack, _unpack)
+
+    def __call__(self, tensor: Tensor, make: Callable[[], Tensor]) -> None:
+        """From here on `tensor`, contiguous, is forgotten. make: gives its very bits, from tensors that are kept anyway."""
+        self._made.append(_Made(tensor, make))
+
+    def _pack(self, tensor: Tensor) -> Any:
+        for made in self._made:
+            if made.is_of(tensor) and tensor.is_contiguous():
+                made.savers += 1
+                return made, tensor.shape
+        for watch in watchers:
+            watch(tensor)
+        return tensor
+
+
+def _unpack(kept: Any) -> Tensor:
+    if isinstance(kept, Tensor):
+        return kept
+    made, shape = kept
+    found: Tensor = made.read()
+    return found.view(shape)
