@@ -50,6 +50,13 @@ class Trainer(Section, frozen=True):
         ),
     ] = ""
     device: Annotated[Literal["auto", "cpu", "cuda"], Meta(description="auto: a GPU where there is one")] = "auto"
+    gpus: Annotated[
+        Annotated[int, Meta(ge=1)] | Literal["all"],
+        Meta(
+            description="GPUs that train together, a process each: a number, or all that are seen and that batch_size can be dealt to in "
+            'micro-batches ("all"); with device = "cpu" so many processes on the CPU'
+        ),
+    ] = 1
     backend: Annotated[
         Literal["auto", "native", "mamba_ssm", "torch"],
         Meta(
@@ -327,6 +334,7 @@ def contradictions(config: Config) -> list[str]:
         found.append(
             f"trainer.micro_batch = {trainer.micro_batch}: must divide trainer.batch_size = {trainer.batch_size}"
         )
+    found += several_gpus(trainer)
     if trainer.min_lr > trainer.lr:
         found.append(f"trainer.min_lr = {trainer.min_lr}: must not exceed trainer.lr = {trainer.lr}")
     found += _crossed(config.watchdog)
@@ -335,6 +343,29 @@ def contradictions(config: Config) -> list[str]:
             found.append(f'alerts.kinds has "{kind}": must be of {", ".join(sorted(KINDS))}')
     found += upload_contradictions(config.upload)
     return found + forge_contradictions(config.forge)
+
+
+def several_gpus(trainer: Trainer) -> list[str]:
+    """What several GPUs can't do together."""
+    if trainer.gpus == 1:
+        return []
+    found = []
+    if trainer.fit == "auto":
+        found.append(f"trainer.fit = 'auto': measures one GPU, and trainer.gpus = {trainer.gpus!r}; set it to 'off'")
+    if trainer.optimizer == "muon":
+        found.append(
+            f"trainer.optimizer = 'muon': needs whole matrices, and with trainer.gpus = {trainer.gpus!r} each GPU has a part; use 'adamw'"
+        )
+    if trainer.precision == "fp8":
+        found.append(
+            f"trainer.precision = 'fp8': is for one GPU as yet, and trainer.gpus = {trainer.gpus!r}; use 'bf16'"
+        )
+    if isinstance(trainer.gpus, int) and trainer.batch_size % (trainer.gpus * trainer.micro_batch):
+        found.append(
+            f"trainer.gpus = {trainer.gpus}: trainer.batch_size = {trainer.batch_size} must be a multiple of gpus x micro_batch = "
+            f"{trainer.gpus} x {trainer.micro_batch}"
+        )
+    return found
 
 
 def _crossed(watchdog: Watchdog) -> list[str]:

@@ -112,10 +112,21 @@ def _allowed(kind: Any, path: str) -> list[str]:
         struct = _struct_in(kind)
         if struct is not None and not name.isdigit():
             kind = {field.encode_name: field.type for field in msgspec.structs.fields(struct)}[name]
+    choices = []
+    for node in _alternatives(kind):
+        if isinstance(node, inspect.LiteralType):
+            choices += [str(value) for value in node.values]
+        elif isinstance(node, inspect.IntType):
+            choices.append("a whole number")
+    return choices
+
+
+def _alternatives(kind: Any) -> list[Any]:
+    """The types that a field's value may be of, without what is said about them."""
     node = inspect.type_info(kind)
     while isinstance(node, inspect.Metadata):
         node = node.type
-    return [str(value) for value in node.values] if isinstance(node, inspect.LiteralType) else []
+    return list(node.types) if isinstance(node, inspect.UnionType) else [node]
 
 
 def config_digest(*sections: msgspec.Struct) -> str:
@@ -195,12 +206,13 @@ def _help_and_limits(kind: Any) -> tuple[str, str]:
     while isinstance(node, inspect.Metadata):
         help_text = (node.extra_json_schema or {}).get("description", help_text)
         node = node.type
-    for sign, name in ((">=", "ge"), (">", "gt"), ("<=", "le"), ("<", "lt")):
-        if getattr(node, name, None) is not None:
-            limits.append(f"{sign} {getattr(node, name)}")
-    if isinstance(node, inspect.LiteralType):
-        limits.append(" | ".join(str(value) for value in node.values))
-    return help_text, ", ".join(limits)
+    for one in _alternatives(kind):
+        for sign, name in ((">=", "ge"), (">", "gt"), ("<=", "le"), ("<", "lt")):
+            if getattr(one, name, None) is not None:
+                limits.append(f"{sign} {getattr(one, name)}")
+        if isinstance(one, inspect.LiteralType):
+            limits.append(" | ".join(str(value) for value in one.values))
+    return help_text, (" or " if isinstance(node, inspect.UnionType) else ", ").join(limits)
 
 
 def write_lock(path: Path, config: Config) -> None:

@@ -32,6 +32,7 @@ NUMERICS = (
     "trainer.micro_batch",
     "trainer.fit",
     "trainer.device",
+    "trainer.gpus",
     "trainer.backend",
     "trainer.precision",
     "trainer.threads",

@@ -179,6 +179,20 @@ class StepLog:
             self._log_file = None
 
 
+class NoLog(StepLog):
+    """The log of a rank that writes none: another does."""
+
+    def __init__(self, paths: RunPaths) -> None:
+        self.path, self.newest, self.error = paths.steps, NO_ROW, 0
+        self._waiting, self._uncopied = deque(), 0
+
+    def append(self, row: bytes) -> None:
+        """Forget it."""
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
 def require_logged(paths: RunPaths) -> None:
     """Raise DiskError where the log on disk has not all rows that a snapshot in memory may need: no checkpoint may be ahead of it."""
     if owed := len(waiting_rows(paths)):

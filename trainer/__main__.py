@@ -34,7 +34,7 @@ def main() -> int:
 
 
 @functools.cache
-def load() -> Callable[[Path, int, Callable[[], bool]], bool]:
+def load() -> Callable[..., bool]:
     """`run_attempt`, and torch with it, which takes seconds: looking for garbage, of which an import makes none, took a sixth of them."""
     gc.disable()
     from adam.trainer.attempt import run_attempt
@@ -55,11 +55,21 @@ def attempt(run: Path) -> int:
     faulthandler.register(signal.SIGUSR1, all_threads=True)  # into the log, until the attempt has a file for stacks
     stop = StopFlag()
     run_attempt = load()
-    try:
-        return int(Exit.OK if run_attempt(run, int(os.environ["ADAM_TOKEN"]), stop.asked) else Exit.STOPPED)
-    except MemoryError as error:
-        last_words(f"adam.trainer: out of memory: {str(error).splitlines()[0] if str(error) else 'host'}")
-        return int(Exit.MEMORY)
+    from adam.trainer.place import ALONE, Place, ranks_of
+
+    def one(place: Place) -> int:
+        try:
+            return int(Exit.OK if run_attempt(run, int(os.environ["ADAM_TOKEN"]), stop.asked, place) else Exit.STOPPED)
+        except MemoryError as error:
+            last_words(f"adam.trainer: out of memory: {str(error).splitlines()[0] if str(error) else 'host'}")
+            return int(Exit.MEMORY)
+
+    world = ranks_of(run)
+    if world == 1:
+        return one(ALONE)
+    from adam.trainer.agent import run_ranks
+
+    return run_ranks(world, one)
 
 
 class StopFlag:

@@ -14,25 +14,28 @@ import torch
 from adam.contract import schema
 from adam.contract.config import Config
 from adam.contract.config_file import config_digest, load_config
-from adam.contract.errors import BusyError, DataError, GpuError, UsageError
+from adam.contract.errors import BusyError, ConfigError, GpuError, UsageError
 from adam.contract.model import ModelConfig, resolved
 from adam.contract.paths import RunPaths
 from adam.contract.records import BackendReport, Numerics, Plan, Resume
 from adam.contract.states import Phase
-from adam.contract.steplog import StepLog
+from adam.contract.steplog import NoLog, StepLog
 from adam.trainer.data import open_data
 from adam.trainer.fit import settle_fit, without
 from adam.trainer.gpu import is_gpu_gone
 from adam.trainer.heart import Heart
 from adam.trainer.loop import Loop
-from adam.trainer.memory import STATES, gpu_room, settle_states
+from adam.trainer.memory import STATE_BYTES, STATES, gpu_room, settle_states
 from adam.trainer.model.lm import MambaLM
 from adam.trainer.ops.backends import make_ops
 from adam.trainer.optim import make_optimizer
 from adam.trainer.owed import Owed
+from adam.trainer.place import ALONE, Place, last_device, meeting
 from adam.trainer.restore import restore
 from adam.trainer.runtime import Runtime, fingerprint, set_up
 from adam.trainer.snapshot import Identity, Position, Snapshots
+from adam.trainer.spread import WEIGHT_BYTES, keeps_gathered, spread
+from adam.trainer.together import Together
 from adam.trainer.weights import begin_with
 
 # What torch says where the host's allocator, CUDA itself (pinned memory, the context) or cuBLAS had too little.
@@ -41,19 +44,22 @@ OUT_OF_MEMORY = ("DefaultCPUAllocator: ", "CUDA error: out of memory", "CUBLAS_S
 log = structlog.get_logger()
 
 
-def run_attempt(run: Path, token: int, stop_requested: Callable[[], bool]) -> bool:
+def run_attempt(run: Path, token: int, stop_requested: Callable[[], bool], place: Place = ALONE) -> bool:
     """Train as `run/plan.json` says. True when all steps are done, False when somebody asked to stop.
+
+    place: this process's among those that train together.
 
     Raises AdamError of the kind that says what is wrong, MemoryError where host or GPU has too little.
     """
     paths = RunPaths(run)
     plan = _read_plan(paths, token)
     config = load_config(paths.lock)
-    heart = Heart(paths, plan.attempt, token)
+    heart = Heart(paths, plan.attempt, token, place.rank)
     heart.enter(Phase.LOADING)
     try:
-        with _stacks_into(paths.log("stacks")):
-            return _train(paths, plan, config, heart, stop_requested)
+        with _stacks_into(paths.log(place.stacks)), meeting(place, config.trainer, last_device(paths)):
+            together = Together(heart, stop_requested, place.rank, place.world)
+            return _train(paths, plan, config, heart, together)
     except RuntimeError as error:
         if is_out_of_memory(error):
             raise MemoryError(str(error)) from error
@@ -92,21 +98,12 @@ def _read_plan(paths: RunPaths, token: int) -> Plan:
     return plan
 
 
-def last_device(paths: RunPaths) -> str:
-    """On which device the last attempt of this run was; empty where that is not known."""
-    try:
-        numerics = schema.load(paths.numerics, Numerics)
-    except DataError:
-        return ""  # torn by a power cut; it is written anew
-    return numerics.parts.get("device", "") if numerics is not None else ""
-
-
-def _train(paths: RunPaths, plan: Plan, config: Config, heart: Heart, stop_requested: Callable[[], bool]) -> bool:
-    runtime = set_up(config.trainer, config.model, plan, paths.kernel_checks, last_device(paths))
+def _train(paths: RunPaths, plan: Plan, config: Config, heart: Heart, together: Together) -> bool:
+    runtime = _set_up(paths, plan, config, together)
     data = open_data(paths, config.trainer.seq_len)
     shape = resolved(config.model, data.manifest.vocab_size)
     model = make_model(shape, config.trainer.seed, runtime)
-    owed = Owed()
+    owed = Owed(writes=together.first)
     fit, recompute = None, False
     if config.trainer.fit == "auto":
         heart.enter(Phase.CHECKING)
@@ -118,7 +115,11 @@ def _train(paths: RunPaths, plan: Plan, config: Config, heart: Heart, stop_reque
         recompute = fit.chosen.again == STATES
         heart.enter(Phase.LOADING)
     else:
-        recompute = settle_states(model, config.trainer, runtime, gpu_room() if runtime.device == "cuda" else 0)
+        recompute = settle_states(model, config.trainer, runtime, _room(model, runtime, together))
+    if not plan.resume and config.trainer.weights:
+        begin_with(paths.root / config.trainer.weights, model, shape, heart.beat)
+    if together.world > 1:
+        spread(model, runtime.device, keep=keeps_gathered(model, runtime.device))
     optimizer = make_optimizer(model, config.trainer)
     identity = Identity(
         run=paths.identity,
@@ -128,11 +129,11 @@ def _train(paths: RunPaths, plan: Plan, config: Config, heart: Heart, stop_reque
         fingerprint=fingerprint(runtime.parts()),
         config_digest=config_digest(shape),
         data_digest=data.manifest.splits["train"].tokens.sha256,
+        rank=together.rank,
+        world=together.world,
     )
     heart.beat()
     position = Position()
-    if not plan.resume and config.trainer.weights:
-        begin_with(paths.root / config.trainer.weights, model, shape, heart.beat)
     if plan.resume:
         position = _resume(paths, plan.resume, model, optimizer, identity, heart.beat)
     parts = runtime.parts()
@@ -142,7 +143,7 @@ def _train(paths: RunPaths, plan: Plan, config: Config, heart: Heart, stop_reque
     owed.save(paths.backend_report, report)
     heart.beat(step=position.step)
     snapshots = Snapshots(paths, model, optimizer, identity, use_ram=config.checkpoint.ram == "auto")
-    steps = StepLog(paths)
+    steps = StepLog(paths) if together.first else NoLog(paths)
     log.info("training", step=position.step, of=config.trainer.steps, attempt=plan.attempt, **parts)
     loop = Loop(
         config=config,
@@ -156,7 +157,7 @@ def _train(paths: RunPaths, plan: Plan, config: Config, heart: Heart, stop_reque
         heart=heart,
         owed=owed,
         validation=paths.validation,
-        stop_requested=stop_requested,
+        together=together,
     )
     try:
         return loop.run(position)
@@ -167,6 +168,34 @@ def _train(paths: RunPaths, plan: Plan, config: Config, heart: Heart, stop_reque
     finally:
         snapshots.close()
         steps.close()
+
+
+def _set_up(paths: RunPaths, plan: Plan, config: Config, together: Together) -> Runtime:
+    """How this rank computes: as all do. The first one checks kernels and compiles them; the others find that done."""
+
+    def mine() -> Runtime:
+        was_on = last_device(paths)
+        return set_up(config.trainer, config.model, plan, paths.kernel_checks, was_on, together.world)
+
+    runtime = mine() if together.first else None
+    together.told(0)
+    runtime = runtime or mine()
+    backends = together.each(runtime.backend)
+    if len(set(backends)) > 1:
+        raise ConfigError(
+            f"the GPUs can't compute alike: their backends are {', '.join(backends)}", "name one as trainer.backend"
+        )
+    return runtime
+
+
+def _room(model: MambaLM, runtime: Runtime, together: Together) -> int:
+    """Bytes of a GPU that training may take, as if all of weights, gradients and moments were there, though only a part of them is."""
+    if runtime.device != "cuda":
+        return 0
+    weights = sum(parameter.numel() for parameter in model.parameters())
+    elsewhere = STATE_BYTES * weights * (together.world - 1) // together.world
+    gathered = WEIGHT_BYTES * weights if together.world > 1 and keeps_gathered(model, runtime.device) else 0
+    return min(together.each(gpu_room())) + elsewhere - gathered
 
 
 def _resume(

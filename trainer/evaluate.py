@@ -13,6 +13,7 @@ from adam.contract.schema import Record
 from adam.trainer.data import Batch, Data
 from adam.trainer.model.lm import MambaLM
 from adam.trainer.sums import all_sums
+from adam.trainer.together import Together
 
 CHUNK = 256  # tokens whose logits are there twice over
 
@@ -78,6 +79,7 @@ def evaluate(
     forward: Callable[[Batch], torch.Tensor],
     tally: Tally,
     keep: Callable[[Tally], None],
+    together: Together,
 ) -> Score:
     """The score over the first `tokens` validation tokens (whole windows, at least one).
 
@@ -85,19 +87,26 @@ def evaluate(
         forward: a batch to the losses of its targets, (B, L) fp32, in nats.
         tally: what an earlier process has done of it; the score is the same to the bit.
         keep: called with how far it has come after each micro-batch.
+        together: the ranks, each of which computes a micro-batch at a time, in order.
     """
     windows = max(1, min(data.val.count, tokens // data.val.seq_len))
     model.eval()
     began = time.perf_counter() - tally.seconds
-    for begin in range(tally.windows, windows, micro_batch):
-        end = min(begin + micro_batch, windows)
-        batch = data.val.batch(list(range(begin, end)))
+    for begin in range(tally.windows, windows, together.world * micro_batch):
+        own = range(windows)[together.share(begin, micro_batch)]
+        batch = data.val.batch(list(own) or [begin])  # what is spread over the ranks is computed by all or by none
+        losses = forward(batch)
+        nats, targets, text_bytes = together.sums(
+            float(losses.sum(dtype=torch.float64)) if own else 0.0,
+            batch.targets.numel() if own else 0,
+            int(data.token_bytes[batch.targets].sum()) if own else 0,
+        )
         tally = msgspec.structs.replace(
             tally,
-            windows=end,
-            nats=tally.nats + float(forward(batch).sum(dtype=torch.float64)),
-            targets=tally.targets + batch.targets.numel(),
-            text_bytes=tally.text_bytes + int(data.token_bytes[batch.targets].sum()),
+            windows=min(begin + together.world * micro_batch, windows),
+            nats=tally.nats + nats,
+            targets=tally.targets + int(targets),
+            text_bytes=tally.text_bytes + int(text_bytes),
             seconds=time.perf_counter() - began,
         )
         keep(tally)

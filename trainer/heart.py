@@ -16,10 +16,11 @@ PAUSE_POLL_S = 0.2
 class Heart:
     """Written by the loop itself, never by a thread: a pulse that moves means that training does."""
 
-    def __init__(self, paths: RunPaths, attempt: int, token: int) -> None:
-        self._pulse: SharedWord[Pulse] = SharedWord(paths.pulse("0"), Pulse, write=True)
+    def __init__(self, paths: RunPaths, attempt: int, token: int, rank: int = 0) -> None:
+        self._pulse: SharedWord[Pulse] = SharedWord(paths.pulse(str(rank)), Pulse, write=True)
         self._control_path = paths.control
         self._control: SharedWord[Control] | None = None
+        self._followed: Control | None = None
         self._token = token
         self._phase = Phase.IMPORTING
         self._entered = boottime_ns()
@@ -58,6 +59,14 @@ class Heart:
             self.enter(before)
 
     def control(self) -> Control:
+        """What this rank does: what the watchdog wants, or what all ranks have agreed to `follow`."""
+        return self.asked() if self._followed is None else self._followed
+
+    def follow(self, word: Control) -> None:
+        """Do as `word` says, whatever the file says meanwhile: where there are several ranks, they see it at different times."""
+        self._followed = word
+
+    def asked(self) -> Control:
         """What the watchdog wants now; words for another attempt, or from before it, want nothing."""
         if self._control is None:
             try:

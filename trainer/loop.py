@@ -8,7 +8,6 @@ The order matters for exactness: a step is logged before a snapshot of it is tak
 import math
 import os
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -21,7 +20,7 @@ from adam.contract.config import Config
 from adam.contract.errors import DataError, DiskError, NumericError
 from adam.contract.records import Plan, StepRow, encode_line
 from adam.contract.shared import Control
-from adam.contract.slots import RAM
+from adam.contract.slots import MILESTONE, RAM
 from adam.contract.states import Phase
 from adam.contract.steplog import RowKey, StepLog
 from adam.trainer.data import Batch, Data
@@ -35,10 +34,13 @@ from adam.trainer.pace import Pace
 from adam.trainer.replay import Replay, gradient_sums
 from adam.trainer.runtime import Runtime, fingerprint
 from adam.trainer.snapshot import Position, Snapshots
+from adam.trainer.spread import whole
+from adam.trainer.together import Together
 from adam.trainer.window import Window
 
 LONGEST_WAIT_FOR_SLOTS_S = 60.0
 POLL_S = 0.05
+WHYS = ("", MILESTONE, "request", "interval", RAM)  # a snapshot is due
 KEEP_S = 1.0  # between two notes of how far a validation has come
 
 log = structlog.get_logger()
@@ -58,7 +60,7 @@ class Update(msgspec.Struct, frozen=True):
 
 
 class Loop:
-    """One attempt of training. `stop_requested` is asked at each micro-step boundary; `validation` is where a Tally is kept."""
+    """One attempt of training, on this rank. `validation` is where a Tally is kept."""
 
     def __init__(
         self,
@@ -74,7 +76,7 @@ class Loop:
         heart: Heart,
         owed: Owed,
         validation: Path,
-        stop_requested: Callable[[], bool],
+        together: Together,
     ) -> None:
         self.config, self.plan, self.runtime = config, plan, runtime
         self.data, self.model, self.optimizer = data, model, optimizer
@@ -86,7 +88,7 @@ class Loop:
         )
         # A backend whose gradients differ from time to time says nothing about the chip.
         self.replay = Replay(config.numeric.replay_minutes if model.ops.repeatable else 0.0, plan.sound)
-        self._stop_requested = stop_requested
+        self.together = together
         self._window = Window(runtime.device)
         self._validation, self._kept_at = validation, 0.0
         self._told = 0  # snapshots that the pulse speaks of
@@ -118,17 +120,17 @@ class Loop:
         started, paused_before = time.perf_counter(), self.heart.paused_s
         positions, behind = take(position.samples, trainer.batch_size, self.plan.skip)
         losses, data_wait = [], 0.0
-        for micro, begin in enumerate(range(0, trainer.batch_size, self.runtime.micro_batch)):
+        at_once = self.together.world * self.runtime.micro_batch
+        for micro, begin in enumerate(range(0, trainer.batch_size, at_once)):
             if self._should_stop(position):
                 self.optimizer.zero_grad(set_to_none=True)
                 return None
             fetched = time.perf_counter()
-            chosen = positions[begin : begin + self.runtime.micro_batch]
+            chosen = positions[self.together.share(begin, self.runtime.micro_batch)]
             batch = self.data.train.batch([self.order.sample_at(p) for p in chosen])
             data_wait += time.perf_counter() - fetched
-            losses.append(
-                self._twice(batch, position, behind) if micro == 0 and self.replay.due else self._backward(batch)
-            )
+            twice = micro == 0 and self.together.told(self.replay.due)
+            losses.append(self._twice(batch, position, behind) if twice else self._backward(batch))
             self.heart.beat(micro_step=micro + 1)
             self._finish_save()
         rate = learning_rate(position.step, trainer) * self.plan.lr_factor
@@ -140,16 +142,15 @@ class Loop:
         update = Update(done, position.samples, loss, grad_norm, rate, seconds, data_wait)
         if not (math.isfinite(loss) and math.isfinite(grad_norm)):
             self._log(update, None)
+            self.together.each(None)  # or the first rank might be ended before it has logged why
             raise NumericError(f"step {done.step}: loss {loss}, gradient norm {grad_norm}")
         return update
 
     def _should_stop(self, position: Position) -> bool:
         # A pause stands between two micro-steps: what a save writes then is the last whole step, as at a stop.
-        self.heart.wait_while_paused(lambda: self._save_if_asked(position))
-        return self._asked_to_stop()
-
-    def _asked_to_stop(self) -> bool:
-        return self._stop_requested() or bool(self.heart.control().stop)
+        self.together.look()
+        self.heart.wait_while_paused(lambda: self._during_pause(position))
+        return self.together.stopping()
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """Losses of a batch's targets in nats, (B, L) fp32."""
@@ -168,9 +169,10 @@ class Loop:
         first = gradient_sums(self._backward(batch), self.model.parameters())
         self.optimizer.zero_grad(set_to_none=True)
         share = self._backward(batch)
-        if gradient_sums(share, self.model.parameters()) != first:
+        if not self.together.all(gradient_sums(share, self.model.parameters()) == first):
             done = msgspec.structs.replace(position, step=position.step + 1, samples=behind)
             self._log(Update(done, position.samples, math.nan, math.nan, 0.0, 0.0, 0.0, self.replay.sound), None)
+            self.together.each(None)
             raise NumericError(f"step {done.step}: a micro-batch that was computed twice came out differently")
         self.replay.agreed(position.step)
         self.heart.beat(sound=position.step)
@@ -179,8 +181,9 @@ class Loop:
 
     def _apply(self, losses: list[torch.Tensor], rate: float) -> tuple[float, float]:
         """(loss, norm of the gradient before clipping); the update is left out where either is not finite."""
-        norm = clip_gradients(self.model, self.optimizer, self.config.trainer.clip)
-        loss, grad_norm = self._window.read(torch.stack([torch.stack(losses).double().sum(), norm.double()]))
+        norm = whole(clip_gradients(self.model, self.optimizer, self.config.trainer.clip))
+        total = self.together.total(torch.stack(losses).double().sum())
+        loss, grad_norm = self._window.read(torch.stack([total, norm.double()]))
         if math.isfinite(grad_norm) and math.isfinite(loss):
             self.snapshots.before_update()
             set_rate(self.optimizer, rate)
@@ -203,16 +206,21 @@ class Loop:
         self._write_owed()
         self._finish_save()
         control = self.heart.control()
-        if why := self.pace.due(position.step, control, in_ram=self.snapshots.in_ram):
+        if why := self._due(position, control, in_ram=self.snapshots.in_ram):
             self._save(position, why, control)
 
-    def _save_if_asked(self, position: Position) -> None:
-        """During a pause: no step is done, so nothing is due by itself."""
+    def _due(self, position: Position, control: Control, *, in_ram: bool) -> str:
+        """Why a snapshot is to be taken now, as rank 0 sees it; empty: it is not."""
+        return WHYS[self.together.told(WHYS.index(self.pace.due(position.step, control, in_ram=in_ram)))]
+
+    def _during_pause(self, position: Position) -> None:
+        """Save where somebody asks for it: no step is done, so nothing is due by itself."""
         self._write_owed()
         self._finish_save()
         control = self.heart.control()
-        if self.pace.asked(control) and (why := self.pace.due(position.step, control, in_ram=False)):
+        if self.pace.asked(control) and (why := self._due(position, control, in_ram=False)):
             self._save(position, why, control)
+        self.together.look()
 
     def _evaluation_due(self, step: int, total: int) -> bool:
         every = self.config.trainer.eval_every
@@ -228,6 +236,7 @@ class Loop:
                 forward=self.forward,
                 tally=self._begun_validation(step),
                 keep=self._keep_validation,
+                together=self.together,
             )
             sure = self._sureness()
         log.info("validated", val_loss=round(score.loss, 4), bits_per_byte=round(score.bits_per_byte, 4))
@@ -235,7 +244,7 @@ class Loop:
 
     def _begun_validation(self, step: int) -> Tally:
         """What a process that has died meanwhile did of this very validation."""
-        key = key_of(
+        own = key_of(
             self.model.parameters(),
             step,
             fingerprint(self.runtime.parts()),
@@ -243,10 +252,12 @@ class Loop:
             self.config.trainer.eval_tokens,
             self.runtime.micro_batch,
         )
+        key = " ".join(self.together.each(own))  # each rank has other weights
         try:
-            begun = schema.load(self._validation, Tally)
+            begun = schema.load(self._validation, Tally) if self.together.first else None
         except (DataError, OSError):
             begun = None  # torn by a power cut, or can't be read: it only saves time
+        begun = self.together.each(begun)[0]
         return begun if begun is not None and begun.key == key else Tally(key=key)
 
     def _keep_validation(self, tally: Tally) -> None:
@@ -290,7 +301,7 @@ class Loop:
         )
         self._write_owed()
         # What waits is bounded, and none of it is dropped: training stands still, which is no hang.
-        while self.steps.full and not self._asked_to_stop():
+        while self.steps.full and not self.together.asked_to_stop():
             with self.heart.during(Phase.PAUSED):
                 time.sleep(POLL_S)
                 self._write_owed()
@@ -342,9 +353,9 @@ class Loop:
             control, began = self.heart.control(), time.monotonic()
             while not self.snapshots.take(position, why=why, control=control, logged=self._logged()):
                 # A finished run waits for room as long as people want it: all that was trained since is at stake.
-                patient = why == "final" and not self._asked_to_stop()
-                trouble = self._trouble()
-                if trouble and not patient and time.monotonic() - began > LONGEST_WAIT_FOR_SLOTS_S:
+                patient = why == "final" and not self.together.asked_to_stop()
+                over = not patient and time.monotonic() - began > LONGEST_WAIT_FOR_SLOTS_S
+                if trouble := self.together.each(self._trouble() if over else "")[0]:
                     raise DiskError(trouble, "free some space; training goes on from the last checkpoint")
                 self.heart.beat()
                 time.sleep(POLL_S)

@@ -15,15 +15,21 @@ log = structlog.get_logger()
 
 
 class Owed:
-    """The newest record of each file that is not written yet. Used by several threads."""
+    """The newest record of each file that is not written yet. Used by several threads.
 
-    def __init__(self) -> None:
+    One that does not write (another rank does) forgets what it is given.
+    """
+
+    def __init__(self, *, writes: bool = True) -> None:
+        self._writes = writes
         self._records: dict[Path, tuple[Record, bool]] = {}
         self._lock = threading.Lock()
         self._again_at = 0.0
 
     def save(self, path: Path, record: Record, *, durable: bool = True) -> None:
         """Replace the file at `path` with `record`, now or later."""
+        if not self._writes:
+            return
         with self._lock:
             self._records[path] = record, durable
             if why := self._trouble_of(path):

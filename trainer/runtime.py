@@ -29,6 +29,7 @@ class Runtime(msgspec.Struct, frozen=True):
     backend: str
     threads: int
     micro_batch: int
+    ranks: int = 1
     failed: tuple[str, ...] = ()  # faster backends that failed their self-check
 
     def autocast(self) -> torch.autocast:
@@ -45,7 +46,7 @@ class Runtime(msgspec.Struct, frozen=True):
     def parts(self) -> dict[str, str]:
         """What the bits hang on, as text."""
         name = torch.cuda.get_device_name() if self.device == "cuda" else torch.backends.cpu.get_cpu_capability()
-        return {
+        parts = {
             "torch": str(torch.__version__),
             "python": platform.python_version(),
             "machine": platform.machine(),
@@ -55,26 +56,31 @@ class Runtime(msgspec.Struct, frozen=True):
             "threads": str(self.threads),
             "micro_batch": str(self.micro_batch),
         }
+        return parts if self.ranks == 1 else {**parts, "ranks": str(self.ranks)}
 
 
 def fingerprint(parts: dict[str, str]) -> str:
     return hashlib.sha256(msgspec.json.encode(parts, order="sorted")).hexdigest()[:16]
 
 
-def set_up(config: Trainer, model: ModelConfig, plan: Plan, kernel_checks: Path, was_on: str) -> Runtime:
+def set_up(
+    config: Trainer, model: ModelConfig, plan: Plan, kernel_checks: Path, was_on: str, ranks: int = 1
+) -> Runtime:
     """Choose device, precision, backend and threads, and make torch deterministic.
 
     kernel_checks: where it stands which backends have passed their self-check. was_on: the device of the run's last attempt; empty: none.
+    ranks: how many train together.
 
     Raises ConfigError where the configuration asks for what this machine does not have, GpuError where it has no GPU any more.
     """
     device = choose_device(config, was_on)
     precision = config.precision if config.precision != "auto" else ("bf16" if device == "cuda" else "fp32")
-    threads = config.threads or len(os.sched_getaffinity(0))
+    threads = config.threads or max(1, len(os.sched_getaffinity(0)) // ranks)
     micro_batch = plan.micro_batch or config.micro_batch
-    if config.batch_size % micro_batch:
+    if config.batch_size % (ranks * micro_batch):
+        among = f" among {ranks} GPUs" if ranks > 1 else ""
         raise ConfigError(
-            f"the plan's micro-batch {micro_batch} does not divide trainer.batch_size = {config.batch_size}"
+            f"the plan's micro-batch {micro_batch} does not divide trainer.batch_size = {config.batch_size}{among}"
         )
     torch.set_num_threads(threads)
     # What use_deterministic_algorithms(True) sets too, but that imports inductor: 1.2 s of each start.
@@ -84,7 +90,7 @@ def set_up(config: Trainer, model: ModelConfig, plan: Plan, kernel_checks: Path,
     choice = choose_backend(plan.backend or config.backend, device, scan_type, scan_states(model), kernel_checks)
     if precision == "fp8":
         require_fp8(model, device)
-    return Runtime(device, precision, choice.name, threads, micro_batch, choice.failed)
+    return Runtime(device, precision, choice.name, threads, micro_batch, ranks, choice.failed)
 
 
 def require_fp8(model: ModelConfig, device: str) -> None:

@@ -18,7 +18,8 @@ def tensor_sum(tensor: Tensor) -> str:
 
 
 def all_sums(tensors: list[Tensor]) -> list[str]:
-    """The checksums of tensors of one device, waiting for it once."""
+    """The checksums of tensors of one device, waiting for it once; of one that is spread over ranks, that of this rank's part."""
+    tensors = [tensor.to_local() if hasattr(tensor, "to_local") else tensor for tensor in tensors]
     if tensors[0].device.type == "cpu":
         return [tensor_sum(tensor) for tensor in tensors]
     return read_sums(torch.stack([device_sum(tensor) for tensor in tensors]))

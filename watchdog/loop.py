@@ -88,6 +88,7 @@ def settings_of(config: Config) -> Settings:
         ),
         batch_size=config.trainer.batch_size,
         micro_batch=config.trainer.micro_batch,
+        gpus=config.trainer.gpus if isinstance(config.trainer.gpus, int) else 1,
         rollbacks=config.numeric.rollbacks,
         healthy_steps=config.numeric.healthy_steps,
         lr_factor=config.numeric.lr_factor,

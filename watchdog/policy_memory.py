@@ -14,7 +14,7 @@ def shrink(turn: Turn, kind: FailureClass) -> bool:
     if kind != FailureClass.MEMORY or turn.plan.program != "trainer":
         return False
     before = turn.micro_batch or turn.settings.micro_batch
-    after = smaller(before, turn.settings.batch_size)
+    after = smaller(before, turn.settings.batch_size // turn.settings.gpus)
     if after == before:
         return False
     turn.set(changes=replace(turn.changes, micro_batch=after))
@@ -26,6 +26,6 @@ def shrink(turn: Turn, kind: FailureClass) -> bool:
     return True
 
 
-def smaller(micro_batch: int, batch_size: int) -> int:
-    """The largest divisor of `batch_size` that is at most half of `micro_batch`; 1 stays 1."""
-    return next((size for size in range(micro_batch // 2, 0, -1) if batch_size % size == 0), micro_batch)
+def smaller(micro_batch: int, share: int) -> int:
+    """The largest divisor of a GPU's share of the batch that is at most half of `micro_batch`; 1 stays 1."""
+    return next((size for size in range(micro_batch // 2, 0, -1) if share % size == 0), micro_batch)

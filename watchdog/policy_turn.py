@@ -59,7 +59,7 @@ class Turn:
         """Samples at once where memory did not suffice for the configured number; 0: as configured."""
         size, settings = self.changes.micro_batch, self.settings
         # People may have configured an even smaller one since.
-        return size if 0 < size < settings.micro_batch and settings.batch_size % size == 0 else 0
+        return size if 0 < size < settings.micro_batch and settings.batch_size % (size * settings.gpus) == 0 else 0
 
     @property
     def wish_stamp(self) -> float:

@@ -53,6 +53,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     seed: int = 0  # of the jitter
     batch_size: int = 1
     micro_batch: int = 1
+    gpus: int = 1  # that an update is dealt to in whole micro-batches; 1 too where the trainer chooses how many
     rollbacks: int = 3  # these three are keys of [numeric]
     healthy_steps: int = 50
     lr_factor: float = 1.0

@@ -1,0 +1,106 @@
+"""Several ranks train as one does: real processes on the CPU, started by torchrun's agent, FSDP2 over gloo."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from small_run import make_run, small_config, write_plan
+
+from adam.contract.config import Trainer
+from adam.contract.durable import whole_lines
+from adam.contract.errors import ConfigError, GpuError
+from adam.contract.model import ModelConfig
+from adam.contract.paths import RunPaths
+from adam.contract.records import Plan, StepRow, decode_step
+from adam.trainer.place import count_ranks
+
+pytestmark = pytest.mark.timeout(600)  # processes on two cores import torch for half a minute
+
+
+def start(paths: RunPaths, plan: Plan, **environment: str) -> "subprocess.Popen[bytes]":
+    """The trainer, as a launcher starts it."""
+    with paths.log("trainer").open("ab") as log:
+        return subprocess.Popen(
+            [sys.executable, "-P", "-m", "adam.trainer", "--run", str(paths.root)],
+            env={**os.environ, "ADAM_TOKEN": str(plan.token), "PYTHONSAFEPATH": "1", **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            process_group=0,
+        )
+
+
+def train(paths: RunPaths, plan: Plan) -> int:
+    """The exit code of an attempt; minus a signal's number."""
+    process = start(paths, plan)
+    try:
+        return process.wait(500)
+    finally:
+        if process.returncode is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def rows(paths: RunPaths) -> list[StepRow]:
+    return [decode_step(line, paths.steps) for _, line in whole_lines(paths.steps)]
+
+
+def bits(paths: RunPaths) -> list[tuple[object, ...]]:
+    return [(row.step, row.loss, row.grad_norm, row.val_loss, row.first_sample) for row in rows(paths)]
+
+
+def config(world: int, arch: str = "mamba1", **trainer):
+    values = {"steps": 30, "batch_size": 8, "micro_batch": 2, "eval_every": 15, "eval_tokens": 112, **trainer}
+    made = small_config(gpus=world, **values)
+    from msgspec.structs import replace
+
+    shape = ModelConfig(arch=arch, d_model=12, n_layer=2, d_state=4, headdim=8, chunk_size=8)
+    return replace(made, model=shape)
+
+
+def trained(place: Path, world: int, **changes) -> RunPaths:
+    paths = make_run(place, config(world, **changes))
+    assert train(paths, write_plan(paths)) == 0, paths.log("trainer").read_text()
+    return paths
+
+
+@pytest.mark.parametrize("arch", ["mamba1", "mamba2"])
+def test_two_ranks_have_the_losses_of_one_and_the_same_bits_each_time(tmp_path, arch: str) -> None:
+    one, two, again = (trained(tmp_path / f"{n}", world, arch=arch) for n, world in enumerate((1, 2, 2)))
+    assert bits(two) == bits(again)
+    single, both = rows(one), rows(two)
+    assert [row.step for row in both] == list(range(1, 31))
+    assert [(row.first_sample, row.end_sample, row.tokens) for row in both] == [
+        (row.first_sample, row.end_sample, row.tokens) for row in single
+    ]
+    for name in ("loss", "grad_norm"):
+        assert [getattr(row, name) for row in both] == pytest.approx([getattr(row, name) for row in single], rel=1e-5)
+    checked = [row for row in single if row.val_loss is not None]
+    assert [row.step for row in checked] == [15, 30]
+    for row in checked:
+        found = both[row.step - 1]
+        assert found.val_loss == pytest.approx(row.val_loss, rel=1e-5)
+        assert found.val_bits_per_byte == pytest.approx(row.val_bits_per_byte, rel=1e-5)
+        assert found.entropy == pytest.approx(row.entropy, rel=1e-5)
+
+
+def test_how_many_ranks_there_are() -> None:
+    def count(gpus: int | str, names: list[str], device: str = "auto", was_on: str = "", at_once: int = 2) -> int:
+        return count_ranks(Trainer(gpus=gpus, device=device, batch_size=32), was_on, at_once, lambda: names)
+
+    assert count(1, []) == 1
+    assert count(2, ["H200"] * 4) == 2 and count("all", ["H200"] * 4) == 4
+    assert count("all", ["H200"] * 7) == 4  # 32 samples can't be dealt to 5, 6 or 7
+    assert count("all", ["H200"] * 4, at_once=16) == 2
+    assert count("all", []) == 1 and count("all", ["H200"] * 4, device="cpu") == 1
+    assert count(2, [], device="cpu") == 2
+    with pytest.raises(ConfigError, match=r"^trainer.gpus = 4, but torch sees 2; run `adamctl doctor`, or lower it$"):
+        count(4, ["H200"] * 2)
+    with pytest.raises(GpuError, match=r"^trainer.gpus = 4, but torch sees 3, and this run was on NVIDIA H200; run"):
+        count(4, ["H200"] * 3, was_on="cuda NVIDIA H200")
+    with pytest.raises(ConfigError, match=r"^the GPUs are of different kinds: A100, H200; choose those of one kind"):
+        count("all", ["H200", "A100"])
+    assert count(2, ["H200", "H200", "A100", "A100"]) == 2
