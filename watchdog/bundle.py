@@ -24,6 +24,7 @@ BUNDLES_KEPT = 10
 EVENTS = 50
 TAIL_BYTES = 65536
 STACKS_S = 2.0  # that a process has to write its stacks
+FRESH_S = 60.0  # stacks that are older are of another hang
 STILL_S = 0.2  # without a byte more, they are whole
 PY_SPY_S = 5.0
 LOGS = ("trainer", "forge", "launcher", "watchdog", "supervisord")
@@ -124,6 +125,9 @@ def gather(paths: RunPaths, arguments: argparse.Namespace, gpus: bytes) -> None:
             write(target / f"{name}.log", partial(tail, paths.log(name)))
     write(target / f"proc-{pid}.txt", partial(proc_text, pid))
     write(target / "stacks.txt", partial(stacks_text, paths.log("stacks"), arguments.stacks_from, pid))
+    for path in sorted(paths.logs.glob("stacks-*.log")):  # of the other ranks, which are told when the first is
+        if time.time() - path.stat().st_mtime < FRESH_S:
+            write(target / f"{path.stem}.txt", partial(tail, path))
     write(target / "py-spy.txt", partial(py_spy_text, pid))
     # Asks every process of the machine for its environment, and so may stand on one that is stuck.
     for other in sorted(processes_of(paths, arguments.token) - {pid}):

@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from adam.contract import schema
@@ -27,8 +28,10 @@ def end_group(child: int) -> None:
         return  # nobody left
 
 
-def report(plan: Plan, child: int, tail: tuple[str, ...], started: Stamp, kills_before: int | None) -> ExitReport:
-    """Reap the program and say how it ended."""
+def report(
+    plan: Plan, child: int, tail: tuple[str, ...], started: Stamp, kills_before: int | None, others: Iterable[int] = ()
+) -> ExitReport:
+    """Reap the program and say how it ended. others: processes that it may have been ended for (ranks)."""
     _, status, usage = os.wait4(child, 0)
     signalled = os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
     return ExitReport(
@@ -39,7 +42,7 @@ def report(plan: Plan, child: int, tail: tuple[str, ...], started: Stamp, kills_
         code=os.WEXITSTATUS(status) if signalled is None else None,
         signal=signalled,
         core=signalled is not None and os.WCOREDUMP(status),
-        oom_killed=signalled == signal.SIGKILL and was_oom_killed(child, kills_before),
+        oom_killed=signalled == signal.SIGKILL and was_oom_killed({child, *others}, kills_before),
         max_rss_bytes=usage.ru_maxrss * 1024,
         cpu_s=usage.ru_utime + usage.ru_stime,
         started=started,

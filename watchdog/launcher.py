@@ -39,6 +39,7 @@ from adam.watchdog.exit_report import end_group, never_started, report, tail_of,
 from adam.watchdog.frozen import CHECK_S, FrozenWatchdog
 from adam.watchdog.oom import oom_kills
 from adam.watchdog.parent import supervisor_pid
+from adam.watchdog.pulses import pids_of
 from adam.watchdog.template import Template, begin, template_command
 from adam.watchdog.watched import Watched
 
@@ -182,7 +183,7 @@ class Launcher:
                 wait_for(child, self._look)
             self._relay.stop()
             end_group(child)
-            told = report(plan, child, tail_of(log, words_fd), started, self._kills)
+            told = report(plan, child, tail_of(log, words_fd), started, self._kills, pids_of(self._paths, plan.token))
             if trouble:
                 told = msgspec.structs.replace(told, code=int(Exit.DISK), signal=None, tail=(trouble,))
         os.close(words_fd)

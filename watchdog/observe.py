@@ -17,6 +17,7 @@ from adam.watchdog.keeper_client import KeeperClient
 from adam.watchdog.losses import Losses
 from adam.watchdog.policy_running import LAUNCHING_S
 from adam.watchdog.policy_words import Changes, LeaseSeen, Memory, Observation, Stage
+from adam.watchdog.pulses import OtherRanks, together
 from adam.watchdog.uploader_client import UploaderClient
 from adam.watchdog.watched import Watched
 
@@ -46,6 +47,7 @@ class Eyes:
         self._exits = {name: self._watch_exit(name) for name in PULSE_OF}
         self._pulse: SharedWord[Pulse] | None = None
         self._pulse_token = 0
+        self._ranks = OtherRanks(paths)
         self._last_pulse: Pulse | None = None
         self._program_state, self._asked_at = "", 0.0
         self._plan = Watched(lambda: schema.load(paths.plan, Plan), paths.plan, otherwise=None)
@@ -125,7 +127,9 @@ class Eyes:
             return None
         pulse = self._pulse.read()
         self._last_pulse = pulse if pulse is not None else self._last_pulse
-        return self._last_pulse
+        if self._last_pulse is None or plan.program != "trainer":
+            return self._last_pulse
+        return together(self._last_pulse, self._ranks.read(self._last_pulse.token))
 
     def _map_pulse(self, plan: Plan) -> None:
         if self._pulse is not None:

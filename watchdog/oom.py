@@ -18,9 +18,9 @@ def oom_kills(membership: Path = Path("/proc/self/cgroup"), root: Path = Path("/
     return int(found[1]) if found else None
 
 
-def kernel_says_oom(pid: int, kernel_log: Path = Path("/dev/kmsg")) -> bool:
-    """True where the kernel log, as far as it can be read and is kept, says that `pid` was killed for memory."""
-    wanted = re.compile(rf"[Kk]illed process {pid} \(".encode())
+def kernel_says_oom(pids: set[int], kernel_log: Path = Path("/dev/kmsg")) -> bool:
+    """True where the kernel log, as far as it can be read and is kept, says that one of `pids` was killed for memory."""
+    wanted = re.compile(rf"[Kk]illed process ({'|'.join(map(str, sorted(pids)))}) \(".encode())
     try:
         fd = os.open(kernel_log, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
@@ -45,9 +45,9 @@ def _read_record(fd: int) -> bytes:
             return b""
 
 
-def was_oom_killed(pid: int, kills_before: int | None) -> bool:
-    """For a process that died of SIGKILL. `kills_before` is `oom_kills()` from before it was started."""
+def was_oom_killed(pids: set[int], kills_before: int | None) -> bool:
+    """For processes of which one died of SIGKILL. `kills_before` is `oom_kills()` from before they were started."""
     kills = oom_kills()
     if kills is not None and kills_before is not None:
         return kills > kills_before
-    return kernel_says_oom(pid)
+    return kernel_says_oom(pids)

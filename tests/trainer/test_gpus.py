@@ -1,12 +1,10 @@
 """Several ranks train as one does: real processes on the CPU, started by torchrun's agent, FSDP2 over gloo."""
 
-import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from born import train
+from msgspec.structs import replace
 from small_run import make_run, small_config, write_plan
 
 from adam.contract.config import Trainer
@@ -14,34 +12,10 @@ from adam.contract.durable import whole_lines
 from adam.contract.errors import ConfigError, GpuError
 from adam.contract.model import ModelConfig
 from adam.contract.paths import RunPaths
-from adam.contract.records import Plan, StepRow, decode_step
+from adam.contract.records import StepRow, decode_step
 from adam.trainer.place import count_ranks
 
 pytestmark = pytest.mark.timeout(600)  # processes on two cores import torch for half a minute
-
-
-def start(paths: RunPaths, plan: Plan, **environment: str) -> "subprocess.Popen[bytes]":
-    """The trainer, as a launcher starts it."""
-    with paths.log("trainer").open("ab") as log:
-        return subprocess.Popen(
-            [sys.executable, "-P", "-m", "adam.trainer", "--run", str(paths.root)],
-            env={**os.environ, "ADAM_TOKEN": str(plan.token), "PYTHONSAFEPATH": "1", **environment},
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            process_group=0,
-        )
-
-
-def train(paths: RunPaths, plan: Plan) -> int:
-    """The exit code of an attempt; minus a signal's number."""
-    process = start(paths, plan)
-    try:
-        return process.wait(500)
-    finally:
-        if process.returncode is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
 
 
 def rows(paths: RunPaths) -> list[StepRow]:
@@ -55,8 +29,6 @@ def bits(paths: RunPaths) -> list[tuple[object, ...]]:
 def config(world: int, arch: str = "mamba1", **trainer):
     values = {"steps": 30, "batch_size": 8, "micro_batch": 2, "eval_every": 15, "eval_tokens": 112, **trainer}
     made = small_config(gpus=world, **values)
-    from msgspec.structs import replace
-
     shape = ModelConfig(arch=arch, d_model=12, n_layer=2, d_state=4, headdim=8, chunk_size=8)
     return replace(made, model=shape)
 

@@ -169,8 +169,9 @@ def test_oom_kills_of_a_cgroup(tmp_path):
 def test_the_kernel_log_says_who_was_killed_for_memory(tmp_path):
     log = tmp_path / "kmsg"
     log.write_text("6,1,2,-;Out of memory: Killed process 4711 (python) total-vm:1kB\n")
-    assert kernel_says_oom(4711, log) and not kernel_says_oom(471, log)
-    assert not kernel_says_oom(4711, tmp_path / "none")
+    assert kernel_says_oom({4711}, log) and not kernel_says_oom({471, 11}, log)
+    assert kernel_says_oom({12, 4711}, log)
+    assert not kernel_says_oom({4711}, tmp_path / "none")
 
 
 def test_a_log_that_can_not_be_opened(tmp_path):
