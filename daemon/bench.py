@@ -68,7 +68,9 @@ def to_measure(paths: RunPaths, named: str | None, seconds: float) -> Config:
     return msgspec.structs.replace(
         config,
         model=msgspec.structs.replace(config.model, vocab_size=ids),
-        trainer=msgspec.structs.replace(config.trainer, fit="auto"),
+        trainer=msgspec.structs.replace(
+            config.trainer, fit="auto", gpus=1
+        ),  # what several do beside one another is no sum
     )
 
 

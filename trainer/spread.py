@@ -31,7 +31,7 @@ def spread(model: MambaLM, device: str, *, keep: bool) -> None:
     mesh = init_device_mesh(device, (dist.get_world_size(),))
     for block in model.backbone.layers:
         fully_shard(block, mesh=mesh, reshard_after_forward=not keep)
-    fully_shard(model, mesh=mesh, reshard_after_forward=not keep)
+    fully_shard(model, mesh=mesh, reshard_after_forward=False)  # the backward begins with what the forward ends with
     register_fsdp_forward_method(model, "loss")
     for unit in model.modules():
         if isinstance(unit, FSDPModule):

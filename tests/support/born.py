@@ -12,9 +12,15 @@ from contextlib import contextmanager, suppress
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+from msgspec.structs import replace
+from small_run import small_config
+
+from adam.contract.config import Config
+from adam.contract.durable import whole_lines
+from adam.contract.model import ModelConfig
 from adam.contract.output import never_fail
 from adam.contract.paths import RunPaths
-from adam.contract.records import Plan
+from adam.contract.records import Plan, StepRow, decode_step
 
 PRELOADED = [
     "adam.trainer.attempt",
@@ -69,3 +75,19 @@ def train(paths: RunPaths, plan: Plan, **environment: str) -> int:
         process.join(LONGEST_S)
         assert process.exitcode is not None, paths.log("trainer").read_text()
         return process.exitcode
+
+
+def rows(paths: RunPaths) -> list[StepRow]:
+    return [decode_step(line, paths.steps) for _, line in whole_lines(paths.steps)]
+
+
+def bits(paths: RunPaths) -> list[tuple[object, ...]]:
+    return [(row.step, row.loss, row.grad_norm, row.val_loss, row.first_sample) for row in rows(paths)]
+
+
+def config(world: int, arch: str = "mamba1", **trainer) -> Config:
+    """Of a tiny model that `world` ranks train; some of its tensors have fewer rows than there are ranks."""
+    values = {"steps": 30, "batch_size": 8, "micro_batch": 2, "eval_every": 15, "eval_tokens": 112, **trainer}
+    made = small_config(gpus=world, **values)
+    shape = ModelConfig(arch=arch, d_model=12, n_layer=2, d_state=4, headdim=8, chunk_size=8)
+    return replace(made, model=shape)

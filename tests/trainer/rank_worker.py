@@ -14,8 +14,6 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
 from adam.contract import ram, slots
 from adam.contract.config import Trainer
@@ -29,6 +27,7 @@ from adam.trainer.ops.reference import ReferenceOps
 from adam.trainer.optim import make_optimizer
 from adam.trainer.restore import restore
 from adam.trainer.snapshot import Identity, Position, Snapshots
+from adam.trainer.spread import spread
 from adam.trainer.state import own_part, trained_state
 
 BATCH, LENGTH, VOCABULARY = 4, 16, 61  # of the rows of 61 and of 9 and of 3, four ranks have unequal parts, or none
@@ -43,21 +42,17 @@ def digest(tensor: torch.Tensor) -> str:
 class Worker:
     def __init__(self, rank: int, world: int) -> None:
         self.rank, self.world = rank, world
-        self.mesh = init_device_mesh("cpu", (world,))
         self.snapshots: Snapshots | None = None
         self.originals = copying.PlainCopy.done, os.posix_fallocate, ram.cgroup_left
 
-    def make(self, arch: str, seed: int, d_model: int = 12) -> None:
-        """A model of its first weights, every block a unit of FSDP2."""
+    def make(self, arch: str, seed: int, d_model: int = 12, keep: bool = False) -> None:
+        """A model of its first weights, spread over the ranks."""
         torch.manual_seed(seed)
         shape = ModelConfig(
             arch=arch, d_model=d_model, n_layer=2, d_state=4, headdim=8, chunk_size=8, pad_vocab_multiple=1
         )
         self.model = MambaLM(resolved(shape, VOCABULARY), ReferenceOps())
-        for block in self.model.backbone.layers:
-            fully_shard(block, mesh=self.mesh)
-        fully_shard(self.model, mesh=self.mesh)
-        register_fsdp_forward_method(self.model, "loss")
+        spread(self.model, "cpu", keep=keep)
         self.optimizer = make_optimizer(self.model, CONFIG)
         self.step = 0
 
@@ -89,16 +84,18 @@ class Worker:
                 0, VOCABULARY, (BATCH, LENGTH + 1), generator=torch.Generator().manual_seed(self.step)
             )
             own = batch.chunk(self.world)[self.rank]
-            loss = self.model.loss(own[:, :-1], own[:, 1:], None).mean()
+            loss = self.model.loss(own[:, :-1], own[:, 1:], None).sum() / (BATCH * LENGTH)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
             if self.snapshots is not None:
                 self.snapshots.before_update()
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
-            mean = loss.detach() / self.world
+            mean = loss.detach()
             dist.all_reduce(mean)
             losses.append(mean.item())
+            with torch.no_grad():  # as a validation: what it gathers must not outlive the next update
+                self.model.loss(own[:, :-1], own[:, 1:], None)
             self.step += 1
             torch.rand(1 + self.rank)  # each rank's generator goes its own way
         return losses

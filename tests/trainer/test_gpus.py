@@ -3,34 +3,15 @@
 from pathlib import Path
 
 import pytest
-from born import train
-from msgspec.structs import replace
-from small_run import make_run, small_config, write_plan
+from born import bits, config, rows, train
+from small_run import make_run, write_plan
 
 from adam.contract.config import Trainer
-from adam.contract.durable import whole_lines
 from adam.contract.errors import ConfigError, GpuError
-from adam.contract.model import ModelConfig
 from adam.contract.paths import RunPaths
-from adam.contract.records import StepRow, decode_step
 from adam.trainer.place import count_ranks
 
 pytestmark = pytest.mark.timeout(600)  # processes on two cores import torch for half a minute
-
-
-def rows(paths: RunPaths) -> list[StepRow]:
-    return [decode_step(line, paths.steps) for _, line in whole_lines(paths.steps)]
-
-
-def bits(paths: RunPaths) -> list[tuple[object, ...]]:
-    return [(row.step, row.loss, row.grad_norm, row.val_loss, row.first_sample) for row in rows(paths)]
-
-
-def config(world: int, arch: str = "mamba1", **trainer):
-    values = {"steps": 30, "batch_size": 8, "micro_batch": 2, "eval_every": 15, "eval_tokens": 112, **trainer}
-    made = small_config(gpus=world, **values)
-    shape = ModelConfig(arch=arch, d_model=12, n_layer=2, d_state=4, headdim=8, chunk_size=8)
-    return replace(made, model=shape)
 
 
 def trained(place: Path, world: int, **changes) -> RunPaths:

@@ -24,15 +24,16 @@ def read_by_others(checkpoint: Path) -> dict[str, str]:
     return {name: hashlib.sha256(b"".join(tensor.blocks(1 << 20))).hexdigest() for name, tensor in whole.items()}
 
 
-@pytest.mark.parametrize("arch", ["mamba1", "mamba2"])
-def test_a_training_goes_on_exactly_on_one_two_one_and_four_ranks(groups, paths, keeper, arch: str) -> None:
+@pytest.mark.parametrize(("arch", "keep"), [("mamba1", False), ("mamba2", True)])
+def test_a_training_goes_on_exactly_on_one_two_one_and_four_ranks(groups, paths, keeper, arch: str, keep: bool) -> None:
+    """keep: gathered weights stay from the forward to the backward."""
     checkpoint, saved, ahead = None, None, None
     for attempt, world in enumerate((1, 2, 1, 4), 1):
         group = groups.of(world)
         if checkpoint is None:
-            group.do("make", arch=arch, seed=1)
+            group.do("make", arch=arch, seed=1, keep=keep)
         else:
-            assert go_on_from(group, arch, checkpoint, committed=True) == saved
+            assert go_on_from(group, arch, checkpoint, committed=True, keep=keep) == saved
         lease(paths, attempt)
         assert group.same("stage", run=str(paths.root), attempt=attempt, use_ram=True)["in_ram"]
         losses = group.same("train", updates=2)
@@ -48,13 +49,13 @@ def test_a_training_goes_on_exactly_on_one_two_one_and_four_ranks(groups, paths,
         assert snapshot.head.world == len(snapshot.files) == world
         for other in (1, 2):
             if other != world:
-                assert go_on_from(groups.of(other), arch, snapshot.path, committed=False) == saved
+                assert go_on_from(groups.of(other), arch, snapshot.path, committed=False, keep=keep) == saved
         answer = keeper.answer(Commit())
         assert answer.committed is not None, answer
         checkpoint = paths.checkpoints / answer.committed.name
         assert read_by_others(checkpoint) == saved["whole"]
         for directory, committed in ((snapshot.path, False), (checkpoint, True)):
-            assert go_on_from(group, arch, directory, committed=committed) == saved
+            assert go_on_from(group, arch, directory, committed=committed, keep=keep) == saved
             assert random_states(group) == random
             assert group.same("train", updates=2) == ahead
             assert trained(group) == end
