@@ -57,6 +57,7 @@ def run_ranks(world: int, attempt: Attempt) -> int:
 
     for name in QUIET:
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    faulthandler.unregister(signal.SIGUSR1)  # ranks inherit what it believes to be set, and could not set it again
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, pass_on(number, signal.getsignal(number)))
     config = LaunchConfig(

@@ -57,3 +57,11 @@ def test_how_many_ranks_there_are() -> None:
     with pytest.raises(ConfigError, match=r"^the GPUs are of different kinds: A100, H200; choose those of one kind"):
         count("all", ["H200", "A100"])
     assert count(2, ["H200", "H200", "A100", "A100"]) == 2
+
+
+def test_four_ranks_have_the_losses_of_one(tmp_path) -> None:
+    one, four = (trained(tmp_path / f"{world}", world, steps=6, eval_every=0) for world in (1, 4))
+    for name in ("loss", "grad_norm"):
+        found = [getattr(row, name) for row in rows(four)]
+        assert found == pytest.approx([getattr(row, name) for row in rows(one)], rel=1e-5)
+    assert rows(four)[-1].val_loss == pytest.approx(rows(one)[-1].val_loss, rel=1e-5)

@@ -111,7 +111,7 @@ def test_one_two_and_again_one_rank_go_on_from_one_another(tmp_path) -> None:
     keeper, resume, told = Keeper(_store(paths)), None, []
     for attempt, (world, until) in enumerate([(2, 3), (1, 6), (2, STEPS)], 1):
         lease(paths, attempt)
-        write_lock(paths.lock, config(world, steps=until, eval_every=5))
+        write_lock(paths.lock, config(world, steps=until, decay_steps=STEPS, eval_every=5))
         assert train(paths, write_plan(paths, attempt, resume)) == 0, paths.log("trainer").read_text()
         numerics = schema.load(paths.numerics, Numerics)
         assert numerics is not None
@@ -133,7 +133,7 @@ def test_a_pause_stands_all_ranks_still_and_what_is_asked_for_is_saved(run) -> N
     control = SharedWord(run.control, Control, write=True)
     control.write(Control(token=1, pause=1, saves=1))
     with trainer(run, write_plan(run)) as process:
-        wait_until(lambda: ranks(run)[:1] != [] and ranks(run)[0].saves == 1, 300)
+        wait_until(lambda: [pulse.saves for pulse in ranks(run)] == [1, 1], 300)
         both = ranks(run)
         assert [(pulse.phase, pulse.step, pulse.saves) for pulse in both] == [(Phase.PAUSED, 0, 1)] * 2
         wait_until(lambda: all(now.progress > then.progress for now, then in zip(ranks(run), both, strict=True)), 60)
@@ -152,8 +152,8 @@ def _text(path: Path) -> str:
 
 def test_what_ranks_can_not_do_is_one_line_and_the_documented_code(run) -> None:
     lines = []
-    for plan in (write_plan(run, micro_batch=8), write_plan(run, backend="native")):
-        assert train(run, plan) == Exit.CONFIG
+    for changes in ({"micro_batch": 8}, {"backend": "native"}):
+        assert train(run, write_plan(run, **changes)) == Exit.CONFIG
         lines.append(run.log("trainer").read_text().splitlines()[-1])
     assert lines[0] == "adam.trainer: the plan's micro-batch 8 does not divide trainer.batch_size = 8 among 2 GPUs"
     assert lines[1].startswith("adam.trainer: trainer.backend = 'native' needs an NVIDIA GPU")
