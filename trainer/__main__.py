@@ -10,8 +10,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from adam.contract.config_file import load_config
 from adam.contract.errors import UsageError, run_main
 from adam.contract.output import last_words, never_fail
+from adam.contract.paths import RunPaths
 from adam.contract.process import die_with_parent, let_be_traced, name_process
 from adam.contract.states import Exit
 from adam.trainer.host import prepare
@@ -28,6 +30,10 @@ def main() -> int:
     prepare()
     if arguments.template is not None:
         load()
+        if load_config(RunPaths(arguments.run).lock).trainer.gpus != 1:
+            from adam.trainer import agent
+
+            agent.load()
         if not await_birth(arguments.template):
             return int(Exit.OK)
     return attempt(arguments.run)

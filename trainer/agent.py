@@ -35,6 +35,13 @@ QUIET = (
 Attempt = Callable[[Place], int]
 
 
+def load() -> None:
+    """Import what the agent and its ranks need besides the trainer's own, so that copies of this process have it."""
+    import torch.distributed.elastic.agent.server.local_elastic_agent
+    import torch.distributed.elastic.rendezvous.c10d_rendezvous_backend
+    import torch.distributed.fsdp  # noqa: F401
+
+
 def run_ranks(world: int, attempt: Attempt) -> int:
     """Have `world` ranks make one attempt each; the code to end with. Where a rank was ended by a signal, this process ends by it.
 
@@ -43,6 +50,8 @@ def run_ranks(world: int, attempt: Attempt) -> int:
     from torch.distributed.elastic.multiprocessing.api import LogsDest, LogsSpecs
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    load()
 
     class OneLog(LogsSpecs):
         """All ranks write where this process does, and no files of their own."""

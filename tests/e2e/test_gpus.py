@@ -53,10 +53,10 @@ def numbers(paths: RunPaths) -> dict[int, tuple[float | None, ...]]:
 def test_a_rank_that_dies_and_a_rank_that_hangs_cost_no_bit(new_run) -> None:
     run = new_run(steps=STEPS, config=TWO)
     run.adamctl("up")
-    wait_for_step(run, 1, 8)
+    wait_for_step(run, 2, 8)  # attempt 1 was the forge
     os.kill(rank(run, 1), signal.SIGKILL)
-    wait_for_step(run, 2, 24)
-    assert [event["detail"] for event in run.events("crashed")] == ["SIGKILL"], run.logs()
+    wait_for_step(run, 3, 24)
+    assert [event["facts"]["detail"] for event in run.events("crashed")] == ["SIGKILL"], run.logs()
 
     hanging = rank(run, 1)
     ticks = start_ticks(hanging) or 0
@@ -64,7 +64,7 @@ def test_a_rank_that_dies_and_a_rank_that_hangs_cost_no_bit(new_run) -> None:
     wait_for("the hang", lambda: run.events("hung"), 400)
     wait_for("the end of the rank that hangs", lambda: not alive(hanging, ticks), 120)
     (hung,) = run.events("hung")
-    bundle = run.paths.root / hung["bundle"]
+    bundle = run.paths.root / hung["facts"]["bundle"]
     stacks = (bundle / "stacks.txt").read_text()
     assert "most recent call first" in stacks and "loop.py" in stacks, stacks  # of rank 0, which waits for the other
     assert "State:\tT (stopped)" in (bundle / f"proc-{hanging}.txt").read_text()
