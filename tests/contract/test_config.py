@@ -21,6 +21,15 @@ from adam.contract.lock import changed_keys, settle_config
         ("[trainer]\ndevice = 'gpu'", ["trainer.device = 'gpu'", "auto, cpu, cuda"]),
         ("[[forge.sources]]\nkind='ftp'", ["forge.sources[0].kind = 'ftp'", "files, hub, stdlib"]),
         ("[trainer]\nbatch_size = 10\nmicro_batch = 4", ["trainer.micro_batch = 4", "divide trainer.batch_size = 10"]),
+        ("[trainer]\ngpus = 'most'", ["trainer.gpus = 'most'", "expected one of a whole number, all"]),
+        ("[trainer]\ngpus = 0", ["trainer.gpus = 0", ">= 1"]),
+        ("[trainer]\ngpus = 3", ["trainer.gpus = 3", "batch_size = 32 must be a multiple", "3 x 8"]),
+        ("[trainer]\ngpus = 2\nfit = 'auto'", ["trainer.fit = 'auto'", "measures one GPU", "trainer.gpus = 2"]),
+        (
+            "[trainer]\ngpus = 'all'\noptimizer = 'muon'",
+            ["trainer.optimizer = 'muon'", "trainer.gpus = 'all'", "use 'adamw'"],
+        ),
+        ("[trainer]\ngpus = 2\nprecision = 'fp8'", ["trainer.precision = 'fp8'", "is for one GPU"]),
         ("[[forge.sources]]\nkind='files'", ["forge.sources[0].path is empty"]),
         ("[forge]\nsources = []", ["forge.sources = []", "length >= 1"]),
         ("[model]\nd_conv = 9", ["model.d_conv = 9"]),
@@ -65,6 +74,14 @@ def test_every_field_has_help_in_the_commented_file() -> None:
         if "=" in line and not line.startswith(("#", " ")):
             comment = lines[number - 1]
             assert comment.startswith("# ") and len(comment) > 8, line
+
+
+def test_gpus_are_a_number_or_all() -> None:
+    for value, text in ((4, "gpus = 4"), ("all", 'gpus = "all"')):
+        config = parse_config(f"[trainer]\n{text}", "x")
+        assert config.trainer.gpus == value
+        assert f"(>= 1 or all)\n{text}\n" in commented_toml(config)
+        assert parse_config(to_toml(config), "x") == config
 
 
 def with_values(config: Config, **trainer) -> Config:

@@ -65,3 +65,13 @@ def test_four_ranks_have_the_losses_of_one(tmp_path) -> None:
         found = [getattr(row, name) for row in rows(four)]
         assert found == pytest.approx([getattr(row, name) for row in rows(one)], rel=1e-5)
     assert rows(four)[-1].val_loss == pytest.approx(rows(one)[-1].val_loss, rel=1e-5)
+
+
+def test_in_half_precision_weights_are_rounded_where_one_rank_rounds_them(tmp_path) -> None:
+    one, two = (
+        trained(tmp_path / f"{world}", world, steps=6, precision="bf16", recompute="blocks") for world in (1, 2)
+    )
+    for name in ("loss", "grad_norm"):
+        assert [getattr(row, name) for row in rows(two)] == pytest.approx(
+            [getattr(row, name) for row in rows(one)], rel=1e-4
+        )

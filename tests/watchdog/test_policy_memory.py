@@ -72,6 +72,16 @@ def test_what_people_configure_since_counts_where_it_is_smaller():
     assert next_plan(bench).micro_batch == 0
 
 
+def test_each_gpu_has_a_share_of_the_batch_in_whole_micro_batches():
+    bench = Bench(replace(SETTINGS, batch_size=36, micro_batch=9, gpus=2))
+    dies(bench, code=8)
+    assert bench.memory.changes.micro_batch == next_plan(bench).micro_batch == 3  # 4 divide 36, and no share of 18
+    fewer = Bench(replace(SETTINGS, batch_size=36, micro_batch=9, gpus=1), changes=Changes(micro_batch=4))
+    assert next_plan(fewer).micro_batch == 4
+    more = Bench(replace(SETTINGS, batch_size=36, micro_batch=9, gpus=2), changes=Changes(micro_batch=4))
+    assert next_plan(more).micro_batch == 0
+
+
 @given(st.integers(1, 200), st.integers(1, 50))
 def test_smaller_divides_and_halves(micro_batch, times):
     batch = micro_batch * times
