@@ -34,7 +34,7 @@ from adam.trainer.pace import Pace
 from adam.trainer.replay import Replay, gradient_sums
 from adam.trainer.runtime import Runtime, fingerprint
 from adam.trainer.snapshot import Position, Snapshots
-from adam.trainer.spread import whole
+from adam.trainer.spread import let_go, whole
 from adam.trainer.together import Together
 from adam.trainer.window import Window
 
@@ -239,6 +239,7 @@ class Loop:
                 together=self.together,
             )
             sure = self._sureness()
+            let_go(self.model)
         log.info("validated", val_loss=round(score.loss, 4), bits_per_byte=round(score.bits_per_byte, 4))
         return score, sure
 

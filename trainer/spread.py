@@ -40,6 +40,13 @@ def spread(model: MambaLM, device: str, *, keep: bool) -> None:
             unit.set_gradient_divide_factor(1.0)
 
 
+def let_go(model: MambaLM) -> None:
+    """Free what forwards without a backward have gathered. Until then the parameters of a spread model are the gathered ones."""
+    for unit in model.modules():
+        if hasattr(unit, "reshard"):
+            unit.reshard()
+
+
 def keeps_gathered(model: MambaLM, device: str) -> bool:
     """Whether a GPU has room to keep the gathered weights; the same on GPUs of one kind."""
     if device != "cuda":

@@ -27,7 +27,7 @@ from adam.trainer.ops.reference import ReferenceOps
 from adam.trainer.optim import make_optimizer
 from adam.trainer.restore import restore
 from adam.trainer.snapshot import Identity, Position, Snapshots
-from adam.trainer.spread import spread
+from adam.trainer.spread import let_go, spread
 from adam.trainer.state import own_part, trained_state
 
 BATCH, LENGTH, VOCABULARY = 4, 16, 61  # of the rows of 61 and of 9 and of 3, four ranks have unequal parts, or none
@@ -94,8 +94,9 @@ class Worker:
             mean = loss.detach()
             dist.all_reduce(mean)
             losses.append(mean.item())
-            with torch.no_grad():  # as a validation: what it gathers must not outlive the next update
+            with torch.no_grad():  # as a validation
                 self.model.loss(own[:, :-1], own[:, 1:], None)
+            let_go(self.model)
             self.step += 1
             torch.rand(1 + self.rank)  # each rank's generator goes its own way
         return losses
