@@ -43,8 +43,9 @@ def spread(model: MambaLM, device: str, *, keep: bool) -> None:
 def let_go(model: MambaLM) -> None:
     """Free what forwards without a backward have gathered. Until then the parameters of a spread model are the gathered ones."""
     for unit in model.modules():
-        if hasattr(unit, "reshard"):
-            unit.reshard()
+        reshard = getattr(unit, "reshard", None)  # FSDPModule's
+        if callable(reshard):
+            reshard()
 
 
 def keeps_gathered(model: MambaLM, device: str) -> bool:
