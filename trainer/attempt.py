@@ -92,17 +92,17 @@ def _read_plan(paths: RunPaths, token: int) -> Plan:
     return plan
 
 
-def last_device(paths: RunPaths) -> str:
-    """On which device the last attempt of this run was; empty where that is not known."""
+def last_parts(paths: RunPaths) -> dict[str, str]:
+    """What decided the bits of the last attempt of this run; empty where that is not known."""
     try:
         numerics = schema.load(paths.numerics, Numerics)
     except DataError:
-        return ""  # torn by a power cut; it is written anew
-    return numerics.parts.get("device", "") if numerics is not None else ""
+        return {}  # torn by a power cut; it is written anew
+    return numerics.parts if numerics is not None else {}
 
 
 def _train(paths: RunPaths, plan: Plan, config: Config, heart: Heart, stop_requested: Callable[[], bool]) -> bool:
-    runtime = set_up(config.trainer, config.model, plan, paths.kernel_checks, last_device(paths))
+    runtime = set_up(config.trainer, config.model, plan, paths.kernel_checks, last_parts(paths))
     data = open_data(paths, config.trainer.seq_len)
     shape = resolved(config.model, data.manifest.vocab_size)
     model = make_model(shape, config.trainer.seed, runtime)
@@ -187,4 +187,4 @@ def make_model(shape: ModelConfig, seed: int, runtime: Runtime) -> MambaLM:
     torch.manual_seed(seed)
     # Drawn where they are to be: 2.8 billion random numbers take a CPU a minute, at each start.
     with torch.device(runtime.device):
-        return MambaLM(shape, make_ops(runtime.backend), runtime.linear)
+        return MambaLM(shape, make_ops(runtime.backend, runtime.device), runtime.linear)

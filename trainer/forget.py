@@ -19,17 +19,23 @@ from torch import Tensor
 watchers: list[Callable[[Tensor], object]] = []
 
 
+def storage_of(tensor: Tensor) -> int:
+    """What a tensor and its views have in common, for as long as one of them lives."""
+    place: int = tensor.untyped_storage()._cdata
+    return place
+
+
 class _Made:
     """A tensor that can be made again. It is held only until all who have saved it have read it."""
 
     def __init__(self, tensor: Tensor, make: Callable[[], Tensor]) -> None:
-        self.place, self.numel, self.dtype = tensor.data_ptr(), tensor.numel(), tensor.dtype
+        self.place, self.numel, self.dtype = storage_of(tensor), tensor.numel(), tensor.dtype
         self.make, self.savers, self.tensor = make, 0, None
 
     tensor: Tensor | None
 
     def is_of(self, tensor: Tensor) -> bool:
-        return (tensor.data_ptr(), tensor.numel(), tensor.dtype) == (self.place, self.numel, self.dtype)
+        return (storage_of(tensor), tensor.numel(), tensor.dtype) == (self.place, self.numel, self.dtype)
 
     def read(self) -> Tensor:
         if self.tensor is None:
@@ -56,7 +62,7 @@ class Forgetting(torch.autograd.graph.saved_tensors_hooks):
                     return one, tensor.shape
             for watch in watchers:
                 watch(tensor)
-            return tensor
+            return tensor.detach()  # a result that its own operation saves would be held by it, and hold it, where no backward comes
 
         self._made = made
         super().__init__(pack, _unpack)

@@ -8,7 +8,7 @@ kernels, which are not launched: all that they allocate on their way counts. Add
 import bisect
 import itertools
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 
@@ -19,7 +19,6 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from adam.trainer import forget
 from adam.trainer.ops import native, native_kernel, native_launch, native_linear, native_loss, native_ssd  # noqa: F401
 
 MULTIPROCESSORS, RESIDENT = 132, 4  # of an H200; blocks of a scan that one holds
@@ -177,8 +176,6 @@ def fake_gpu(total: int = 1 << 60) -> Iterator[Allocator]:
         patch.setattr(native_kernel, "_aligned", lambda _: True)
         patch.setattr(torch.cuda, "device", lambda _: nullcontext())
         patch.setattr(native_linear, "multiply_wide", lambda a, b, out: torch.mm(a, b, out=out.to(a.dtype)))
-        patch.setattr(forget._Made, "__init__", _made)
-        patch.setattr(forget._Made, "is_of", lambda made, tensor: tensor.untyped_storage()._cdata == made.place)
         native_launch._load.cache_clear()
         native_kernel.kernel.cache_clear()
         try:
@@ -187,8 +184,4 @@ def fake_gpu(total: int = 1 << 60) -> Iterator[Allocator]:
         finally:
             native_kernel.kernel.cache_clear()
             native_launch._load.cache_clear()
-
-
-def _made(made: forget._Made, tensor: Tensor, make: Callable[[], Tensor]) -> None:
-    made.place, made.make, made.savers, made.tensor = tensor.untyped_storage()._cdata, make, 0, None
 
