@@ -42,7 +42,9 @@ def scan_of(batch: int, length: int, channels: int, states: int) -> Work:
     sequence, each = (batch, length, channels), (batch, length, states)
     u, delta, z = (torch.randn(*sequence) for _ in range(3))
     A, B, C = -torch.rand(channels, states) * 16, torch.randn(*each), torch.randn(*each)
-    operands = [tensor.requires_grad_() for tensor in (u, delta, A, B, C, torch.randn(channels), z, torch.randn(channels))]
+    operands = [
+        tensor.requires_grad_() for tensor in (u, delta, A, B, C, torch.randn(channels), z, torch.randn(channels))
+    ]
     resets, dout = torch.rand(batch, length) < 0.005, torch.randn(*sequence)
 
     def both_ways(ops: Ops) -> Callable[[], None]:
@@ -109,12 +111,16 @@ def main() -> None:
         works[f"convolution {text}"] = convolution_of(*shape)
     batch, length, *_ = SHAPES["demo"]
     works[f"training step {batch} x {length}"] = step_of(batch, length)
-    print(f"torch {torch.__version__}, {arguments.threads} threads, {arguments.rounds} rounds, medians of forward and backward")
+    print(
+        f"torch {torch.__version__}, {arguments.threads} threads, {arguments.rounds} rounds, medians of forward and backward"
+    )
     found = {}
     for name, work in works.items():
         found[name] = measured(work, arguments.rounds)
         ours, theirs = (statistics.median(found[name][side]) for side in ("C++", "reference"))
-        print(f"{name:32}  C++ {1e3 * ours:9.2f} ms  reference {1e3 * theirs:9.2f} ms  {theirs / ours:6.2f} x", flush=True)
+        print(
+            f"{name:32}  C++ {1e3 * ours:9.2f} ms  reference {1e3 * theirs:9.2f} ms  {theirs / ours:6.2f} x", flush=True
+        )
     if arguments.json:
         arguments.json.write_text(json.dumps(found, indent=1))
 

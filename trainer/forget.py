@@ -53,8 +53,7 @@ class Forgetting(torch.autograd.graph.saved_tensors_hooks):
     def __init__(self) -> None:
         made: list[_Made] = []
 
-        # No method of its own: the hook would hold this object and be held by it, and with it the operands of each layer (10 GB of
-        # 2.7B parameters at 8 x 2048) until Python looks for cycles.
+        # No method of its own: the hook would hold this object and be held by it.
         def pack(tensor: Tensor) -> Any:
             for one in made:
                 if one.is_of(tensor) and tensor.is_contiguous():
@@ -62,10 +61,19 @@ class Forgetting(torch.autograd.graph.saved_tensors_hooks):
                     return one, tensor.shape
             for watch in watchers:
                 watch(tensor)
-            return tensor.detach()  # a result that its own operation saves would be held by it, and hold it, where no backward comes
+            return tensor.detach()  # a result that its own operation saves would be held by it, and hold it
 
         self._made = made
         super().__init__(pack, _unpack)
+
+    def __exit__(self, *error: object) -> None:
+        """Let go of all that it was told: whoever saved a tensor holds this hook, and would by it hold what its operands are made of.
+
+        Such cycles go through autograd, where Python does not see them: without a backward (out of memory in the forward) they stay for
+        ever, and with one until Python looks for cycles, a whole step's operands (10 GB of 2.7B parameters at 8 x 2048).
+        """
+        super().__exit__(*error)
+        self._made.clear()
 
     def __call__(self, tensor: Tensor, make: Callable[[], Tensor]) -> None:
         """From here on `tensor`, contiguous, is forgotten. make: gives its very bits, from tensors that are kept anyway."""

@@ -68,9 +68,7 @@ def fingerprint(parts: dict[str, str]) -> str:
     return hashlib.sha256(msgspec.json.encode(parts, order="sorted")).hexdigest()[:16]
 
 
-def set_up(
-    config: Trainer, model: ModelConfig, plan: Plan, kernel_checks: Path, before: Mapping[str, str]
-) -> Runtime:
+def set_up(config: Trainer, model: ModelConfig, plan: Plan, kernel_checks: Path, before: Mapping[str, str]) -> Runtime:
     """Choose device, precision, backend and threads, and make torch deterministic.
 
     kernel_checks: where it stands which backends have passed their self-check. before: the `parts` of the run's last attempt; empty: none.

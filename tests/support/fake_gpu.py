@@ -166,6 +166,10 @@ class _Kernel:
         pass
 
 
+def _wide(a: Tensor, b: Tensor) -> Tensor:
+    return torch.empty(*a.shape[:-1], b.shape[-1], dtype=torch.float32)
+
+
 @contextmanager
 def fake_gpu(total: int = 1 << 60) -> Iterator[Allocator]:
     """Tensors made inside have no numbers and lie in the memory of a GPU made up. `cpu` is what they call their device."""
@@ -175,7 +179,10 @@ def fake_gpu(total: int = 1 << 60) -> Iterator[Allocator]:
         patch.setattr(native_kernel, "Kernel", _Kernel)
         patch.setattr(native_kernel, "_aligned", lambda _: True)
         patch.setattr(torch.cuda, "device", lambda _: nullcontext())
-        patch.setattr(native_linear, "multiply_wide", lambda a, b, out: torch.mm(a, b, out=out.to(a.dtype)))
+        # What a GPU multiplies in halves and adds up in fp32; on a CPU the halves are widened first.
+        patch.setattr(native_linear, "multiply_wide", lambda *_: None)
+        patch.setattr(native_loss, "_added", lambda so_far, a, b: _wide(a, b))
+        patch.setattr(native_ssd, "_wide", _wide)
         native_launch._load.cache_clear()
         native_kernel.kernel.cache_clear()
         try:
@@ -184,4 +191,3 @@ def fake_gpu(total: int = 1 << 60) -> Iterator[Allocator]:
         finally:
             native_kernel.kernel.cache_clear()
             native_launch._load.cache_clear()
-

@@ -1,4 +1,4 @@
-"""What training takes of a GPU's memory, reckoned without one (`fake_gpu`): nothing stays behind, and 2.7B parameters fit where they should."""
+"""What training takes of a GPU, reckoned without one (`fake_gpu`): nothing stays behind, and 2.7B parameters fit where they should."""
 
 import gc
 
@@ -144,7 +144,9 @@ def test_the_allocator_deals_out_as_torch_does() -> None:
     memory = Allocator()
     small, large = memory.take(1), memory.take(3 << 20)
     assert (small.size, memory.reserved) == (512, (2 << 20) + SEGMENT)
-    assert memory.take((19 << 20) + 1).size == SEGMENT  # of its own; what would be left of 20 MiB is too little to cut off
+    assert (
+        memory.take((19 << 20) + 1).size == SEGMENT
+    )  # of its own; what would be left of 20 MiB is too little to cut off
     second = memory.take(16 << 20)  # what is left of the first large segment
     assert (second.segment, second.offset, memory.reserved) == (large.segment, 3 << 20, (2 << 20) + 2 * SEGMENT)
     memory.give_back(large)

@@ -75,16 +75,23 @@ def _cpu() -> str:
     return ""
 
 
+def _places() -> list[Path]:
+    """Where it is kept: the user's cache, for all runs; else beside the run's other kernels."""
+    named = os.environ.get("XDG_CACHE_HOME")
+    with suppress(RuntimeError):  # a user without a home
+        return [(Path(named) if named else Path.home() / ".cache") / "adam-trainer", *_kept_in]
+    return _kept_in
+
+
 def _built() -> Path:
     name = key()
-    base = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
-    for directory in (Path(base) / "adam-trainer", *_kept_in):
+    for directory in _places():
         try:
             directory.mkdir(parents=True, exist_ok=True)
             with _locked(directory):
                 return _whole(directory, name) or _compile(directory, name)
         except OSError as error:
-            log.warning("compiled operators can't be kept there", directory=str(directory), why=str(error))
+            log.info("compiled operators can't be kept there", directory=str(directory), why=str(error))
     raise BuildError("there is no place for compiled operators")
 
 

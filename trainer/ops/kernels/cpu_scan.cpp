@@ -125,7 +125,7 @@ static void again(const Scan& s, Chunk& c, long b, long begin, long end, long fi
 
 static void back(const Scan& s, const Gradients& d, Chunk& c, long b, long begin, long end, long first, int count, long block) {
   const Vec bias = load(s.bias + first, count), D = load(s.D + first, count), none{};
-  Vec *g = c.g.at + block * s.states, *dA = c.dA.at + block * s.states;
+  Vec *g = c.g.at + block * s.states, *dA = c.dA.at + block * s.states, dD{}, dbias{};
   for (long t = end - 1; t >= begin; t--) {
     const long i = t - begin, here = (b * s.length + t) * s.channels + first;
     const Vec u = load(s.u.row(b, t) + first, count), z = load(s.z.row(b, t) + first, count), dout = load(d.dout + here, count);
@@ -149,12 +149,14 @@ static void back(const Scan& s, const Gradients& d, Chunk& c, long b, long begin
       }
     }
     const Vec ddelta = (ddt + dx * u) * sigmoid(load(s.delta.row(b, t) + first, count) + bias);
-    c.dD.at[block] += dy * u;
-    c.dbias.at[block] += ddelta;
+    dD += dy * u;
+    dbias += ddelta;
     store(d.du + here, dx * dt + dy * D, count);
     store(d.ddelta + here, ddelta, count);
     store(d.dz + here, dout * c.y.at[i] * open * (1.0f + z * (1.0f - open)), count);
   }
+  c.dD.at[block] += dD;
+  c.dbias.at[block] += dbias;
 }
 
 static void backward_unit(const Scan& s, const Gradients& d, Chunk& c, long b, long group) {
