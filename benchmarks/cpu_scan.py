@@ -3,7 +3,8 @@
     python -P benchmarks/cpu_scan.py [--threads 2] [--rounds 5] [--shapes demo,768,2048] [--json FILE]
 
 Forward and backward on random data, fp32, as the model calls them. Both sides take turns in one process, a round each, after one to warm
-up; medians. The step is the demo's (hidden 256, 4 layers, batch 8 x 256), its optimizer included.
+up; medians of wall-clock time, and of the process's CPU time, which a shared machine disturbs less. The step is the demo's (hidden 256,
+4 layers, batch 8 x 256), its optimizer included.
 """
 
 import argparse
@@ -28,6 +29,7 @@ from adam.trainer.ops.reference import ReferenceOps  # noqa: E402
 from adam.trainer.optim import make_optimizer  # noqa: E402
 
 VOCABULARY, TAPS = 1024, 4
+SIDES = ("C++", "reference")
 MODEL = resolved(ModelConfig(d_model=256, n_layer=4), VOCABULARY)
 SHAPES = {  # sequences, steps, channels, states
     "demo": (8, 256, 512, 16),
@@ -82,16 +84,16 @@ def step_of(batch: int, length: int) -> Work:
     return whole
 
 
-def measured(work: Work, rounds: int) -> dict[str, list[float]]:
-    """Seconds of each side's rounds."""
-    sides = {"C++": work(CpuOps()), "reference": work(ReferenceOps())}
-    times: dict[str, list[float]] = {name: [] for name in sides}
+def measured(work: Work, rounds: int) -> dict[str, list[tuple[float, float]]]:
+    """Wall-clock and CPU seconds of each side's rounds."""
+    sides = dict(zip(SIDES, (work(CpuOps()), work(ReferenceOps())), strict=True))
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
     for number in range(rounds + 1):
         for name, run in sides.items():
-            began = time.perf_counter()
+            began = time.perf_counter(), time.process_time()
             run()
             if number:
-                times[name].append(time.perf_counter() - began)
+                times[name].append((time.perf_counter() - began[0], time.process_time() - began[1]))
     return times
 
 
@@ -117,9 +119,13 @@ def main() -> None:
     found = {}
     for name, work in works.items():
         found[name] = measured(work, arguments.rounds)
-        ours, theirs = (statistics.median(found[name][side]) for side in ("C++", "reference"))
+        ours, theirs = (
+            [1e3 * statistics.median(each) for each in zip(*found[name][side], strict=True)] for side in SIDES
+        )
         print(
-            f"{name:32}  C++ {1e3 * ours:9.2f} ms  reference {1e3 * theirs:9.2f} ms  {theirs / ours:6.2f} x", flush=True
+            f"{name:32}  C++ {ours[0]:9.2f} ms ({ours[1]:8.2f} of CPU)  reference {theirs[0]:9.2f} ms ({theirs[1]:8.2f})  "
+            f"{theirs[0] / ours[0]:6.2f} x ({theirs[1] / ours[1]:.2f} x)",
+            flush=True,
         )
     if arguments.json:
         arguments.json.write_text(json.dumps(found, indent=1))

@@ -11,12 +11,14 @@
 #include <vector>
 
 constexpr long GROUP = 128, STEPS = 32;
+constexpr long AHEAD = 8;  // steps; rows lie pages apart, where no processor fetches by itself
 constexpr long BLOCKS = GROUP / LANES;
 
 struct Rows {  // (sequences, steps, …), the last dimension side by side; strides in elements
   const float* at;
   long sequence, step;
   const float* row(long b, long t) const { return at + b * sequence + t * step; }
+  void fetch(long b, long t, long channel) const { __builtin_prefetch(row(b, t) + channel); }
 };
 
 struct Scan {
@@ -58,6 +60,7 @@ static void forward_block(const Scan& s, long b, long first, int count, Vec* h, 
       float* start = s.starts + (b * s.chunks() + t / STEPS) * s.states * s.channels + first;
       for (long n = 0; n < s.states; n++) store(start + n * s.channels, h[n], count);
     }
+    if (t + AHEAD < s.length) s.u.fetch(b, t + AHEAD, first), s.delta.fetch(b, t + AHEAD, first), s.z.fetch(b, t + AHEAD, first);
     const Vec u = load(s.u.row(b, t) + first, count), z = load(s.z.row(b, t) + first, count);
     const Vec dt = softplus(load(s.delta.row(b, t) + first, count) + bias), x = dt * u;
     const float *B = s.B.row(b, t), *C = s.C.row(b, t);
@@ -101,12 +104,16 @@ struct Chunk {
         g(BLOCKS * states), dA(BLOCKS * states), dD(BLOCKS), dbias(BLOCKS) {}
 };
 
-static void again(const Scan& s, Chunk& c, long b, long begin, long end, long first, int count) {
+// next, next_begin: where what comes after this block and chunk lies.
+static void again(const Scan& s, const Gradients& d, Chunk& c, long b, long begin, long end, long first, int count, long next,
+                  long next_begin) {
   const Vec bias = load(s.bias + first, count), D = load(s.D + first, count);
   const float* start = s.starts + (b * s.chunks() + begin / STEPS) * s.states * s.channels + first;
   for (long n = 0; n < s.states; n++) c.h.at[n] = load(start + n * s.channels, count);
   for (long t = begin; t < end; t++) {
-    const long i = t - begin;
+    const long i = t - begin, then = next_begin + i;
+    s.u.fetch(b, then, next), s.delta.fetch(b, then, next), s.z.fetch(b, then, next);
+    __builtin_prefetch(d.dout + (b * s.length + then) * s.channels + next);
     const Vec u = load(s.u.row(b, t) + first, count), dt = softplus(load(s.delta.row(b, t) + first, count) + bias), x = dt * u;
     const Vec *before = c.h.at + i * s.states;
     Vec *h = c.h.at + (i + 1) * s.states, *a = c.a.at + i * s.states, y = D * u;
@@ -175,7 +182,8 @@ static void backward_unit(const Scan& s, const Gradients& d, Chunk& c, long b, l
     for (long i = 0; i < (end - begin) * s.states; i++) c.dB.at[i] = c.dC.at[i] = Vec{};
     for (long block = 0; block < blocks; block++) {
       const long first = channel + block * LANES;
-      again(s, c, b, begin, end, first, count(block));
+      const bool last = block == blocks - 1;
+      again(s, d, c, b, begin, end, first, count(block), last ? channel : first + LANES, last && chunk ? begin - STEPS : begin);
       back(s, d, c, b, begin, end, first, count(block), block);
     }
     const long share = ((b * s.groups() + group) * s.length + begin) * s.states;
