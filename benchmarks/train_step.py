@@ -40,8 +40,10 @@ from adam.trainer.optim import apply_update, clip_gradients, make_optimizer, mom
 from adam.trainer.runtime import Runtime  # noqa: E402
 
 DOCUMENT = 1000  # tokens, in the mean
-USED = 0.95  # of the memory at most, where it is chosen how many layers keep their states
+# Of the memory at most: a side that takes more has no room beside what libraries load meanwhile, and training would not choose it either.
+USED = 0.95
 TIMED = 2  # steps of a turn
+SPILT = 1 << 28  # bytes: less than that may be work space of libraries
 GIB = 1 << 30
 # Kernels by what they are for: the first pattern that a name matches, in lower case.
 KINDS = {
@@ -69,7 +71,8 @@ class Side:
     again: str = KEPT  # what of it the backward computes again, and of how many layers
     layers: int = 0
     seconds: list[float] = field(default_factory=list)
-    peak: int = 0  # bytes
+    peak: int = 0  # bytes of tensors
+    reserved: int = 0  # and what lies between them
     fits: bool = True
 
     @property
@@ -88,6 +91,7 @@ class Bench:
     def __init__(self, shape: ModelConfig, length: int, device: str) -> None:
         torch.manual_seed(0)
         self.shape, self.length, self.device = shape, length, device
+        self.room = int(USED * torch.cuda.get_device_properties(0).total_memory) if device == "cuda" else 1 << 60
         with torch.device(device):
             self.model = MambaLM(shape, make_ops("native" if device == "cuda" else "torch"))
         self.weights = dict(self.model.named_parameters())
@@ -142,7 +146,13 @@ class Bench:
         if self.device == "cuda":
             torch.cuda.synchronize()
 
+    @property
+    def left(self) -> int:
+        """Bytes of the GPU that are ours."""
+        return torch.cuda.memory_allocated() if self.device == "cuda" else 0
+
     def clear(self) -> None:
+        """Between sides: nothing of the one before stays but the weights and moments that all have."""
         self.optimizer.zero_grad(set_to_none=True)
         gc.collect()
         if self.device == "cuda":
@@ -174,10 +184,10 @@ def partly(bench: Bench, sides: list[Side]) -> Iterator[Side]:
             continue
         precision = "fp8" if side.name.endswith("fp8") else "bf16"
         runtime = Runtime(bench.device, precision, "native", 1, side.micro_batch)
-        spare = int(USED * torch.cuda.get_device_properties(0).total_memory) - side.peak
+        spare = bench.room - side.reserved
         layers = layers_again(side.model, bench.length, runtime, spare)
         if 0 < layers < len(side.model.backbone.layers):
-            yield replace(side, layers=layers, seconds=[], peak=0)
+            yield replace(side, layers=layers, seconds=[])
 
 
 def theirs(bench: Bench, name: str, sizes: list[int]) -> Iterator[Side]:
@@ -218,6 +228,7 @@ def sides_of(bench: Bench, arguments: argparse.Namespace) -> list[Side]:
 def try_out(bench: Bench, side: Side) -> None:
     """Two steps, the first of which compiles; how much memory they take."""
     bench.clear()
+    left = bench.left
     began = time.perf_counter()
     loss = float("nan")
     side.ready()
@@ -229,9 +240,14 @@ def try_out(bench: Bench, side: Side) -> None:
     except torch.OutOfMemoryError:
         side.fits = False
     if bench.device == "cuda":
-        side.peak = torch.cuda.max_memory_allocated()
-    bench.clear()
+        side.peak, side.reserved = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
     said = f"{side.peak / GIB:.1f} GiB" if side.fits else "does not fit"
+    if side.reserved > bench.room:
+        side.fits = False
+        said = f"{said}, more than {USED:.0%} of the memory: not timed"
+    bench.clear()
+    if bench.left > left + SPILT:
+        said += f"; {(bench.left - left) / GIB:.1f} GiB stay behind"
     print(
         f"tried {side.name}, {side.micro_batch}: loss {loss:.4f}, {said}, {time.perf_counter() - began:.1f} s",
         flush=True,
@@ -239,16 +255,28 @@ def try_out(bench: Bench, side: Side) -> None:
 
 
 def take_turns(bench: Bench, sides: list[Side], rounds: int) -> None:
+    """A side that runs out of memory after all is left out from then on."""
     for _ in range(rounds):
-        for side in sides:
+        for side in [side for side in sides if side.fits]:
             bench.clear()
-            bench.step(side)
-            for _ in range(TIMED):
-                bench.synchronize()
-                began = time.perf_counter()
-                bench.step(side)
-                bench.synchronize()
-                side.seconds.append(time.perf_counter() - began)
+            try:
+                side.seconds += turn(bench, side)
+            except torch.OutOfMemoryError as error:
+                side.fits, side.seconds = False, []
+                print(f"{side.title}, {side.micro_batch} ran out of memory: {str(error).splitlines()[0]}", flush=True)
+
+
+def turn(bench: Bench, side: Side) -> list[float]:
+    """Seconds of steps, after one that does not count."""
+    found = []
+    for number in range(1 + TIMED):
+        bench.synchronize()
+        began = time.perf_counter()
+        bench.step(side)
+        bench.synchronize()
+        if number:
+            found.append(time.perf_counter() - began)
+    return found
 
 
 def graphed(bench: Bench, side: Side, steps: int) -> dict[str, float]:
@@ -400,7 +428,7 @@ def main() -> None:
     for side in list(partly(bench, sides)) if bench.device == "cuda" else ():
         try_out(bench, side)
         sides.append(side)
-    take_turns(bench, [side for side in sides if side.fits], arguments.rounds)
+    take_turns(bench, sides, arguments.rounds)
     facts = [facts_of(bench, side) for side in sides]
     best = best_of([side for side in sides if side.fits])
     ratios = {

@@ -60,7 +60,7 @@ class Trainer(Section, frozen=True):
     backend: Annotated[
         Literal["auto", "native", "mamba_ssm", "torch"],
         Meta(
-            description="whose selective scan; native: ours, for NVIDIA GPUs; torch: the reference; "
+            description="whose selective scan; native: ours, for NVIDIA GPUs, and for CPUs that have a C++ compiler; torch: the reference; "
             "auto: the fastest that gives the reference's results here"
         ),
     ] = "auto"

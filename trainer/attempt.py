@@ -30,7 +30,7 @@ from adam.trainer.model.lm import MambaLM
 from adam.trainer.ops.backends import make_ops
 from adam.trainer.optim import make_optimizer
 from adam.trainer.owed import Owed
-from adam.trainer.place import ALONE, Place, last_device, meeting
+from adam.trainer.place import ALONE, Place, last_parts, meeting
 from adam.trainer.restore import restore
 from adam.trainer.runtime import Runtime, fingerprint, set_up
 from adam.trainer.snapshot import Identity, Position, Snapshots
@@ -57,7 +57,7 @@ def run_attempt(run: Path, token: int, stop_requested: Callable[[], bool], place
     heart = Heart(paths, plan.attempt, token, place.rank)
     heart.enter(Phase.LOADING)
     try:
-        with _stacks_into(paths.log(place.stacks)), meeting(place, config.trainer, last_device(paths)):
+        with _stacks_into(paths.log(place.stacks)), meeting(place, config.trainer, last_parts(paths).get("device", "")):
             together = Together(heart, stop_requested, place.rank, place.world)
             return _train(paths, plan, config, heart, together)
     except RuntimeError as error:
@@ -174,8 +174,8 @@ def _set_up(paths: RunPaths, plan: Plan, config: Config, together: Together) -> 
     """How this rank computes: as all do. The first one checks kernels and compiles them; the others find that done."""
 
     def mine() -> Runtime:
-        was_on = last_device(paths)
-        return set_up(config.trainer, config.model, plan, paths.kernel_checks, was_on, together.world)
+        before = last_parts(paths)
+        return set_up(config.trainer, config.model, plan, paths.kernel_checks, before, together.world)
 
     runtime = mine() if together.first else None
     together.told(0)
@@ -216,4 +216,4 @@ def make_model(shape: ModelConfig, seed: int, runtime: Runtime) -> MambaLM:
     torch.manual_seed(seed)
     # Drawn where they are to be: 2.8 billion random numbers take a CPU a minute, at each start.
     with torch.device(runtime.device):
-        return MambaLM(shape, make_ops(runtime.backend), runtime.linear)
+        return MambaLM(shape, make_ops(runtime.backend, runtime.device), runtime.linear)

@@ -74,7 +74,7 @@ def measure(config_path: Path, place: Path, seconds: float) -> dict[str, Any]:
         directory.mkdir(parents=True, exist_ok=True)
     config = load_config(config_path)
     plan = Plan(program="trainer", attempt=1, token=1)
-    runtime = set_up(config.trainer, config.model, plan, paths.kernel_checks, "")
+    runtime = set_up(config.trainer, config.model, plan, paths.kernel_checks, {})
     shape = resolved(config.model, config.model.vocab_size)
     model = make_model(shape, config.trainer.seed, runtime)
     fit = settle_fit(paths.fit, model, config, runtime, most=0, attempt=1, beat=lambda: None)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from adam.contract.config import Trainer
 from adam.trainer import forget
+from adam.trainer.forget import storage_of
 from adam.trainer.model.lm import Block, MambaLM
 from adam.trainer.model.mamba1 import Mamba1
 from adam.trainer.ops.native import NativeOps
@@ -113,20 +114,20 @@ def kept_bytes(model: MambaLM, samples: int, length: int, runtime: Runtime, laye
     weight = model.backbone.embedding.weight
     x = torch.zeros(samples, length, weight.shape[1], device=weight.device, requires_grad=True)
     residual, resets = torch.zeros_like(x), torch.zeros(samples, length, dtype=torch.bool, device=weight.device)
-    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-    kept: dict[int, Tensor] = {}  # by the memory that they lie in; held, so that none is given to the next
+    weights = {storage_of(parameter) for parameter in model.parameters()}
+    kept: dict[int, torch.UntypedStorage] = {}  # held, so that none is given to the next
 
-    def keep(tensor: Tensor) -> Tensor:
-        kept[tensor.untyped_storage().data_ptr()] = tensor
-        return tensor
+    def keep(tensor: Tensor) -> None:
+        # Storages, and nothing for autograd: a tensor that knows its graph, held by that very graph, would stay for ever.
+        kept[storage_of(tensor)] = tensor.untyped_storage()
 
     forget.watchers.append(keep)
     try:
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), runtime.autocast():
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda nothing: nothing), runtime.autocast():
             model.backbone.layers[layer](x, residual, resets)
     finally:
         forget.watchers.remove(keep)
-    return sum(tensor.untyped_storage().nbytes() for place, tensor in kept.items() if place not in weights)
+    return sum(storage.nbytes() for place, storage in kept.items() if place not in weights)
 
 
 def gpu_room() -> int:

@@ -129,16 +129,16 @@ def ranks_of(run: Path) -> int:
         return 1
     plan = schema.load(paths.plan, Plan)
     samples = plan.micro_batch if plan is not None and plan.micro_batch else config.micro_batch
-    return count_ranks(config, last_device(paths), samples, visible_gpus)
+    return count_ranks(config, last_parts(paths).get("device", ""), samples, visible_gpus)
 
 
-def last_device(paths: RunPaths) -> str:
-    """On which device the last attempt of this run was; empty where that is not known."""
+def last_parts(paths: RunPaths) -> dict[str, str]:
+    """What decided the bits of the last attempt of this run; empty where that is not known."""
     try:
         numerics = schema.load(paths.numerics, Numerics)
     except DataError:
-        return ""  # torn by a power cut; it is written anew
-    return numerics.parts.get("device", "") if numerics is not None else ""
+        return {}  # torn by a power cut; it is written anew
+    return numerics.parts if numerics is not None else {}
 
 
 def visible_gpus() -> list[str]:

@@ -163,12 +163,6 @@ def test_a_backend_that_was_named_is_not_replaced(machine) -> None:
     assert machine.choose("torch") == "torch"
 
 
-def test_without_a_gpu(tmp_path) -> None:
-    assert choose_backend("auto", "cpu", "fp32", 16, tmp_path / "checks") == Choice("torch")
-    with pytest.raises(ConfigError, match=r"native.*CPU"):
-        choose_backend("native", "cpu", "fp32", 16, tmp_path / "checks")
-
-
 class Wrong(ReferenceOps):
     """The reference with one mistake."""
 

@@ -198,7 +198,7 @@ def test_what_is_refused_says_why(tmp_path, monkeypatch) -> None:
     before = torch.get_num_threads()
     try:
         with pytest.raises(ConfigError, match="'fp8' can't be used: training is on the CPU; set it to 'auto'"):
-            set_up(config, ModelConfig(), plan, kept, "")
+            set_up(config, ModelConfig(), plan, kept, {})
     finally:
         torch.set_num_threads(before)
         torch.set_deterministic_debug_mode("default")

@@ -152,11 +152,11 @@ def _text(path: Path) -> str:
 
 def test_what_ranks_can_not_do_is_one_line_and_the_documented_code(run) -> None:
     lines = []
-    for changes in ({"micro_batch": 8}, {"backend": "native"}):
+    for changes in ({"micro_batch": 8}, {"backend": "mamba_ssm"}):
         assert train(run, write_plan(run, **changes)) == Exit.CONFIG
         lines.append(run.log("trainer").read_text().splitlines()[-1])
     assert lines[0] == "adam.trainer: the plan's micro-batch 8 does not divide trainer.batch_size = 8 among 2 GPUs"
-    assert lines[1].startswith("adam.trainer: trainer.backend = 'native' needs an NVIDIA GPU")
+    assert lines[1].startswith("adam.trainer: trainer.backend = 'mamba_ssm' needs an NVIDIA GPU")
 
 
 def test_a_loss_that_is_not_finite_ends_all_ranks_and_is_logged(run) -> None:

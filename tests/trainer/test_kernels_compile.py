@@ -5,8 +5,9 @@ kernels assert themselves. So what can go wrong shows as an error or as spilled 
 """
 
 import pytest
+import torch
 
-from adam.trainer.ops import native_ssd, nvrtc
+from adam.trainer.ops import native_ssd, nvrtc, self_check
 from adam.trainer.ops.nvrtc import KernelError, compile_kernels, kept_code
 
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100", "sm_103", "sm_120")
@@ -30,6 +31,7 @@ OTHERS = {
     "cross-entropy": (("cross_entropy.cu",), {}),
     "AdamW": (("adamw.cu",), {}),
 }
+ELSEWHERE = {"fp8.cu"}  # test_fp8.py, for the chips that have fp8
 PAIRS = ("common.cuh", "ssd_common.cuh", "ssd_pairs.cuh")
 DUALITY = {
     "tokens": (("common.cuh", "ssd_common.cuh", "ssd_tokens.cu"), {"STATES": 128}),
@@ -85,6 +87,30 @@ def test_the_duality_on_all_architectures(what: str, architecture: str) -> None:
     files, macros = DUALITY[what]
     for element in (BF16, FP16):
         assert _spilled(files, {"ELEMENT": element, **macros}, architecture) <= 160
+
+
+def test_no_kernel_is_left_out() -> None:
+    known = {name for name, _ in FILES.values()} | {files[-1] for files, _ in (*OTHERS.values(), *DUALITY.values())}
+    assert known | ELSEWHERE == {path.name for path in nvrtc.KERNELS.glob("*.cu")}
+
+
+@pytest.mark.parametrize("states", [16, 64, 256])
+def test_other_numbers_of_states_of_the_duality(states: int) -> None:
+    files, macros = DUALITY["tokens"]
+    assert _spilled(files, {**macros, "ELEMENT": BF16, "STATES": states}, "sm_120") <= 16
+
+
+@pytest.mark.parametrize("taps", [2, 3])
+def test_other_windows_of_the_convolution(taps: int) -> None:
+    for direction in ("forward", "backward"):
+        files, _ = OTHERS[f"conv {direction}"]
+        assert _spilled(("common.cuh", *files), {"ELEMENT": FP16, "TAPS": taps}, "sm_100") <= 16
+
+
+def test_all_that_a_self_check_compiles_ahead() -> None:
+    """With the very macros that it asks for."""
+    for files, macros in self_check.sources(torch.bfloat16, 16):
+        _spilled(("common.cuh", *files), dict(macros), "sm_120")
 
 
 def test_machine_code_is_kept_and_not_believed_blindly(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,12 +12,14 @@ import torch
 from adam.contract import schema
 from adam.contract.errors import ConfigError, DataError
 from adam.contract.records import KernelChecks
+from adam.trainer.ops import cpu_build
+from adam.trainer.ops.cpu import CpuOps
 from adam.trainer.ops.interface import Ops
 from adam.trainer.ops.mamba_ssm import MambaSsmOps
 from adam.trainer.ops.native import NativeOps
 from adam.trainer.ops.nvrtc import keep_in
 from adam.trainer.ops.reference import ReferenceOps
-from adam.trainer.ops.self_check import first_line, self_check
+from adam.trainer.ops.self_check import first_line, self_check, self_check_cpu
 
 FASTEST_FIRST = ("native", "mamba_ssm")
 DRIVER = Path("/proc/driver/nvidia/version")
@@ -33,10 +35,10 @@ class Choice(NamedTuple):
     failed: tuple[str, ...] = ()
 
 
-def make_ops(name: str) -> Ops:
-    """The backend of that name: native, mamba_ssm or torch."""
+def make_ops(name: str, device: str = "cuda") -> Ops:
+    """The backend of that name: native, mamba_ssm or torch. On a CPU `native` raises BuildError where it can't be compiled."""
     if name == "native":
-        return NativeOps()
+        return CpuOps() if device == "cpu" else NativeOps()
     if name == "mamba_ssm":
         return MambaSsmOps()
     return ReferenceOps()
@@ -59,19 +61,18 @@ def choose_backend(
     Raises ConfigError where a backend that was asked for by name can't be used, RuntimeError where a self-check has left no GPU that
     computes.
     """
-    if wanted == "torch" or (wanted == "auto" and device == "cpu"):
+    if wanted == "torch":
         return Choice("torch")
-    if device == "cpu":
+    if device == "cpu" and wanted == "mamba_ssm":
         raise ConfigError(
             f"trainer.backend = {wanted!r} needs an NVIDIA GPU, and training is on the CPU",
             "set it to 'auto' or 'torch'",
         )
     keep_in(checks.with_suffix(""))
+    cpu_build.keep_in(checks.with_suffix(""))
     failed: list[str] = []
-    for name in FASTEST_FIRST if wanted == "auto" else (wanted,):
-        if name == "mamba_ssm" and wanted == "auto" and importlib.util.find_spec("mamba_ssm") is None:
-            continue
-        wrong = _checked(name, precision, states, checks, driver)
+    for name in _candidates(wanted, device):
+        wrong = _checked(name, device, precision, states, checks, driver)
         if not wrong:
             return Choice(name, tuple(failed))
         if wanted != "auto":
@@ -83,13 +84,27 @@ def choose_backend(
     return Choice("torch", tuple(failed))
 
 
-def _checked(name: str, precision: str, states: int, checks: Path, driver: Path) -> str:
+def _candidates(wanted: str, device: str) -> tuple[str, ...]:
+    """What is tried, the fastest first; what is plainly not there is left out where it was not asked for by name."""
+    if wanted != "auto":
+        return (wanted,)
+    if device == "cpu":
+        if cpu_build.compiler() is not None:
+            return ("native",)
+        log.warning("no C++ compiler is here: the scan is computed by the reference, several times slower than C++")
+        return ()
+    return tuple(name for name in FASTEST_FIRST if name == "native" or importlib.util.find_spec(name) is not None)
+
+
+def _checked(name: str, device: str, precision: str, states: int, checks: Path, driver: Path) -> str:
     """What is wrong with a backend; empty if nothing is, now or when it was last looked.
 
     That a check begins is noted first: one that hangs, or takes the process with it, is not begun for ever.
     """
     try:
-        where = f"{_identity(name, driver)}, {precision}, {states} states"
+        where = f"{_identity(name, device, driver)}, {precision}, {states} states"
+    except cpu_build.BuildError as error:
+        return str(error)
     except importlib.metadata.PackageNotFoundError:
         return f"{name} is not installed (it comes with `pip install 'adam-trainer[cuda]'`)"
     known = _known(checks)
@@ -100,14 +115,21 @@ def _checked(name: str, precision: str, states: int, checks: Path, driver: Path)
         return f"its self-check did not come back {tries} times: it hung, or ended the trainer ({checks} remembers; delete it to try again)"
     _note(checks, where, begun=tries + 1)
     try:
-        wrong = self_check(make_ops(name), precision, states)
+        wrong = _wrong_on_cpu(precision, states) if device == "cpu" else self_check(make_ops(name), precision, states)
     except torch.OutOfMemoryError:  # says nothing about the backend
         _note(checks, where)
         raise
-    if wrong:
+    if wrong and device == "cuda":
         _gpu_computes(f"{name}: {wrong}")
     _note(checks, where, passed=not wrong)
     return wrong
+
+
+def _wrong_on_cpu(precision: str, states: int) -> str:
+    try:
+        return self_check_cpu(CpuOps(), precision, states)
+    except cpu_build.BuildError as error:
+        return str(error)
 
 
 def _gpu_computes(wrong: str) -> None:
@@ -140,11 +162,13 @@ def _note(checks: Path, where: str, *, begun: int = 0, passed: bool = False) -> 
         log.warning("a self-check can't be noted", why=str(error))
 
 
-def _identity(name: str, driver: Path) -> str:
-    """What a pass holds for. Raises PackageNotFoundError."""
+def _identity(name: str, device: str, driver: Path) -> str:
+    """What a pass holds for. Raises PackageNotFoundError, BuildError."""
     here = Path(__file__).parent
-    code = sorted(path for path in here.rglob("*") if path.suffix in {".py", ".cu", ".cuh"})
+    code = sorted(path for path in here.rglob("*") if path.suffix in {".py", ".cu", ".cuh", ".cpp", ".h"})
     ours = hashlib.sha256(b"".join(path.read_bytes() for path in code)).hexdigest()[:12]
+    if device == "cpu":
+        return f"{name} {ours} compiled as {cpu_build.key()}, torch {torch.__version__}"
     version = ours if name == "native" else f"{importlib.metadata.version('mamba_ssm')} by {ours}"
     loaded = driver.read_text().splitlines()[0] if driver.exists() else "an unknown driver"
     return f"{name} {version}, torch {torch.__version__}, {torch.cuda.get_device_name()}, {loaded}"

@@ -5,7 +5,7 @@ torch's own clipping reads and writes each gradient once more, 22 GB for 2.7B pa
 """
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -132,7 +132,7 @@ def _same(some: list[Tensor], others: list[Tensor]) -> bool:
     return len(some) == len(others) and all(a is b for a, b in zip(some, others, strict=True))
 
 
-def _sent(rows: list[tuple[int, ...]], device: torch.device) -> Tensor:
+def _sent(rows: Sequence[tuple[int, ...]], device: torch.device) -> Tensor:
     """int64 on that device, without waiting for it."""
     table = torch.tensor(rows)
     return table.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else table

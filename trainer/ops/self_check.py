@@ -47,6 +47,15 @@ def self_check(ops: Ops, precision: str, states: int) -> str:
     return self_check_ops.check_ops(ops, "cuda", dtype) if ours else ""
 
 
+def self_check_cpu(ops: Ops, precision: str, states: int) -> str:
+    """What a CPU's compiled operators do wrong; empty if nothing: channels that fill no vector, several chunks of time, documents."""
+    dtype = DTYPES[precision]
+    for shape in ((2, 45, 20, states), (1, 70, 300, states)):
+        if wrong := compare(ops, "cpu", shape, dtype):
+            return wrong
+    return self_check_ops.check_ops(ops, "cpu", dtype, self_check_ops.CONVOLUTIONS)
+
+
 def first_line(error: Exception) -> str:
     """CUDA's errors go on for a paragraph about debugging."""
     return next(iter(str(error).splitlines()), "")

@@ -61,9 +61,12 @@ def _duality(batch: int, length: int, heads: int, states: int) -> dict[str, tupl
 
 # x is (sequences, steps, …) of each. Small, as the reference is computed on the CPU: more rows than a norm's backward has blocks, a row of
 # a large model's width; more than one chunk, more heads than a block has, as many states as Mamba-2.
-CHECKS = [
+CONVOLUTIONS = [
     Check("causal_conv1d", {"x": (2, 70, 20), "weight": (20, 4), "bias": (20,)}, _conv),
     Check("causal_conv1d", {"x": (1, 70, 520), "weight": (520, 4), "bias": (520,)}, _conv),
+]
+CHECKS = [
+    *CONVOLUTIONS,
     Check("add_rms_norm", {"x": (2, 600, 20), "residual": (2, 600, 20), "weight": (20,)}, _add_norm),
     Check("add_rms_norm", {"x": (1, 4, 2560), "residual": (1, 4, 2560), "weight": (2560,)}, _add_norm),
     Check("add_rms_norm", {"x": (2, 3, 260), "weight": (260,)}, _first_norm),
@@ -90,9 +93,9 @@ def sources(dtype: torch.dtype) -> list[Source]:
     ]
 
 
-def check_ops(ops: Ops, device: str, dtype: torch.dtype) -> str:
+def check_ops(ops: Ops, device: str, dtype: torch.dtype, checks: list[Check] = CHECKS) -> str:
     """The first result of an operation that is not the reference's in fp64, by name and distance; empty if all are."""
-    for check in CHECKS:
+    for check in checks:
         try:
             wrong = _compare(ops, check, device, dtype)
         except torch.OutOfMemoryError:
