@@ -40,8 +40,9 @@ from adam.trainer.optim import apply_update, clip_gradients, make_optimizer, mom
 from adam.trainer.runtime import Runtime  # noqa: E402
 
 DOCUMENT = 1000  # tokens, in the mean
-# Of the memory at most: a side that takes more has no room beside what libraries load meanwhile, and training would not choose it either.
-USED = 0.95
+# Of the memory: what a side may take (more leaves no room beside what libraries load meanwhile, and training would not choose it either),
+# and what it is to take where it is chosen how many layers keep their states.
+MOST, USED = 0.96, 0.94
 TIMED = 2  # steps of a turn
 SPILT = 1 << 28  # bytes: less than that may be work space of libraries
 GIB = 1 << 30
@@ -91,7 +92,7 @@ class Bench:
     def __init__(self, shape: ModelConfig, length: int, device: str) -> None:
         torch.manual_seed(0)
         self.shape, self.length, self.device = shape, length, device
-        self.room = int(USED * torch.cuda.get_device_properties(0).total_memory) if device == "cuda" else 1 << 60
+        self.total = torch.cuda.get_device_properties(0).total_memory if device == "cuda" else 1 << 60
         with torch.device(device):
             self.model = MambaLM(shape, make_ops("native" if device == "cuda" else "torch"))
         self.weights = dict(self.model.named_parameters())
@@ -184,7 +185,7 @@ def partly(bench: Bench, sides: list[Side]) -> Iterator[Side]:
             continue
         precision = "fp8" if side.name.endswith("fp8") else "bf16"
         runtime = Runtime(bench.device, precision, "native", 1, side.micro_batch)
-        spare = bench.room - side.reserved
+        spare = int(USED * bench.total) - side.reserved
         layers = layers_again(side.model, bench.length, runtime, spare)
         if 0 < layers < len(side.model.backbone.layers):
             yield replace(side, layers=layers, seconds=[])
@@ -242,9 +243,9 @@ def try_out(bench: Bench, side: Side) -> None:
     if bench.device == "cuda":
         side.peak, side.reserved = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
     said = f"{side.peak / GIB:.1f} GiB" if side.fits else "does not fit"
-    if side.reserved > bench.room:
+    if side.reserved > MOST * bench.total:
         side.fits = False
-        said = f"{said}, more than {USED:.0%} of the memory: not timed"
+        said = f"{said}, more than {MOST:.0%} of the memory: not timed"
     bench.clear()
     if bench.left > left + SPILT:
         said += f"; {(bench.left - left) / GIB:.1f} GiB stay behind"

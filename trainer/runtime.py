@@ -95,7 +95,7 @@ def set_up(
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # would write each new tensor twice
     scan_type = "fp32" if precision == "fp32" else "bf16"
     wanted = _wanted(plan.backend or config.backend, device, before)
-    choice = choose_backend(wanted, device, scan_type, scan_states(model), kernel_checks)
+    choice = choose_backend(wanted, device, scan_type, scan_states(model), kernel_checks, arch=model.arch)
     if precision == "fp8":
         require_fp8(model, device)
     return Runtime(device, precision, choice.name, threads, micro_batch, ranks, choice.failed)

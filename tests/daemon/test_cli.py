@@ -9,7 +9,7 @@ from adam.daemon.cli import EXITS, handler, make_parser
 
 COMMANDS = {
     "init", "up", "down", "status", "pause", "restore", "resume", "save", "logs", "checkpoints", "doctor", "fork", "fetch-weights", "forge",
-    "alerts", "systemd",
+    "alerts", "systemd", "bench",
 }  # fmt: skip
 
 

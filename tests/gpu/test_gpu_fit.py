@@ -29,6 +29,7 @@ CONFIG = Config(
     trainer=Trainer(batch_size=8, micro_batch=8, seq_len=1024, decay_steps=1), checkpoint=Checkpoint(ram="off")
 )
 RUNTIME = Runtime("cuda", "bf16", "native", 1, 8)
+SEGMENTS = 2 * (20 << 20)  # what torch's allocator may ask for more than is wanted, where the model is as small as here
 
 
 def made() -> MambaLM:
@@ -56,7 +57,7 @@ def test_a_step_takes_what_was_measured(size: int, again: str) -> None:
         apply_update(optimizer)
         optimizer.zero_grad(set_to_none=True)
     taken = torch.cuda.max_memory_reserved()
-    assert 0.85 * measured.peak < taken < 1.05 * measured.peak, (taken, measured.peak)
+    assert 0.85 * measured.peak < taken < 1.05 * measured.peak + SEGMENTS, (taken, measured.peak)
 
 
 def test_ways_take_less_and_less() -> None:
@@ -71,7 +72,7 @@ def test_states_of_some_layers_lie_between() -> None:
     assert kept.peak > some.peak > again.peak and some.layers == 4
     probe.room, probe.copy = int((some.peak + again.peak) / 2 / (1 - MARGIN - SLACK)), 0
     for one in probe.partly(again):
-        assert 4 <= one.layers < 8 and fits(one, int(probe.room * 1.01), 0)
+        assert 4 <= one.layers < 8 and fits(one, int(probe.room * 1.01) + SEGMENTS, 0)
 
 
 def test_what_does_not_fit_is_seen_and_leaves_nothing_behind() -> None:

@@ -384,7 +384,7 @@ def test_an_attempt_never_writes_over_the_snapshot_that_it_began_from(tmp_path) 
 
 def test_a_backend_that_failed_is_reported(tmp_path, monkeypatch) -> None:
     failed = ("native: the gradient of B is 0.3 off",)
-    monkeypatch.setattr("adam.trainer.runtime.choose_backend", lambda *_: Choice("torch", failed))
+    monkeypatch.setattr("adam.trainer.runtime.choose_backend", lambda *_, **__: Choice("torch", failed))
     paths = make_run(tmp_path / "run", small_config(steps=2))
     write_plan(paths)
     run_attempt(paths.root, 1, never)

@@ -35,7 +35,7 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path):
     machine = Machine()
     machine.driver.write_text("NVRM version: 580.1\nGCC 12\n")
 
-    def check(ops: Ops, precision: str, states: int) -> str:
+    def check(ops: Ops, precision: str, states: int, arch: str) -> str:
         name = "native" if isinstance(ops, NativeOps) else "mamba_ssm"
         machine.asked.append(name)
         if isinstance(machine.wrong[name], BaseException):
@@ -245,6 +245,22 @@ def test_all_kernels_of_a_check_are_compiled_ahead(monkeypatch: pytest.MonkeyPat
     assert self_check(NativeOps(), "bf16", 16) == ""
     here = {path.name for path in (Path(backends.__file__).parent / "kernels").glob("*.cu")}
     assert {files[-1] for files, _ in ahead} == here - {"fp8.cu"} and len(ahead) == len(set(ahead))
+
+
+@pytest.mark.parametrize(("arch", "others"), [("mamba1", {"ssd", "gated"}), ("mamba2", {"scan"})])
+def test_what_a_model_never_computes_is_neither_compiled_nor_checked(monkeypatch, arch: str, others: set[str]) -> None:
+    ahead, done = [], []
+    monkeypatch.setattr("adam.trainer.ops.self_check.compile_all", lambda sources, device: ahead.extend(sources))
+    monkeypatch.setattr("adam.trainer.ops.self_check.compare", lambda *_: done.append("selective_scan") or "")
+    monkeypatch.setattr(self_check_ops, "_compare", lambda ops, check, *_: done.append(check.name) or "")
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    assert self_check(NativeOps(), "bf16", 16, arch) == ""
+    files = {files[-1].partition("_")[0].removesuffix(".cu") for files, _ in ahead}
+    everything = {"scan", "conv", "add", "gated", "cross", "ssd", "adamw"}
+    assert files == everything - others
+    assert {"selective_scan": "scan", "gated_rms_norm": "gated", "ssd": "ssd"}.keys() - set(done) == {
+        {"scan": "selective_scan", "gated": "gated_rms_norm", "ssd": "ssd"}[one] for one in others
+    }
 
 
 def test_whatever_a_library_raises_is_told_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,7 +45,7 @@ def make_ops(name: str, device: str = "cuda") -> Ops:
 
 
 def choose_backend(
-    wanted: str, device: str, precision: str, states: int, checks: Path, driver: Path = DRIVER
+    wanted: str, device: str, precision: str, states: int, checks: Path, driver: Path = DRIVER, arch: str = ""
 ) -> Choice:
     """The backend that shall compute.
 
@@ -57,6 +57,7 @@ def choose_backend(
         checks: the file of what has passed; a pass counts for as long as GPU, driver, versions and our code are the same. Beside
             it, in a directory of the same name without its ending, compiled kernels are kept.
         driver: where the driver tells its version.
+        arch: mamba1 or mamba2: what the other one alone computes is neither compiled nor checked; empty: all is.
 
     Raises ConfigError where a backend that was asked for by name can't be used, RuntimeError where a self-check has left no GPU that
     computes.
@@ -72,7 +73,7 @@ def choose_backend(
     cpu_build.keep_in(checks.with_suffix(""))
     failed: list[str] = []
     for name in _candidates(wanted, device):
-        wrong = _checked(name, device, precision, states, checks, driver)
+        wrong = _checked(name, device, precision, states, checks, driver, arch)
         if not wrong:
             return Choice(name, tuple(failed))
         if wanted != "auto":
@@ -96,13 +97,13 @@ def _candidates(wanted: str, device: str) -> tuple[str, ...]:
     return tuple(name for name in FASTEST_FIRST if name == "native" or importlib.util.find_spec(name) is not None)
 
 
-def _checked(name: str, device: str, precision: str, states: int, checks: Path, driver: Path) -> str:
+def _checked(name: str, device: str, precision: str, states: int, checks: Path, driver: Path, arch: str) -> str:
     """What is wrong with a backend; empty if nothing is, now or when it was last looked.
 
     That a check begins is noted first: one that hangs, or takes the process with it, is not begun for ever.
     """
     try:
-        where = f"{_identity(name, device, driver)}, {precision}, {states} states"
+        where = f"{_identity(name, device, driver)}, {precision}, {states} states{arch and f', {arch}'}"
     except cpu_build.BuildError as error:
         return str(error)
     except importlib.metadata.PackageNotFoundError:
@@ -115,7 +116,8 @@ def _checked(name: str, device: str, precision: str, states: int, checks: Path, 
         return f"its self-check did not come back {tries} times: it hung, or ended the trainer ({checks} remembers; delete it to try again)"
     _note(checks, where, begun=tries + 1)
     try:
-        wrong = _wrong_on_cpu(precision, states) if device == "cpu" else self_check(make_ops(name), precision, states)
+        on_cpu = device == "cpu"
+        wrong = _wrong_on_cpu(precision, states) if on_cpu else self_check(make_ops(name), precision, states, arch)
     except torch.OutOfMemoryError:  # says nothing about the backend
         _note(checks, where)
         raise

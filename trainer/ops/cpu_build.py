@@ -113,7 +113,9 @@ def _whole(directory: Path, name: str) -> Path | None:
 
 
 def _compile(directory: Path, name: str) -> Path:
-    made = directory / f".{name}.{os.getpid()}.so"
+    for left in directory.glob(".*.so"):  # by a compiler that was killed; we have the lock
+        left.unlink()
+    made = directory / f".{name}.so"
     command = [compiler() or "", *FLAGS, *(str(KERNELS / source) for source in SOURCES), "-o", str(made)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=LONGEST_S, check=False)

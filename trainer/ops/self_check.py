@@ -24,19 +24,20 @@ def shapes(states: int) -> list[tuple[tuple[int, int, int, int], int]]:
     return [((2, 45, 20, states), 1), ((2, 300, 68, states), 1), ((2, 300, 68, states), max(128, 4096 // states))]
 
 
-def sources(dtype: torch.dtype, states: int) -> list[Source]:
+def sources(dtype: torch.dtype, states: int, arch: str = "") -> list[Source]:
     """Files and macros of all our kernels that a check takes."""
-    scan = native_launch.sources(dtype, states) if states <= native_launch.STATES[-1] else []
-    return [*scan, *self_check_ops.sources(dtype)]
+    scanned = arch != "mamba2" and states <= native_launch.STATES[-1]
+    scan = native_launch.sources(dtype, states) if scanned else []
+    return [*scan, *self_check_ops.sources(dtype, arch)]
 
 
-def self_check(ops: Ops, precision: str, states: int) -> str:
-    """What the operations do wrong on this machine's GPU; empty if nothing."""
+def self_check(ops: Ops, precision: str, states: int, arch: str = "") -> str:
+    """What the operations do wrong on this GPU; empty if nothing. arch: of ours, what mamba1 or mamba2 never computes is left out."""
     dtype, ours = DTYPES[precision], isinstance(ops, NativeOps)
     try:
         if ours:
-            compile_all(sources(dtype, states), torch.cuda.current_device())
-        for shape, copies in shapes(states):
+            compile_all(sources(dtype, states, arch), torch.cuda.current_device())
+        for shape, copies in shapes(states) if not (ours and arch == "mamba2") else ():
             wrong = compare(ops, "cuda", shape, dtype, copies)
             if wrong:
                 return wrong
@@ -44,7 +45,7 @@ def self_check(ops: Ops, precision: str, states: int) -> str:
         raise
     except Exception as error:  # noqa: BLE001  (of a library that does not fit, an import raises anything)
         return f"selective_scan, {precision}, {states} states: {type(error).__name__}: {first_line(error)}"
-    return self_check_ops.check_ops(ops, "cuda", dtype) if ours else ""
+    return self_check_ops.check_ops(ops, "cuda", dtype, self_check_ops.checks_of(arch)) if ours else ""
 
 
 def self_check_cpu(ops: Ops, precision: str, states: int) -> str:

@@ -78,17 +78,28 @@ CHECKS = [
 ]
 
 
-def sources(dtype: torch.dtype) -> list[Source]:
+LEFT_OUT = {"mamba1": ("gated_rms_norm", "ssd")}  # what an architecture never computes
+
+
+def checks_of(arch: str) -> list[Check]:
+    """What a model of that architecture computes; empty: all there is."""
+    return [check for check in CHECKS if check.name not in LEFT_OUT.get(arch, ())]
+
+
+def sources(dtype: torch.dtype, arch: str = "") -> list[Source]:
     """Files and macros of what the checks take in that type, AdamW's kernels too."""
+    names = {check.name for check in checks_of(arch)}
     kind: Macros = (("ELEMENT", ELEMENTS[dtype]),)
     taps: Macros = (*kind, ("TAPS", 4))
     norms = (shape_of(width)[0] for width in (20, 260, 2560))
+    gated = [("norm_common.cuh", "gated_norm.cu")] if "gated_rms_norm" in names else []
+    duality = (source for states in (16, 128) for source in native_ssd.sources(dtype, states) if "ssd" in names)
     return [
         *((("conv_common.cuh", f"conv_{direction}.cu"), taps) for direction in ("forward", "backward")),
         *((("norm_common.cuh", "add_norm.cu"), (*kind, *macros)) for macros in dict.fromkeys(norms)),
-        *((("norm_common.cuh", "gated_norm.cu"), (*kind, *shape_of(width)[0])) for width in (20, 2560)),
+        *((files, (*kind, *shape_of(width)[0])) for files in gated for width in (20, 2560)),
         (("cross_entropy.cu",), kind),
-        *dict.fromkeys(source for states in (16, 128) for source in native_ssd.sources(dtype, states)),
+        *dict.fromkeys(duality),
         (("adamw.cu",), (("ELEMENT", ELEMENTS[torch.float32]),)),
     ]
 
