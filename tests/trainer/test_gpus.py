@@ -1,5 +1,7 @@
 """Several ranks train as one does: real processes on the CPU, started by torchrun's agent, FSDP2 over gloo."""
 
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ from small_run import make_run, write_plan
 from adam.contract.config import Trainer
 from adam.contract.errors import ConfigError, GpuError
 from adam.contract.paths import RunPaths
+from adam.trainer import place
 from adam.trainer.place import count_ranks
 
 pytestmark = pytest.mark.timeout(600)  # processes on two cores import torch for half a minute
@@ -75,3 +78,17 @@ def test_in_half_precision_weights_are_rounded_where_one_rank_rounds_them(tmp_pa
         assert [getattr(row, name) for row in rows(two)] == pytest.approx(
             [getattr(row, name) for row in rows(one)], rel=1e-4
         )
+
+
+def test_who_fails_because_another_is_gone_waits_to_be_ended(monkeypatch) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr(place, "GONE_S", 0.05)
+    monkeypatch.setattr(place.time, "sleep", slept.append)
+    with subprocess.Popen(["sleep", "60"]) as other:
+        ranks = [os.getpid(), other.pid]
+        place.await_end(ranks)
+        assert place.ENDED_S not in slept  # all live: what it met is its own, and is told
+        other.kill()
+        os.waitid(os.P_PID, other.pid, os.WEXITED | os.WNOWAIT)  # a zombie, as the agent has it for a moment
+        place.await_end(ranks)
+        assert slept[-1] == place.ENDED_S
