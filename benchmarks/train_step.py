@@ -164,7 +164,7 @@ class Bench:
 def ours(bench: Bench, name: str, sizes: list[int]) -> Iterator[Side]:
     runtime = Runtime(bench.device, "fp8" if name == "fp8" else "bf16", "torch" if name == "torch" else "native", 1, 1)
     with torch.device("meta"):
-        model = MambaLM(bench.shape, make_ops(runtime.backend), runtime.linear)
+        model = MambaLM(bench.shape, make_ops(runtime.backend, bench.device), runtime.linear)
     bench.sharing(model)
 
     def losses(tokens: Tensor, targets: Tensor, resets: Tensor) -> Tensor:
