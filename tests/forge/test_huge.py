@@ -24,7 +24,7 @@ GIGABYTES = 4
 MOST_MEMORY = 1_500_000_000
 
 READ = """
-import json, resource, sys
+import json, re, sys
 from pathlib import Path
 from adam.contract.config_forge import Forge, Source
 from adam.forge.files import SkippedError
@@ -37,7 +37,9 @@ try:
         characters += len(document.text)
 except SkippedError as error:
     skipped = str(error)
-print(json.dumps([found, characters, skipped, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024]))
+# Not getrusage: its peak is also that of the process that started this one.
+peak = int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
+print(json.dumps([found, characters, skipped, peak]))
 """
 
 
@@ -55,7 +57,8 @@ def sparse(path: Path, gigabytes: float, before: bytes = b"", after: bytes = b""
     """A file with a hole: as large as that, and no disk is needed."""
     with path.open("wb") as file:
         file.write(before)
-        file.seek(int(gigabytes * 1e9))
+        file.truncate(int(gigabytes * 1e9))
+        file.seek(0, os.SEEK_END)
         file.write(after)
     return path
 
